@@ -1,0 +1,98 @@
+"""Checks of arguments, shared by the optimizers and the registry.
+
+Every message names the argument, the value it got and the values it takes.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Finds the choice that is spelled most like ``name``.
+
+    Args:
+      name: What was asked for.
+      choices: The valid names, at least one.
+
+    Returns:
+      The nearest of the choices.
+
+    Raises:
+      ValueError: If there are no choices.
+
+    Example:
+      >>> nearest("adamm", ["sgd", "adam", "lion"])
+      'adam'
+    """
+    choices = sorted(choices)
+    if not choices:
+        raise ValueError(f"choices must hold at least one name, got none for {name!r}.")
+    return difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.0)[0]
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+) -> None:
+    """Refuses a concrete number outside ``[low, high)``, and NaN.
+
+    Tracers have no value yet and callables are schedules: both pass.
+
+    Args:
+      name: Name of the argument, for the message.
+      value: Number, array, tracer or schedule.
+      low: Smallest allowed value.
+      high: Bound above, itself refused.
+      open_low: Whether ``low`` itself is refused.
+
+    Raises:
+      ValueError: If ``value`` is no number or lies outside the range.
+
+    Example:
+      >>> check_range("b1", 0.9, 0.0, 1.0)
+      >>> check_range("b1", 1.0, 0.0, 1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: b1 must be in [0, 1), got 1.0.
+    """
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    bracket = "(" if open_low else "["
+    expected = f"{name} must be in {bracket}{low:g}, {high:g}), got {value!r}."
+    try:
+        number = np.asarray(value).astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(expected) from None
+    above = number > low if open_low else number >= low
+    if isinstance(value, str | bool) or not np.all(above & (number < high)):
+        raise ValueError(expected)
+
+
+def check_learning_rate(value: Any) -> None:
+    """Refuses a concrete learning rate that is not positive and finite.
+
+    Zero is let through in a ``jax.Array``: outside ``jit``, ``optax.inject_hyperparams`` rebuilds
+    the optimizer with the array that its schedule gave, and schedules may end at zero.
+
+    Args:
+      value: Number, array, tracer or schedule.
+
+    Raises:
+      ValueError: If ``value`` is a concrete number that is not positive and finite.
+
+    Example:
+      >>> check_learning_rate(-0.1)
+      Traceback (most recent call last):
+      ...
+      ValueError: learning_rate must be in (0, inf), got -0.1.
+    """
+    check_range("learning_rate", value, 0.0, open_low=not isinstance(value, jax.Array))

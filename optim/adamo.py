@@ -1,0 +1,323 @@
+"""AdamO: Adam with a bounded pull of each weight matrix towards orthogonality.
+
+Three papers call an optimizer AdamO. This is 'A Collapse-Suppressed Optimizer for Offline RL' (Qiao
+et al., ICML 2026, arXiv 2605.01968), not arXiv 2602.05136 (a split into radial and tangential
+steps) and not arXiv 2606.09762 (isometry for continual learning).
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim._checks import check_learning_rate, check_range
+from optim._promotion import with_standard_promotion
+
+
+def scale_by_adamo(
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-4,
+    kappa: jax.typing.ArrayLike = 1e-4,
+    tau: jax.typing.ArrayLike = 0.0,
+    eps_r: jax.typing.ArrayLike = 1e-8,
+    matrix_mask: Any | Callable[[optax.Params], Any] | None = None,
+    ensemble_axes: int | Any | None = None,
+    *,
+    eps_root: jax.typing.ArrayLike = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Rescales updates as AdamO does, without the learning rate.
+
+    See :func:`adamo` for the equations, the arguments and the notes.
+
+    Args:
+      b1: Decay rate of the first moment, in [0, 1).
+      b2: Decay rate of the second moment, in [0, 1).
+      eps: Added to the denominator outside the root, at least 0.
+      kappa: Size of the correction relative to Adam's direction, at least 0.
+      tau: Share of Adam's predicted descent that the correction may undo, in [0, 1).
+      eps_r: Added to the norm of the orthogonality residual, at least 0.
+      matrix_mask: Booleans that select the constrained leaves: a pytree that mirrors the
+        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
+        every matrix.
+      ensemble_axes: Number of leading axes that index the members of an ensemble, for all leaves
+        or as a pytree like ``matrix_mask``. ``None`` is 0.
+      eps_root: Added to the denominator inside the root, at least 0.
+
+    Returns:
+      The transformation. Its state is Adam's, :class:`optax.ScaleByAdamState`; ``update`` needs
+      the parameters.
+
+    Raises:
+      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing, a
+        selected matrix is complex or ``ensemble_axes`` is traced or negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> direction = scale_by_adamo(kappa=0.1)
+      >>> params = 2.0 * jnp.eye(2)
+      >>> updates, _ = direction.update(jnp.eye(2), direction.init(params), params)
+      >>> print(updates.round(3))
+      [[1.1 0. ]
+       [0.  1.1]]
+
+    References:
+      Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
+      <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968, equations 17 to 20.
+    """
+    check_range("b1", b1, 0.0, 1.0)
+    check_range("b2", b2, 0.0, 1.0)
+    check_range("eps", eps, 0.0)
+    check_range("kappa", kappa, 0.0)
+    check_range("tau", tau, 0.0, 1.0)
+    check_range("eps_r", eps_r, 0.0)
+    check_range("eps_root", eps_root, 0.0)
+    adam = with_standard_promotion(optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root))
+
+    def correct(grad: Any, adam_update: Any, param: Any, constrained: Any, axes: Any) -> Any:
+        if grad is None:
+            return None
+        axes = _static_axes(axes)
+        if not constrained or param.ndim - axes < 2:
+            return adam_update
+        if jnp.iscomplexobj(param):
+            raise ValueError(
+                "matrix_mask must select real matrices, got one of dtype "
+                f"{param.dtype}; wrap AdamO in optax.contrib.split_real_and_imaginary."
+            )
+        return _add_correction(grad, adam_update, param, kappa, tau, eps_r, axes=axes)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del extra_args
+        if params is None:
+            raise ValueError("params must be the current parameters in AdamO's update, got None.")
+        adam_updates, state = adam.update(updates, state)
+        mask = matrix_mask(params) if callable(matrix_mask) else matrix_mask
+        corrected = jax.tree.map(
+            correct,
+            updates,
+            adam_updates,
+            params,
+            _broadcast(True if mask is None else mask, updates),
+            _broadcast(0 if ensemble_axes is None else ensemble_axes, updates),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return corrected, state
+
+    return optax.GradientTransformationExtraArgs(adam.init, update_fn)
+
+
+def adamo(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-4,
+    kappa: jax.typing.ArrayLike = 1e-4,
+    tau: jax.typing.ArrayLike = 0.0,
+    eps_r: jax.typing.ArrayLike = 1e-8,
+    matrix_mask: Any | Callable[[optax.Params], Any] | None = None,
+    ensemble_axes: int | Any | None = None,
+    *,
+    eps_root: jax.typing.ArrayLike = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The AdamO optimizer, which suppresses the collapse of critics in offline RL.
+
+    AdamO adds to Adam's direction a correction that pulls each weight matrix towards
+    orthogonality. The correction is never longer than a share of Adam's step, and it may undo only
+    a share of the descent that Adam's step promises. Adam's moments see the task's gradient alone.
+
+    For every constrained matrix :math:`W` with :math:`r` rows and :math:`c` columns, gradient
+    :math:`g` and Adam's direction :math:`u`,
+
+    .. math::
+
+      \begin{align*}
+        u &= \hat{m} / (\sqrt{\hat{v} + \bar{\varepsilon}} + \varepsilon) \\
+        R &= (W W^\top - I_r)\, W \ \text{ if } r < c, \text{ else } \ W (W^\top W - I_c) \\
+        \delta_0 &= \kappa\, \frac{\|u\|_F}{\|R\|_F + \varepsilon_r}\, R, \qquad
+        T = -\tau \max(\langle g, u \rangle_F, 0) \\
+        \delta &= \delta_0 \ \text{ if } \langle g, \delta_0 \rangle_F \ge T,
+          \text{ else } \frac{T}{\langle g, \delta_0 \rangle_F}\, \delta_0 \\
+        W &\leftarrow W - \alpha\, (u + \delta)
+      \end{align*}
+
+    with :math:`\hat{m}, \hat{v}` Adam's corrected moments of :math:`g`. Hence
+    :math:`\|\delta\|_F \le \kappa \|u\|_F` and :math:`\langle g, \delta \rangle_F \ge T` for each
+    matrix. All other leaves take plain Adam steps.
+
+    The defaults are the authors' for Kitchen, AntMaze and the expert tasks of Adroit. For the
+    locomotion tasks and Adroit's human and cloned tasks they use ``kappa=1`` and ``tau=0.05``.
+    They constrain the critic only, the actor keeps Adam: ``matrix_mask={"actor": False, "critic":
+    True}``. Below ``kappa=1e-5`` AdamO is hardly different from Adam.
+
+    Args:
+      learning_rate: Step size, greater than 0, or a schedule.
+      b1: Decay rate of the first moment, in [0, 1).
+      b2: Decay rate of the second moment, in [0, 1).
+      eps: Added to the denominator outside the root, at least 0.
+      kappa: Size of the correction relative to Adam's direction, at least 0. With 0, AdamO is
+        Adam, bit for bit.
+      tau: Share of Adam's predicted descent that the correction may undo, in [0, 1). With 0, a
+        correction against the gradient is dropped.
+      eps_r: Added to the norm of the orthogonality residual, at least 0.
+      matrix_mask: Booleans that select the constrained leaves: a pytree that mirrors the
+        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
+        every matrix. Leaves with fewer than two axes are never constrained. Leaves with more are
+        read as convolution kernels of flax, (height, width, inputs, outputs), and constrained as
+        matrices of shape (height * width * inputs, outputs).
+      ensemble_axes: Number of leading axes that index the members of an ensemble (1 for critics
+        under ``flax.linen.vmap``), for all leaves or as a pytree like ``matrix_mask``. Each member
+        is a matrix of its own. ``None`` is 0.
+      eps_root: Added to the denominator inside the root, at least 0. A small positive value is
+        needed to differentiate through ``update`` where a gradient is exactly zero, as in
+        :func:`optax.adam`.
+
+    Returns:
+      The optimizer. Its updates have the dtype of Adam's; the correction is computed in float32 at
+      least. ``update`` needs the parameters and ignores extra arguments.
+
+    Raises:
+      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing, a
+        selected matrix is complex or ``ensemble_axes`` is traced or negative.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> optimizer = adamo(learning_rate=0.1, kappa=1.0, tau=0.05)
+      >>> params = {"kernel": 2.0 * jnp.eye(2), "bias": jnp.ones(2)}
+      >>> state = optimizer.init(params)
+      >>> loss = lambda p: jnp.sum(p["kernel"] @ p["bias"])
+      >>> for _ in range(5):
+      ...     grads = jax.grad(loss)(params)
+      ...     updates, state = optimizer.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(params["bias"].round(2))
+      [0.52 0.52]
+
+    References:
+      Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
+      <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968, section 5.2.
+
+    .. note::
+      The paper gives no value for ``eps_r``. Near orthogonality the correction keeps its length
+      until the norm of the residual nears ``eps_r``, so weights there move by about
+      ``learning_rate * kappa * norm(u)`` from step to step.
+
+    .. note::
+      The budget is homogeneous in the gradient, which is therefore divided by its largest entry
+      first: no product overflows where Adam's step is finite. Where the residual itself overflows,
+      the correction is dropped.
+
+    .. note::
+      Under :func:`optax.inject_hyperparams`, name ``matrix_mask`` and ``ensemble_axes`` in
+      ``static_args`` if they are a function or a number.
+    """
+    check_learning_rate(learning_rate)
+    return optax.chain(
+        scale_by_adamo(
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            kappa=kappa,
+            tau=tau,
+            eps_r=eps_r,
+            matrix_mask=matrix_mask,
+            ensemble_axes=ensemble_axes,
+            eps_root=eps_root,
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _broadcast(prefix: Any, tree: Any) -> Any:
+    """Copies each leaf of a prefix tree to all leaves of the subtree it stands for."""
+    return jax.tree.map(lambda leaf, sub: jax.tree.map(lambda _: leaf, sub), prefix, tree)
+
+
+def _static_axes(axes: Any) -> int:
+    try:
+        number = operator.index(axes)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"ensemble_axes must be static integers of at least 0, got {axes!r}.")
+    return number
+
+
+def _add_correction(
+    grad: jax.Array,
+    adam_update: jax.Array,
+    param: jax.Array,
+    kappa: jax.typing.ArrayLike,
+    tau: jax.typing.ArrayLike,
+    eps_r: jax.typing.ArrayLike,
+    *,
+    axes: int,
+) -> jax.Array:
+    """Adds the correction to Adam's direction for one leaf, member by member."""
+    # The corrections of bfloat16 and float16 weights would vanish in the rounding.
+    dtype = jnp.promote_types(param.dtype, jnp.float32)
+    kappa, tau, eps_r = (jnp.asarray(number, dtype) for number in (kappa, tau, eps_r))
+    correct = functools.partial(_add_matrix_correction, dtype=dtype)
+    for _ in range(axes):
+        correct = jax.vmap(correct, in_axes=(0, 0, 0, None, None, None))
+    # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        correct = jax.sharding.auto_axes(correct, out_sharding=jax.typeof(adam_update).sharding)
+    return correct(grad, adam_update, param, kappa, tau, eps_r)
+
+
+def _add_matrix_correction(
+    grad: jax.Array,
+    adam_update: jax.Array,
+    param: jax.Array,
+    kappa: jax.Array,
+    tau: jax.Array,
+    eps_r: jax.Array,
+    *,
+    dtype: jax.typing.DTypeLike,
+) -> jax.Array:
+    shape = (-1, param.shape[-1])
+    g, u, w = (leaf.reshape(shape).astype(dtype) for leaf in (grad, adam_update, param))
+    largest = jnp.max(jnp.abs(g), initial=0)
+    g = g / jnp.where(largest > 0, largest, 1)
+
+    residual = _orthogonality_residual(w)
+    residual_norm = _frobenius_norm(residual)
+    denominator = residual_norm + eps_r
+    scale = kappa * _frobenius_norm(u) / jnp.where(denominator > 0, denominator, 1)
+
+    budget = -tau * jnp.maximum(jnp.sum(g * u), 0)
+    predicted = scale * jnp.sum(g * residual)
+    conflict = predicted < budget
+    # The inner selections keep both the values and the gradients of unused branches finite.
+    scale = scale * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1), 1)
+    correction = jnp.where(jnp.isfinite(residual_norm), scale * residual, 0)
+    return (u + correction).astype(adam_update.dtype).reshape(adam_update.shape)
+
+
+def _orthogonality_residual(w: jax.Array) -> jax.Array:
+    """Returns W (W^T W - I), or (W W^T - I) W where that Gram matrix is the smaller one."""
+    # Full precision: near orthogonality the Gram matrix minus I would be rounding error otherwise.
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    rows, columns = w.shape
+    if rows < columns:
+        return product(product(w, w.T) - jnp.eye(rows, dtype=w.dtype), w)
+    return product(w, product(w.T, w) - jnp.eye(columns, dtype=w.dtype))
+
+
+def _frobenius_norm(x: jax.Array) -> jax.Array:
+    """Frobenius norm with a zero gradient at zero, where the root's own is infinite."""
+    square = jnp.sum(x * x)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

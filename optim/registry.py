@@ -1,0 +1,344 @@
+"""Optimizers by name, and the text that names one on the command line."""
+
+import dataclasses
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from optim._checks import check_learning_rate, check_range, nearest
+from optim._promotion import with_standard_promotion
+from optim.adamo import adamo
+
+Option = bool | int | float | str | None
+Factory = Callable[..., optax.GradientTransformation]
+
+# Our own optimizers, each with the line that describes it.
+_OWN: dict[str, tuple[Factory, str]] = {
+    "adamo": (adamo, "AdamO: Adam with a bounded pull of weight matrices to orthogonality."),
+}
+
+# What optax offers besides, and why it is no name here.
+_EXCLUDED = {
+    "dpsgd": "it needs one gradient per example",
+    "lbfgs": "its line search needs the loss as a function",
+    "mechanize": "it wraps another optimizer",
+    "polyak_sgd": "its step size is computed from the loss, it takes no learning_rate",
+    "sam": "it wraps another optimizer",
+    "schedule_free": "it wraps another optimizer; try schedule_free_adamw or schedule_free_sgd",
+    "sophia": "its estimate of the Hessian needs the loss as a function",
+}
+
+# optax asks for a key here, or warns. It also draws the same noise in every vmapped seed.
+_DEFAULTS: dict[str, dict[str, Option]] = {"noisy_sgd": {"key": 0}}
+
+# These multiply by the learning rate themselves and take no function for it.
+_WITHOUT_SCHEDULE = frozenset({"optimistic_adam", "rprop", "sm3"})
+
+_DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer as named on the command line: ``NAME[@WEIGHTS][:key=value,...]``.
+
+    Attributes:
+      name: Name of the optimizer, see :func:`optimizer_names`.
+      weights: Name or path of learned weights, without ``:``, or None.
+      options: Pairs of an argument's name and its value, in the order given; or a mapping.
+
+    Raises:
+      ValueError: If an option is given twice.
+
+    Example:
+      >>> spec = OptimizerSpec.parse("adam:learning_rate=3e-4,b2=0.99")
+      >>> spec.name, spec.learning_rate, dict(spec.options)["b2"]
+      ('adam', 0.0003, 0.99)
+      >>> str(spec)
+      'adam:learning_rate=0.0003,b2=0.99'
+      >>> OptimizerSpec.parse("open@breakout").weights
+      'breakout'
+    """
+
+    name: str
+    weights: str | None = None
+    options: tuple[tuple[str, Option], ...] = ()
+
+    def __post_init__(self) -> None:
+        pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
+        object.__setattr__(self, "options", tuple((key, value) for key, value in pairs))
+        keys = [key for key, _ in self.options]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"option {key!r} of {self.name!r} must be given once.")
+
+    @classmethod
+    def parse(cls, text: str) -> "OptimizerSpec":
+        """Reads a spec. Values are numbers, ``true``, ``false``, ``none`` or plain words.
+
+        Only the syntax is checked here; :func:`make` checks names and values.
+
+        Args:
+          text: The spec, for example ``"adam:learning_rate=3e-4,b2=0.99"``.
+
+        Returns:
+          The spec.
+
+        Raises:
+          ValueError: If the text is not of the form ``NAME[@WEIGHTS][:key=value,...]``.
+        """
+        head, colon, tail = text.strip().partition(":")
+        name, at, weights = head.partition("@")
+        if not re.fullmatch(r"\w+", name) or (at and not weights) or (colon and not tail):
+            raise ValueError(
+                f"optimizer must have the form NAME[@WEIGHTS][:key=value,...], got {text!r}."
+            )
+        options = []
+        for item in tail.split(",") if colon else []:
+            key, equals, value = (part.strip() for part in item.partition("="))
+            if not (key.isidentifier() and equals and value):
+                raise ValueError(f"options of {name!r} must have the form key=value, got {item!r}.")
+            options.append((key, _parse_value(value)))
+        return cls(name, weights or None, tuple(options))
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate among the options, or None."""
+        value = dict(self.options).get("learning_rate")
+        if value is None:
+            return None
+        check_learning_rate(value)
+        return float(value)
+
+    def __str__(self) -> str:
+        weights = f"@{self.weights}" if self.weights else ""
+        options = ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
+        return f"{self.name}{weights}" + (f":{options}" if options else "")
+
+
+def optimizer_names() -> list[str]:
+    """Lists the optimizers that :func:`make` builds, sorted.
+
+    They are ours and every optimizer of ``optax`` and ``optax.contrib`` that needs no more than a
+    learning rate to build, and no more than gradients, parameters and the loss to run.
+
+    Returns:
+      The names.
+
+    Example:
+      >>> {"adam", "adamo", "lion", "muon"} <= set(optimizer_names())
+      True
+    """
+    return sorted(_factories())
+
+
+def describe(name: str) -> str:
+    """Describes an optimizer in one line.
+
+    Args:
+      name: One of :func:`optimizer_names`.
+
+    Returns:
+      The line.
+
+    Raises:
+      ValueError: If the name is unknown.
+
+    Example:
+      >>> describe("adam")
+      'The Adam optimizer.'
+    """
+    factory = _factory(name)
+    if name in _OWN:
+        return _OWN[name][1]
+    if isinstance(factory, functools.partial):
+        fixed = ", ".join(f"{key}={value}" for key, value in factory.keywords.items())
+        return f"optax.{factory.func.__name__} with {fixed}."
+    paragraph = (inspect.getdoc(factory) or f"optax's {name}.").split("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def accepts_schedule(name: str) -> bool:
+    """Says whether an optimizer takes a schedule as its learning rate; all take a tracer.
+
+    Args:
+      name: One of :func:`optimizer_names`.
+
+    Returns:
+      Whether ``make(name, schedule)`` works.
+
+    Raises:
+      ValueError: If the name is unknown.
+
+    Example:
+      >>> accepts_schedule("adam"), accepts_schedule("rprop")
+      (True, False)
+    """
+    _factory(name)
+    return name not in _WITHOUT_SCHEDULE
+
+
+def make(
+    spec: OptimizerSpec | str, learning_rate: optax.ScalarOrSchedule | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Builds an optimizer from its name or spec.
+
+    Args:
+      spec: A spec, or its text; a bare name is one.
+      learning_rate: Number greater than 0, tracer or schedule. A learning rate among the spec's
+        options comes first.
+
+    Returns:
+      The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
+
+    Raises:
+      ValueError: If the optimizer, its weights or an option is unknown, a value is not allowed, or
+        there is no learning rate.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer = make("sgd:momentum=0.9", learning_rate=0.1)
+      >>> params = jnp.ones(2)
+      >>> updates, _ = optimizer.update(params, optimizer.init(params), params, value=jnp.ones(()))
+      >>> print(updates)
+      [-0.1 -0.1]
+    """
+    if isinstance(spec, str):
+        spec = OptimizerSpec.parse(spec)
+    factory = _factory(spec.name)
+    if spec.weights is not None:
+        raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
+    parameters = inspect.signature(factory).parameters
+    for key, value in spec.options:
+        if key not in parameters:
+            raise ValueError(
+                f"{spec.name!r} has no option {key!r}; the nearest is {nearest(key, parameters)!r}."
+            )
+        _check_option(key, value, parameters[key])
+    options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | dict(spec.options)
+    options.setdefault("learning_rate", learning_rate)
+    rate = options["learning_rate"]
+    if rate is None:
+        raise ValueError(f"learning_rate must be given for {spec.name!r}, here or as an option.")
+    check_learning_rate(rate)
+    if callable(rate) and not accepts_schedule(spec.name):
+        raise ValueError(f"learning_rate must be a number for {spec.name!r}, got a schedule.")
+    return with_standard_promotion(factory(**options))
+
+
+@functools.cache
+def _factories() -> dict[str, Factory]:
+    """Ours, then optax's, then those of optax.contrib; the first of a name counts."""
+    factories = {name: factory for name, (factory, _) in _OWN.items()}
+    for module in (optax, optax.contrib):
+        for name, member in sorted(vars(module).items()):
+            if _is_optimizer(name, member):
+                factories.setdefault(name, member)
+    return factories
+
+
+def _is_optimizer(name: str, member: Any) -> bool:
+    """Whether a member of optax is an optimizer that a learning rate is enough to build."""
+    # What is called scale_by_... is one part of an optimizer: a direction or a step size.
+    if name.startswith(("_", "scale_by_")) or name in _EXCLUDED:
+        return False
+    if not isinstance(member, types.FunctionType | functools.partial):
+        return False
+    parameters = inspect.signature(member).parameters
+    required = {
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    return "learning_rate" in parameters and required <= {"learning_rate"}
+
+
+def _factory(name: str) -> Factory:
+    factories = _factories()
+    if name in factories:
+        return factories[name]
+    if name in _EXCLUDED:
+        raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
+    raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, factories)!r}.")
+
+
+def _parse_value(text: str) -> Option:
+    words: dict[str, Option] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _format_value(value: Option) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _check_option(key: str, value: Option, parameter: inspect.Parameter) -> None:
+    """Checks an option's value against the parameter of the factory it is meant for."""
+    if key == "learning_rate":
+        check_learning_rate(value)
+        return
+    nullable = parameter.default is None or type(None) in _union_members(parameter.annotation)
+    if value is None and nullable:
+        return
+    allowed = _allowed(parameter)
+    if allowed is None:
+        raise ValueError(f"{key} must be set in Python, it takes no value from a spec.")
+    words, is_allowed = allowed
+    if not is_allowed(value):
+        alternative = " or none" if nullable else ""
+        raise ValueError(f"{key} must be {words}{alternative}, got {_format_value(value)}.")
+    if key in _DECAY_RATES:
+        check_range(key, value, 0.0, 1.0)
+    elif isinstance(value, float):
+        check_range(key, value, -np.inf, np.inf)
+
+
+def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool]] | None:
+    """What a parameter takes from a spec, in words and as a test; None if nothing."""
+    members = _union_members(parameter.annotation)
+    default = parameter.default
+    if "dtype" in parameter.name:
+        return "the name of a floating-point dtype", _is_float_dtype
+    if get_origin(parameter.annotation) is Literal:
+        choices = get_args(parameter.annotation)
+        return f"one of {', '.join(choices)}", lambda value: value in choices
+    if isinstance(default, bool):
+        return "true or false", lambda value: isinstance(value, bool)
+    is_tree = any(get_origin(member) in (Iterable, Mapping) for member in members)
+    takes_number = isinstance(default, float) or (default is None and not is_tree)
+    if isinstance(default, int) or (takes_number and int in members and float not in members):
+        return "an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    if takes_number and (float in members or jax.Array in members):
+        return (
+            "a number",
+            lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+        )
+    return None
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _is_float_dtype(value: Option) -> bool:
+    try:
+        return isinstance(value, str) and bool(jnp.issubdtype(jnp.dtype(value), jnp.floating))
+    except TypeError:
+        return False
