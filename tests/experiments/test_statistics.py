@@ -118,7 +118,7 @@ def test_bootstrap_interval_of_the_mean_covers_the_truth() -> None:
     samples = normal(20, 1, 1000)  # a thousand experiments of twenty seeds, as points of a curve
     low, high = statistics.stratified_bootstrap(samples, statistics.mean, repetitions=1000)
     coverage = np.mean((low <= 0) & (high >= 0))
-    # The percentile interval of twenty normal numbers covers a little less than its nominal 95 %.
+    # The percentile interval of twenty normal numbers covers a little less than its nominal 95%.
     assert 0.90 <= coverage <= 0.955
     width = np.mean(high - low)
     assert width == pytest.approx(2 * 1.96 * np.sqrt(19 / 20 / 20), rel=0.05)
