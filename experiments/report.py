@@ -64,9 +64,7 @@ class Run:
     steps: NDArray[np.int64]  # shape=(points,), environment steps per seed at the stretch's end
     returns: NDArray[np.float64]  # shape=(seeds, points), NaN where no episode was completed
     episodes: NDArray[np.int64]  # shape=(seeds, points), completed in the stretch
-    diverged_from: NDArray[
-        np.int64
-    ]  # shape=(seeds,), first diverged point; points if there is none
+    diverged_from: NDArray[np.int64]  # shape=(seeds,), first diverged point; points if none
     evaluation: NDArray[np.float64] | None  # shape=(seeds,), None before the evaluation
     seconds: float  # wall seconds up to the last point, NaN where not logged
 
@@ -117,8 +115,7 @@ class Run:
         if not len(self.steps):
             return np.full(len(self.returns), np.nan)
         starts = np.concatenate([[0], self.steps[:-1]])
-        window = 20 * starts >= 19 * self.steps[-1]
-        window[-1] = True
+        window = 20 * starts >= 19 * self.steps[-1]  # empty where no stretch is that short
         completed = np.where(np.isfinite(self.returns), self.episodes, 0)[:, window]
         total = (np.nan_to_num(self.returns[:, window]) * completed).sum(axis=1)
         count = completed.sum(axis=1)
@@ -362,7 +359,12 @@ def write_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[P
         The files written: `summary.csv`, `summary.md`; `curves.png` and `curves.svg` unless no
         run has returns yet; `aggregate.csv`, `profiles.png` and `profiles.svg` where `aggregate`
         has rows. The same runs give the same bytes.
+
+    Raises:
+        ValueError: there are no runs.
     """
+    if not runs:
+        raise ValueError("runs must hold at least one run, got none.")
     rows, aggregates = summarise(runs), aggregate(runs)
     _, scores, left_out = _normalised_scores(runs)
     contents: dict[str, bytes] = {"summary.csv": _csv(rows)}

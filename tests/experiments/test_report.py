@@ -188,7 +188,8 @@ def test_runs_are_found_at_any_depth_once_in_the_order_given(tmp_path: Path) -> 
     write_run(first / "checkpoints" / "inner", flat(1.0), optimizer="below a run")
     (tmp_path / "a" / "started").mkdir()
     (tmp_path / "a" / "started" / "config.json").write_text("{")  # no metrics.csv yet
-    runs = report.load_runs([tmp_path / "z", str(tmp_path / "a"), last, tmp_path])
+    again = last.parent / ".." / "Asterix"
+    runs = report.load_runs([tmp_path / "z", str(tmp_path / "a"), last, again, tmp_path])
     assert [run.label for run in runs] == ["z1", "a1", "a2"]
 
 
@@ -305,6 +306,10 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
             replace("metrics.csv", "1,200,0,1.0,10,9.5,0,0.1\n", ""),
             r"metrics.csv: point 1 must have a row for each seed in \[0, 1\]",
         ),
+        (
+            replace("metrics.csv", "2,300,1,2.0,10,9.5,0,0.1\n3,400,0,1.0,10,9.5,0,0.1\n", ""),
+            r"metrics.csv: point 2 must have a row for each seed in \[0, 1\]",
+        ),
         (replace("metrics.csv", "1,200,0", "1,201,0"), r"step must be the same.*got \[200, 201\]"),
         (replace("timing.csv", "4.0", "soon"), "timing.csv line 5: seconds must be a number"),
         (replace("evaluation.csv", "seed", "x"), "evaluation.csv must have the columns seed"),
@@ -329,6 +334,8 @@ def test_no_runs_is_an_error(tmp_path: Path) -> None:
         report.load_runs([])
     with pytest.raises(ValueError, match=r"paths must be directories, got '.*missing'"):
         report.load_runs([tmp_path / "missing"])
+    with pytest.raises(ValueError, match="runs must hold at least one run, got none"):
+        report.write_report([], tmp_path)
 
 
 # Reports
@@ -544,8 +551,14 @@ def test_printed_table_with_long_names_and_large_numbers(tmp_path: Path) -> None
     assert "…" not in text
     for part in ("[-2346, 6517]", "0.0003", "4/1000000", "300", "Div."):
         assert part in text
-    # Unfinished, so not marked as the best.
-    assert "\x1b[1m 3" not in printed(rows)
+
+
+def test_unfinished_runs_are_never_the_best(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", flat(1.5))
+    write_run(tmp_path / "b", flat(9.5), optimizer="lead", steps=1000, iterations=10)
+    write_run(tmp_path / "c", flat(1.5), optimizer="level", steps=1000, iterations=10)
+    text = printed(report.summarise(report.load_runs([tmp_path])))
+    assert re.findall(r"\x1b\[1m\s*([\d.]+)\x1b", text) == ["1.50"]
 
 
 @pytest.mark.parametrize(
