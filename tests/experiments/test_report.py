@@ -88,16 +88,16 @@ def test_final_return_weighs_the_episodes_of_the_last_twentieth(tmp_path: Path) 
     early = [(100.0, 50, 0)] * 38
     cells = [
         [*early, (1.0, 10, 0), (2.0, 30, 0)],
-        [*early, ("", 0, 0), (4.0, 1, 0)],
+        [*early, (2.0, 1, 0), (5.0, 3, 0)],
         [*early, (5.0, 3, 0), ("", 0, 0)],
         [*early, ("", 0, 0), ("", 0, 0)],
     ]
     run = load(write_run(tmp_path / "run", cells))
-    # 10 episodes of 1 and 30 of 2; one of 4; three of 5; none, so the last value before.
-    np.testing.assert_allclose(run.final_returns(), [1.75, 4.0, 5.0, 100.0])
+    # 10 episodes of 1 and 30 of 2; one of 2 and three of 5; three of 5; none, so the last value before.
+    np.testing.assert_allclose(run.final_returns(), [1.75, 4.25, 5.0, 100.0])
     (row,) = report.summarise([run])
-    assert row.final_return_mean == pytest.approx((1.75 + 4 + 5 + 100) / 4)
-    assert row.final_return_iqm == pytest.approx(4.5)
+    assert row.final_return_mean == pytest.approx((1.75 + 4.25 + 5 + 100) / 4)
+    assert row.final_return_iqm == pytest.approx(4.625)
 
 
 def test_final_return_of_few_points_is_the_last_points(tmp_path: Path) -> None:
