@@ -93,7 +93,7 @@ def test_final_return_weighs_the_episodes_of_the_last_twentieth(tmp_path: Path) 
         [*early, ("", 0, 0), ("", 0, 0)],
     ]
     run = load(write_run(tmp_path / "run", cells))
-    # 10 episodes of 1 and 30 of 2; one of 2 and three of 5; three of 5; none, so the last value before.
+    # 10 episodes of 1, 30 of 2; one of 2, three of 5; three of 5; none, so the last value before.
     np.testing.assert_allclose(run.final_returns(), [1.75, 4.25, 5.0, 100.0])
     (row,) = report.summarise([run])
     assert row.final_return_mean == pytest.approx((1.75 + 4.25 + 5 + 100) / 4)
