@@ -1,0 +1,33 @@
+"""Other libraries promote dtypes and ranks freely; these functions keep that to themselves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def relaxed_promotion() -> Iterator[None]:
+    """Allows implicit dtype and rank promotion within, whatever the user's settings are."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def strong(tree: T) -> T:
+    """Turns Python numbers and weakly typed arrays into arrays with a type of their own.
+
+    A state that starts weakly typed changes its type in the first step, and what was compiled for
+    it is compiled again.
+    """
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
+
+
+def typed_like(tree: T, example: T) -> T:
+    """Gives every leaf the dtype of the same leaf of `example`, so that a scan can carry it."""
+    return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tree, example)

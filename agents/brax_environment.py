@@ -1,0 +1,76 @@
+"""Brax environments behind the project's face."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents._promotion import relaxed_promotion, strong, typed_like
+from agents.environment import Box, Environment, Info
+
+BACKENDS = ("generalized", "positional", "spring", "mjx")
+
+
+class BraxState(NamedTuple):
+    """A Brax state and the time in the episode."""
+
+    brax: Any
+    step: jax.Array  # shape=(), dtype=int32: steps since the episode began
+
+
+class BraxEnvironment(Environment):
+    """A Brax environment, truncated after `max_episode_steps` steps.
+
+    Args:
+        name: one that Brax has, e.g. "ant".
+        backend: physics pipeline, one of `BACKENDS`. Returns differ between pipelines by factors,
+            so a result means little without it; 'positional' is what OPEN's authors used.
+        max_episode_steps: time limit in environment steps.
+    """
+
+    def __init__(
+        self, name: str, backend: str = "positional", max_episode_steps: int = 1000
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Brax announces on import that it is unmaintained.
+            from brax import envs
+
+            with relaxed_promotion():
+                self._environment = envs.get_environment(name, backend=backend)
+        self.name = name
+        self.backend = backend
+        with relaxed_promotion():
+            shapes = jax.eval_shape(self._environment.reset, jax.random.key(0))
+        self.observation_shape = tuple(shapes.obs.shape)
+        self.action_space = Box(int(self._environment.action_size), -1.0, 1.0)
+        self.max_episode_steps = max_episode_steps
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, BraxState]:
+        """See `Environment.reset`."""
+        with relaxed_promotion():
+            state = self._environment.reset(key)
+        state = strong(state)
+        return state.obs, BraxState(state, jnp.zeros((), jnp.int32))
+
+    def step(
+        self, key: jax.Array, state: BraxState, action: jax.Array
+    ) -> tuple[jax.Array, BraxState, jax.Array, jax.Array, jax.Array, Info]:
+        """See `Environment.step`; Brax's dynamics use no randomness."""
+        del key
+        action = jnp.clip(action, self.action_space.low, self.action_space.high)
+        # Brax writes its metrics into the state that it is given: give it a copy.
+        copy = jax.tree.map(lambda x: x, state.brax)
+        with relaxed_promotion():
+            brax_state = self._environment.step(copy, action)
+        brax_state = typed_like(brax_state, state.brax)
+        step = state.step + 1
+        terminated = brax_state.done > 0.5
+        truncated = jnp.logical_and(step >= self.max_episode_steps, ~terminated)
+        info = {"final_observation": brax_state.obs}
+        next_state = BraxState(brax_state, step)
+        return brax_state.obs, next_state, brax_state.reward, terminated, truncated, info

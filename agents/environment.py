@@ -1,0 +1,75 @@
+"""What every environment looks like to a learner."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+
+State = Any
+Info = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0, 1, ..., `size` - 1, as int32 scalars."""
+
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Actions in [`low`, `high`] in each of `size` dimensions, as float32 vectors."""
+
+    size: int
+    low: float
+    high: float
+
+
+class Environment(abc.ABC):
+    """One environment: pure functions of a key, a state and an action.
+
+    A subclass steps a single environment and never resets by itself; `agents.wrappers` adds
+    automatic resets, episode statistics, batching and normalisation behind the same two methods.
+
+    Attributes:
+        name: the name it is made by, e.g. `"Breakout-MinAtar"`.
+        observation_shape: shape of one observation.
+        action_space: `Discrete` or `Box`.
+        max_episode_steps: number of steps after which an episode is truncated.
+    """
+
+    name: str
+    observation_shape: tuple[int, ...]
+    action_space: Discrete | Box
+    max_episode_steps: int
+
+    @abc.abstractmethod
+    def reset(self, key: jax.Array) -> tuple[jax.Array, State]:
+        """Starts an episode and returns its first observation and state."""
+
+    @abc.abstractmethod
+    def step(
+        self, key: jax.Array, state: State, action: jax.Array
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, jax.Array, Info]:
+        """Takes one step.
+
+        Args:
+            key: a key for this step's randomness.
+            state: the state that `reset` or the previous `step` returned.
+            action: int32 of shape () for `Discrete`, float32 of shape (size,) for `Box`; a box
+                action outside its bounds is clipped.
+
+        Returns:
+            `(observation, state, reward, terminated, truncated, info)`: reward is a float32
+            scalar, terminated and truncated are bool scalars that are never both true, and
+            `info["final_observation"]` is the observation that this step led to. Under
+            `AutoReset` it still is, while `observation` is already the next episode's first.
+        """
+
+    def normalize_observation(self, state: State, observation: jax.Array) -> jax.Array:
+        """Applies the statistics held in `state` to a raw observation (here there are none)."""
+        del state
+        return observation

@@ -1,0 +1,70 @@
+"""Environments by name, whichever library they come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.environment import Environment
+
+GYMNAX = (
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "CartPole-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+    "Catch-bsuite",
+)
+BRAX = (
+    "ant",
+    "halfcheetah",
+    "hopper",
+    "humanoid",
+    "inverted_pendulum",
+    "reacher",
+    "walker2d",
+)
+
+
+def environment_names() -> tuple[str, ...]:
+    """Names that `make` accepts."""
+    return GYMNAX + BRAX
+
+
+def make(name: str, **options: Any) -> Environment:
+    """Builds a single environment.
+
+    Args:
+        name: one of `environment_names()`.
+        **options: for Gymnax, fields of the environment's parameters (`max_steps_in_episode=200`);
+            for Brax, `backend` ('generalized', 'positional', 'spring' or 'mjx') and
+            `max_episode_steps`.
+
+    Returns:
+        The environment, which neither resets itself nor counts episodes: see `agents.wrappers`.
+
+    Raises:
+        ValueError: if the name or an option is unknown.
+
+    Examples:
+        >>> import jax
+        >>> from agents import environments
+        >>> environment = environments.make("CartPole-v1")
+        >>> observation, state = environment.reset(jax.random.key(0))
+        >>> observation.shape, environment.action_space
+        ((4,), Discrete(size=2))
+    """
+    # Each library takes seconds to import, so only the one that is asked for is.
+    if name in GYMNAX:
+        from agents.gymnax_environment import GymnaxEnvironment
+
+        return GymnaxEnvironment(name, **options)
+    if name in BRAX:
+        from agents.brax_environment import BraxEnvironment
+
+        return BraxEnvironment(name, **options)
+    raise ValueError(f"unknown environment {name!r}; choose from {', '.join(environment_names())}.")

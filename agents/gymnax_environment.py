@@ -1,0 +1,59 @@
+"""Gymnax environments behind the project's face."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnax
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+
+from agents._promotion import relaxed_promotion, strong, typed_like
+from agents.environment import Box, Discrete, Environment, Info, State
+
+
+class GymnaxEnvironment(Environment):
+    """A Gymnax environment, with its own time limit reported as truncation.
+
+    Args:
+        name: any name that Gymnax knows with a discrete or box action space.
+        **parameters: replacements for fields of the environment's default parameters, e.g.
+            `max_steps_in_episode=200`.
+    """
+
+    def __init__(self, name: str, **parameters: Any) -> None:
+        self._environment, default = gymnax.make(name)
+        self._parameters = default.replace(**parameters)
+        self.name = name
+        self.observation_shape = tuple(self._environment.observation_space(self._parameters).shape)
+        space = self._environment.action_space(self._parameters)
+        if isinstance(space, spaces.Discrete):
+            self.action_space = Discrete(int(space.n))
+        else:
+            self.action_space = Box(space.shape[0], float(space.low), float(space.high))
+        self.max_episode_steps = int(self._parameters.max_steps_in_episode)
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, State]:
+        """See `Environment.reset`."""
+        with relaxed_promotion():
+            return strong(self._environment.reset_env(key, self._parameters))
+
+    def step(
+        self, key: jax.Array, state: State, action: jax.Array
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, jax.Array, Info]:
+        """See `Environment.step`."""
+        if isinstance(self.action_space, Box):
+            action = jnp.clip(action, self.action_space.low, self.action_space.high)
+        with relaxed_promotion():
+            observation, next_state, reward, terminated, _ = self._environment.step_env(
+                key, state, action, self._parameters
+            )
+            over_time = self._environment.is_truncated(next_state, self._parameters)
+        next_state = typed_like(next_state, state)
+        terminated = jnp.asarray(terminated, bool)
+        truncated = jnp.logical_and(over_time, ~terminated)
+        reward = jnp.asarray(reward, jnp.float32).reshape(())
+        observation = strong(observation)
+        info = {"final_observation": observation}
+        return observation, next_state, reward, terminated, truncated, info

@@ -1,0 +1,29 @@
+"""The face of every learner: three pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Metrics = dict[str, jax.Array]
+Policy = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Learner(NamedTuple):
+    """A reinforcement learner without hidden state.
+
+    A lifetime is a `jax.lax.scan` of `iterate`, a population a `jax.vmap` of it, a long run a host
+    loop over jitted stretches of it.
+    """
+
+    init: Callable[[jax.Array], Any]
+    """`init(key) -> state`."""
+
+    iterate: Callable[[Any], tuple[Any, Metrics]]
+    """`iterate(state) -> (state, metrics)`: one rollout and the updates that follow from it."""
+
+    policy: Callable[[Any], Policy]
+    """`policy(state) -> act`, where `act(key, observation)` gives actions for raw observations of
+    any leading shape."""

@@ -1,0 +1,370 @@
+"""Proximal policy optimisation with the optimizer given from outside."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from agents._promotion import relaxed_promotion
+from agents.advantages import generalized_advantages
+from agents.environment import Environment
+from agents.learner import Learner, Metrics, Policy
+from agents.networks import NONLINEARITIES, Actor, Critic
+from agents.wrappers import (
+    AutoReset,
+    Batch,
+    EpisodeStatistics,
+    NormalizeObservation,
+    NormalizeReward,
+)
+
+Number = float | jax.Array
+
+
+@struct.dataclass
+class PPOConfig:
+    """Settings of PPO; the defaults are the published ones for MinAtar.
+
+    Fields marked static shape the program. All others are numbers that may be traced, so that
+    `jax.vmap` over a config tries many of them in one compiled program.
+
+    Attributes:
+        iterations: rollouts in a lifetime; sets the scale of `training_progress`.
+        num_envs: static; environments run side by side.
+        num_steps: static; environment steps of each of them in a rollout.
+        epochs: static; passes over each rollout.
+        minibatches: static; updates in each pass. Divides num_envs * num_steps.
+        discount: gamma in [0, 1].
+        trace_decay: lambda of generalised advantage estimation, in [0, 1].
+        clip: the probability ratio and the value are clipped to within this of where they were.
+        entropy_weight: weight of the policy's entropy (nats) in the loss.
+        value_weight: weight of the value loss.
+        widths: static; units of each network's hidden layers.
+        nonlinearity: static; 'relu' or 'tanh'.
+        normalize_observations: static; by running mean and standard deviation.
+        normalize_rewards: static; by the running standard deviation of the discounted return.
+        cached_resets: static; see `agents.wrappers.AutoReset`.
+    """
+
+    iterations: int | jax.Array
+    num_envs: int = struct.field(pytree_node=False, default=64)
+    num_steps: int = struct.field(pytree_node=False, default=128)
+    epochs: int = struct.field(pytree_node=False, default=4)
+    minibatches: int = struct.field(pytree_node=False, default=8)
+    discount: Number = 0.99
+    trace_decay: Number = 0.95
+    clip: Number = 0.2
+    entropy_weight: Number = 0.01
+    value_weight: Number = 0.5
+    widths: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
+    nonlinearity: str = struct.field(pytree_node=False, default="relu")
+    normalize_observations: bool = struct.field(pytree_node=False, default=False)
+    normalize_rewards: bool = struct.field(pytree_node=False, default=False)
+    cached_resets: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps in one rollout, all environments together."""
+        return self.num_envs * self.num_steps
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Calls of the optimizer after each rollout."""
+        return self.epochs * self.minibatches
+
+
+class PPOState(NamedTuple):
+    """Everything that a run of PPO carries from one iteration to the next."""
+
+    params: dict[str, Any]  # {"actor": ..., "critic": ...}
+    optimizer_state: optax.OptState
+    environment_state: Any
+    observation: jax.Array  # shape=(num_envs, *observation_shape), as the networks see it
+    key: jax.Array
+    iteration: jax.Array  # shape=(), dtype=int32
+
+
+class Transition(NamedTuple):
+    """One step of each environment; a rollout stacks `num_steps` of them."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_probability: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    final_observation: jax.Array
+    episode_return: jax.Array
+    episode_length: jax.Array
+
+
+class Samples(NamedTuple):
+    """What an update learns from, each of shape (samples, ...)."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_probability: jax.Array
+    value: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+
+
+def ppo(
+    environment: Environment, config: PPOConfig, optimizer: optax.GradientTransformation
+) -> Learner:
+    r"""PPO on `config.num_envs` copies of an environment.
+
+    With :math:`\rho` the ratio of the new to the old probability of an action, A the advantage
+    (centred and scaled within the minibatch), V the value, :math:`\hat V` its target and H the
+    entropy, each update descends the gradient of
+
+    .. math::
+        -\overline{\min(\rho A,\; \operatorname{clip}(\rho, 1 \pm c) A)}
+        + \tfrac{w_V}{2}\, \overline{\max\big((V - \hat V)^2, (V_c - \hat V)^2\big)} - w_H \bar H,
+        \qquad V_c = V_{old} + \operatorname{clip}(V - V_{old}, \pm c)
+
+    Every call of the optimizer's `update` gets, beside gradients and parameters, the keyword
+    arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
+    minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
+    1)) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one. One that
+    knows nothing of them works unchanged. The learner clips no gradients: that is the chain's part.
+
+    Args:
+        environment: a single environment, as `agents.environments.make` gives it.
+        config: settings.
+        optimizer: any optax transformation, for the tree `{"actor": ..., "critic": ...}`.
+
+    Returns:
+        The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
+        and `episodes` over the episodes that ended in it, and, averaged over all updates, `loss`,
+        `policy_loss`, `value_loss`, `entropy`, `kl` (to the rollout's policy) and `gradient_norm`
+        (before any clipping).
+
+    Raises:
+        ValueError: if the minibatches do not divide a rollout, or the nonlinearity is unknown.
+
+    References:
+        Schulman et al., Proximal Policy Optimization Algorithms, 2017,
+        `arXiv:1707.06347 <https://arxiv.org/abs/1707.06347>`_
+
+    .. note::
+        OPEN's authors treat a time limit as the end of the world. Here an episode that was cut off
+        is bootstrapped from the observation it was cut off at, and its end is no terminal state.
+
+    Examples:
+        >>> import jax, optax
+        >>> from agents import environments
+        >>> from agents.ppo import PPOConfig, ppo
+        >>> config = PPOConfig(iterations=2, num_envs=4, num_steps=16, minibatches=2)
+        >>> learner = ppo(environments.make("CartPole-v1"), config, optax.adam(1e-3))
+        >>> state, metrics = jax.jit(learner.iterate)(learner.init(jax.random.key(0)))
+        >>> int(state.iteration), metrics["loss"].shape
+        (1, ())
+    """
+    _check(config)
+    optimizer = optax.with_extra_args_support(optimizer)
+    raw_environment = environment
+    environment = AutoReset(environment, cached=config.cached_resets)
+    environment = Batch(EpisodeStatistics(environment), config.num_envs)
+    if config.normalize_observations:
+        environment = NormalizeObservation(environment)
+    if config.normalize_rewards:
+        environment = NormalizeReward(environment, config.discount)
+
+    networks = {
+        "observation_ndim": len(raw_environment.observation_shape),
+        "widths": config.widths,
+        "nonlinearity": config.nonlinearity,
+    }
+    actor = Actor(raw_environment.action_space, **networks)
+    critic = Critic(**networks)
+
+    def init(key: jax.Array) -> PPOState:
+        key, actor_key, critic_key, environment_key = jax.random.split(key, 4)
+        observation, environment_state = environment.reset(environment_key)
+        params = {
+            "actor": actor.init(actor_key, observation)["params"],
+            "critic": critic.init(critic_key, observation)["params"],
+        }
+        return PPOState(
+            params=params,
+            optimizer_state=optimizer.init(params),
+            environment_state=environment_state,
+            observation=observation,
+            key=key,
+            iteration=jnp.zeros((), jnp.int32),
+        )
+
+    def rollout(state: PPOState) -> tuple[PPOState, Transition]:
+        def step(carry: Any, key: jax.Array) -> tuple[Any, Transition]:
+            observation, environment_state = carry
+            action_key, environment_key = jax.random.split(key)
+            distribution, _ = actor.apply({"params": state.params["actor"]}, observation)
+            action = distribution.sample(action_key)
+            next_observation, environment_state, reward, terminated, truncated, info = (
+                environment.step(environment_key, environment_state, action)
+            )
+            transition = Transition(
+                observation,
+                action,
+                distribution.log_probability(action),
+                reward,
+                terminated,
+                truncated,
+                info["final_observation"],
+                info["episode_return"],
+                info["episode_length"],
+            )
+            return (next_observation, environment_state), transition
+
+        key, rollout_key = jax.random.split(state.key)
+        (observation, environment_state), transitions = jax.lax.scan(
+            step,
+            (state.observation, state.environment_state),
+            jax.random.split(rollout_key, config.num_steps),
+        )
+        state = state._replace(
+            observation=observation, environment_state=environment_state, key=key
+        )
+        return state, transitions
+
+    def samples_from(params: dict[str, Any], transitions: Transition) -> Samples:
+        value, _ = critic.apply({"params": params["critic"]}, transitions.observation)
+        next_value, _ = critic.apply({"params": params["critic"]}, transitions.final_observation)
+        advantage = generalized_advantages(
+            transitions.reward,
+            value,
+            next_value,
+            transitions.terminated,
+            transitions.truncated,
+            config.discount,
+            config.trace_decay,
+        )
+        samples = Samples(
+            transitions.observation,
+            transitions.action,
+            transitions.log_probability,
+            value,
+            advantage,
+            advantage + value,
+        )
+        return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), samples)
+
+    def loss_of(params: dict[str, Any], samples: Samples) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        distribution, actor_activations = actor.apply(
+            {"params": params["actor"]}, samples.observation
+        )
+        value, critic_activations = critic.apply({"params": params["critic"]}, samples.observation)
+        log_ratio = distribution.log_probability(samples.action) - samples.log_probability
+        ratio = jnp.exp(log_ratio)
+        advantage = (samples.advantage - samples.advantage.mean()) / (
+            samples.advantage.std() + 1e-8
+        )
+        clipped_ratio = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
+        policy_loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
+        clipped_value = samples.value + jnp.clip(value - samples.value, -config.clip, config.clip)
+        value_loss = (
+            0.5
+            * jnp.maximum(
+                jnp.square(value - samples.target), jnp.square(clipped_value - samples.target)
+            ).mean()
+        )
+        entropy = distribution.entropy().mean()
+        loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+        metrics = {
+            "loss": loss,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "kl": (ratio - 1.0 - log_ratio).mean(),
+        }
+        return loss, ({"actor": actor_activations, "critic": critic_activations}, metrics)
+
+    def iterate(state: PPOState) -> tuple[PPOState, Metrics]:
+        training_progress = _progress(state.iteration, config.iterations)
+        state, transitions = rollout(state)
+        samples = samples_from(state.params, transitions)
+
+        def update(carry: Any, samples: Samples, batch_progress: jax.Array) -> tuple[Any, Metrics]:
+            params, optimizer_state = carry
+            (loss, (activations, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+                params, samples
+            )
+            with relaxed_promotion():
+                updates, optimizer_state = optimizer.update(
+                    gradients,
+                    optimizer_state,
+                    params,
+                    value=loss,
+                    activations=activations,
+                    training_progress=training_progress,
+                    batch_progress=batch_progress,
+                )
+            metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
+            return (optax.apply_updates(params, updates), optimizer_state), metrics
+
+        def epoch(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
+            key, batch_progress = x
+            order = jax.random.permutation(key, config.steps_per_iteration)
+            return jax.lax.scan(
+                lambda carry, rows: update(
+                    carry, jax.tree.map(lambda x: x[rows], samples), batch_progress
+                ),
+                carry,
+                order.reshape(config.minibatches, -1),
+            )
+
+        key, shuffle_key = jax.random.split(state.key)
+        (params, optimizer_state), losses = jax.lax.scan(
+            epoch,
+            (state.params, state.optimizer_state),
+            (
+                jax.random.split(shuffle_key, config.epochs),
+                _progress(jnp.arange(config.epochs), config.epochs),
+            ),
+        )
+        done = jnp.logical_or(transitions.terminated, transitions.truncated)
+        metrics = jax.tree.map(jnp.mean, losses) | {
+            "episode_return_sum": jnp.sum(jnp.where(done, transitions.episode_return, 0.0)),
+            "episode_length_sum": jnp.sum(jnp.where(done, transitions.episode_length, 0)),
+            "episodes": jnp.sum(done, dtype=jnp.int32),
+        }
+        state = state._replace(
+            params=params,
+            optimizer_state=optimizer_state,
+            key=key,
+            iteration=state.iteration + 1,
+        )
+        return state, metrics
+
+    def policy(state: PPOState) -> Policy:
+        def act(key: jax.Array, observation: jax.Array) -> jax.Array:
+            observation = environment.normalize_observation(state.environment_state, observation)
+            distribution, _ = actor.apply({"params": state.params["actor"]}, observation)
+            return distribution.sample(key)
+
+        return act
+
+    return Learner(init, iterate, policy)
+
+
+def _progress(position: jax.Array, length: int | jax.Array) -> jax.Array:
+    """Position 0, ..., length - 1 as a share in [0, 1]; 0 where there is only one."""
+    last = jnp.maximum(jnp.asarray(length, jnp.int32) - 1, 1)
+    return position.astype(jnp.float32) / last.astype(jnp.float32)
+
+
+def _check(config: PPOConfig) -> None:
+    if config.steps_per_iteration % config.minibatches:
+        raise ValueError(
+            f"minibatches must divide num_envs * num_steps = {config.steps_per_iteration}; "
+            f"got {config.minibatches}."
+        )
+    if config.nonlinearity not in NONLINEARITIES:
+        raise ValueError(
+            f"nonlinearity must be one of {', '.join(NONLINEARITIES)}; got {config.nonlinearity!r}."
+        )

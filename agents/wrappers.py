@@ -1,0 +1,264 @@
+"""Automatic resets, episode statistics, batching and normalisation, each as a wrapper.
+
+The order that learners use, from the inside out:
+
+    AutoReset -> EpisodeStatistics -> Batch -> NormalizeObservation -> NormalizeReward
+
+The first two wrap a single environment, the last two a batch of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agents.environment import Environment, Info, State
+
+Step = tuple[jax.Array, State, jax.Array, jax.Array, jax.Array, Info]
+
+
+class Wrapper(Environment):
+    """Passes everything on to the environment inside."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.name = environment.name
+        self.observation_shape = environment.observation_shape
+        self.action_space = environment.action_space
+        self.max_episode_steps = environment.max_episode_steps
+
+
+class AutoResetState(NamedTuple):
+    """The environment's state and, where resets are cached, the start to go back to."""
+
+    inner: State
+    first: Any  # (observation, state) of the first reset, or () when each reset is a fresh one
+
+
+class AutoReset(Wrapper):
+    """Starts a new episode in the step that ends one.
+
+    `info["final_observation"]` keeps the observation that the ended episode led to: the one whose
+    value a learner bootstraps from when the episode was truncated.
+
+    Args:
+        environment: a single environment.
+        cached: go back to this environment's very first start instead of drawing a new one. Brax
+            does so because a reset costs it about as much as a physics step; with thousands of
+            environments the starts still differ from each other.
+    """
+
+    def __init__(self, environment: Environment, cached: bool = False) -> None:
+        super().__init__(environment)
+        self._cached = cached
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, AutoResetState]:
+        """See `Environment.reset`."""
+        observation, inner = self.environment.reset(key)
+        return observation, AutoResetState(inner, (observation, inner) if self._cached else ())
+
+    def step(self, key: jax.Array, state: AutoResetState, action: jax.Array) -> Step:
+        """See `Environment.step`."""
+        step_key, reset_key = jax.random.split(key)
+        observation, inner, reward, terminated, truncated, info = self.environment.step(
+            step_key, state.inner, action
+        )
+        first = state.first if self._cached else self.environment.reset(reset_key)
+        done = jnp.logical_or(terminated, truncated)
+        observation, inner = jax.tree.map(
+            lambda new, old: jnp.where(done, new, old), first, (observation, inner)
+        )
+        return observation, AutoResetState(inner, state.first), reward, terminated, truncated, info
+
+
+class EpisodeStatisticsState(NamedTuple):
+    """The environment's state and the present episode's sums."""
+
+    inner: State
+    episode_return: jax.Array  # shape=(), dtype=float32
+    episode_length: jax.Array  # shape=(), dtype=int32
+
+
+class EpisodeStatistics(Wrapper):
+    """Reports each finished episode: `info["episode_return"]`, `["episode_length"]`, `["done"]`.
+
+    The two numbers count up to and including this step; they are an episode's own where `done`
+    is true. Rewards are counted as the environment gives them, before any normalisation.
+    """
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, EpisodeStatisticsState]:
+        """See `Environment.reset`."""
+        observation, inner = self.environment.reset(key)
+        return observation, EpisodeStatisticsState(
+            inner, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+        )
+
+    def step(self, key: jax.Array, state: EpisodeStatisticsState, action: jax.Array) -> Step:
+        """See `Environment.step`."""
+        observation, inner, reward, terminated, truncated, info = self.environment.step(
+            key, state.inner, action
+        )
+        done = jnp.logical_or(terminated, truncated)
+        episode_return = state.episode_return + reward
+        episode_length = state.episode_length + 1
+        info = info | {
+            "episode_return": episode_return,
+            "episode_length": episode_length,
+            "done": done,
+        }
+        next_state = EpisodeStatisticsState(
+            inner,
+            jnp.where(done, jnp.zeros_like(episode_return), episode_return),
+            jnp.where(done, jnp.zeros_like(episode_length), episode_length),
+        )
+        return observation, next_state, reward, terminated, truncated, info
+
+
+class Batch(Wrapper):
+    """Runs `size` copies side by side; every array gains a leading axis of that size."""
+
+    def __init__(self, environment: Environment, size: int) -> None:
+        super().__init__(environment)
+        self.size = size
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, State]:
+        """See `Environment.reset`."""
+        return jax.vmap(self.environment.reset)(jax.random.split(key, self.size))
+
+    def step(self, key: jax.Array, state: State, action: jax.Array) -> Step:
+        """See `Environment.step`."""
+        return jax.vmap(self.environment.step)(jax.random.split(key, self.size), state, action)
+
+
+class RunningMoments(NamedTuple):
+    """Mean and variance of all the samples seen, by Chan's parallel update."""
+
+    count: jax.Array  # shape=(), dtype=float32
+    mean: jax.Array  # shape of one sample, dtype=float32
+    variance: jax.Array  # as mean
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...]) -> RunningMoments:
+        """Mean 0 and variance 1, as if almost nothing had been seen."""
+        return cls(jnp.full((), 1e-4, jnp.float32), jnp.zeros(shape), jnp.ones(shape))
+
+    def update(self, samples: jax.Array) -> RunningMoments:
+        """Takes in samples of shape (batch, *shape)."""
+        batch = samples.shape[0]
+        mean = jnp.mean(samples, axis=0)
+        delta = mean - self.mean
+        count = self.count + batch
+        squares = (
+            self.variance * self.count
+            + jnp.var(samples, axis=0) * batch
+            + jnp.square(delta) * (self.count * batch / count)
+        )
+        return RunningMoments(count, self.mean + delta * (batch / count), squares / count)
+
+
+class NormalizeObservationState(NamedTuple):
+    """The batch's state and the observations' moments."""
+
+    inner: State
+    moments: RunningMoments
+
+
+class NormalizeObservation(Wrapper):
+    """Centres and scales observations by their running mean and standard deviation.
+
+    `info["final_observation"]` is normalised with the same numbers as the observation.
+
+    Args:
+        environment: a batch of environments.
+        epsilon: added to the variance.
+    """
+
+    def __init__(self, environment: Environment, epsilon: float = 1e-8) -> None:
+        super().__init__(environment)
+        self._epsilon = epsilon
+
+    def _normalize(self, moments: RunningMoments, observation: jax.Array) -> jax.Array:
+        lead = (1,) * (observation.ndim - moments.mean.ndim)
+        mean = moments.mean.reshape(lead + moments.mean.shape)
+        scale = jax.lax.rsqrt(moments.variance + self._epsilon).reshape(mean.shape)
+        return (observation.astype(jnp.float32) - mean) * scale
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, NormalizeObservationState]:
+        """See `Environment.reset`."""
+        observation, inner = self.environment.reset(key)
+        moments = RunningMoments.zeros(self.observation_shape)
+        moments = moments.update(observation.astype(jnp.float32))
+        return self._normalize(moments, observation), NormalizeObservationState(inner, moments)
+
+    def step(self, key: jax.Array, state: NormalizeObservationState, action: jax.Array) -> Step:
+        """See `Environment.step`."""
+        observation, inner, reward, terminated, truncated, info = self.environment.step(
+            key, state.inner, action
+        )
+        moments = state.moments.update(observation.astype(jnp.float32))
+        info = info | {"final_observation": self._normalize(moments, info["final_observation"])}
+        next_state = NormalizeObservationState(inner, moments)
+        observation = self._normalize(moments, observation)
+        return observation, next_state, reward, terminated, truncated, info
+
+    def normalize_observation(
+        self, state: NormalizeObservationState, observation: jax.Array
+    ) -> jax.Array:
+        """See `Environment.normalize_observation`."""
+        return self._normalize(state.moments, observation)
+
+
+class NormalizeRewardState(NamedTuple):
+    """The batch's state, each environment's running discounted return, and their moments."""
+
+    inner: State
+    discounted_return: jax.Array  # shape=(size,), dtype=float32
+    moments: RunningMoments
+
+
+class NormalizeReward(Wrapper):
+    r"""Divides rewards by the standard deviation of the running discounted return.
+
+    .. math:: G_t = r_t + \gamma\, (1 - d_{t-1})\, G_{t-1}, \qquad
+              \tilde r_t = r_t / \sqrt{\operatorname{Var}[G] + \epsilon}
+
+    Args:
+        environment: a batch of environments, already under `NormalizeObservation` if both are used.
+        discount: the learner's discount factor, a number or a traced scalar.
+        epsilon: added to the variance.
+    """
+
+    def __init__(
+        self, environment: Environment, discount: float | jax.Array, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(environment)
+        self._discount = discount
+        self._epsilon = epsilon
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, NormalizeRewardState]:
+        """See `Environment.reset`."""
+        observation, inner = self.environment.reset(key)
+        returns = jnp.zeros(observation.shape[:1], jnp.float32)
+        return observation, NormalizeRewardState(inner, returns, RunningMoments.zeros(()))
+
+    def step(self, key: jax.Array, state: NormalizeRewardState, action: jax.Array) -> Step:
+        """See `Environment.step`."""
+        observation, inner, reward, terminated, truncated, info = self.environment.step(
+            key, state.inner, action
+        )
+        returns = state.discounted_return * self._discount + reward
+        moments = state.moments.update(returns)
+        done = jnp.logical_or(terminated, truncated)
+        next_state = NormalizeRewardState(
+            inner, jnp.where(done, jnp.zeros_like(returns), returns), moments
+        )
+        reward = reward * jax.lax.rsqrt(moments.variance + self._epsilon)
+        return observation, next_state, reward, terminated, truncated, info
+
+    def normalize_observation(
+        self, state: NormalizeRewardState, observation: jax.Array
+    ) -> jax.Array:
+        """See `Environment.normalize_observation`."""
+        return self.environment.normalize_observation(state.inner, observation)

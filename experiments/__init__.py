@@ -1,0 +1,1 @@
+"""Comparisons of optimizers: presets, command line, run directories, statistics and figures."""
