@@ -62,7 +62,7 @@ class BraxEnvironment(Environment):
     ) -> tuple[jax.Array, BraxState, jax.Array, jax.Array, jax.Array, Info]:
         """See `Environment.step`; Brax's dynamics use no randomness."""
         del key
-        action = jnp.clip(action, self.action_space.low, self.action_space.high)
+        action = jnp.clip(action, -1.0, 1.0)
         # Brax writes its metrics into the state that it is given: give it a copy.
         copy = jax.tree.map(lambda x: x, state.brax)
         with relaxed_promotion():

@@ -44,14 +44,16 @@ def _multilayer_perceptron(
     Returns the output and, for each layer's kernel and bias, the activity of its units after the
     nonlinearity (for the last layer, of its raw output).
     """
-    activations = {}
-    for width in widths:
-        layer = nn.Dense(width, kernel_init=_orthogonal(2**0.5))
-        x = NONLINEARITIES[nonlinearity](layer(x))
-        activations[layer.name] = dict.fromkeys(("kernel", "bias"), _unit_activity(x))
-    layer = nn.Dense(outputs, kernel_init=_orthogonal(output_scale))
-    x = layer(x)
-    activations[layer.name] = dict.fromkeys(("kernel", "bias"), _unit_activity(x))
+    activations: Activations = {}
+    for i, width in enumerate([*widths, outputs]):
+        hidden = i < len(widths)
+        name = f"Dense_{i}"
+        x = nn.Dense(width, kernel_init=_orthogonal(2**0.5 if hidden else output_scale), name=name)(
+            x
+        )
+        if hidden:
+            x = NONLINEARITIES[nonlinearity](x)
+        activations[name] = dict.fromkeys(("kernel", "bias"), _unit_activity(x))
     return x, activations
 
 
@@ -86,6 +88,7 @@ class Actor(nn.Module):
     def __call__(
         self, observation: jax.Array
     ) -> tuple[Categorical | DiagonalGaussian, Activations]:
+        """Gives the distribution over actions and the activations."""
         x = _flat(observation, self.observation_ndim)
         x, activations = _multilayer_perceptron(
             x, self.widths, self.action_space.size, self.nonlinearity, output_scale=0.01
@@ -111,6 +114,7 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> tuple[jax.Array, Activations]:
+        """Gives the values and the activations."""
         x = _flat(observation, self.observation_ndim)
         x, activations = _multilayer_perceptron(
             x, self.widths, 1, self.nonlinearity, output_scale=1.0

@@ -167,7 +167,6 @@ def ppo(
     """
     _check(config)
     optimizer = optax.with_extra_args_support(optimizer)
-    raw_environment = environment
     environment = AutoReset(environment, cached=config.cached_resets)
     environment = Batch(EpisodeStatistics(environment), config.num_envs)
     if config.normalize_observations:
@@ -175,13 +174,9 @@ def ppo(
     if config.normalize_rewards:
         environment = NormalizeReward(environment, config.discount)
 
-    networks = {
-        "observation_ndim": len(raw_environment.observation_shape),
-        "widths": config.widths,
-        "nonlinearity": config.nonlinearity,
-    }
-    actor = Actor(raw_environment.action_space, **networks)
-    critic = Critic(**networks)
+    observation_ndim = len(environment.observation_shape)
+    actor = Actor(environment.action_space, observation_ndim, config.widths, config.nonlinearity)
+    critic = Critic(observation_ndim, config.widths, config.nonlinearity)
 
     def init(key: jax.Array) -> PPOState:
         key, actor_key, critic_key, environment_key = jax.random.split(key, 4)

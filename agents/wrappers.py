@@ -135,7 +135,7 @@ class Batch(Wrapper):
 class RunningMoments(NamedTuple):
     """Mean and variance of all the samples seen, by Chan's parallel update."""
 
-    count: jax.Array  # shape=(), dtype=float32
+    weight: jax.Array  # shape=(), dtype=float32: number of samples
     mean: jax.Array  # shape of one sample, dtype=float32
     variance: jax.Array  # as mean
 
@@ -149,13 +149,13 @@ class RunningMoments(NamedTuple):
         batch = samples.shape[0]
         mean = jnp.mean(samples, axis=0)
         delta = mean - self.mean
-        count = self.count + batch
+        weight = self.weight + batch
         squares = (
-            self.variance * self.count
+            self.variance * self.weight
             + jnp.var(samples, axis=0) * batch
-            + jnp.square(delta) * (self.count * batch / count)
+            + jnp.square(delta) * (self.weight * batch / weight)
         )
-        return RunningMoments(count, self.mean + delta * (batch / count), squares / count)
+        return RunningMoments(weight, self.mean + delta * (batch / weight), squares / weight)
 
 
 class NormalizeObservationState(NamedTuple):
