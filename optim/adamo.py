@@ -80,17 +80,16 @@ def scale_by_adamo(
     adam = with_standard_promotion(optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root))
 
     def correct(grad: Any, adam_update: Any, param: Any, constrained: Any, axes: Any) -> Any:
-        if grad is None:
-            return None
         axes = _static_axes(axes)
-        if not constrained or param.ndim - axes < 2:
+        if not constrained or param.ndim - axes < 2 or param.size == 0:
             return adam_update
         if jnp.iscomplexobj(param):
             raise ValueError(
                 "matrix_mask must select real matrices, got one of dtype "
                 f"{param.dtype}; wrap AdamO in optax.contrib.split_real_and_imaginary."
             )
-        return _add_correction(grad, adam_update, param, kappa, tau, eps_r, axes=axes)
+        correction = _correction(grad, adam_update, param, kappa, tau, eps_r, axes=axes)
+        return (adam_update.astype(correction.dtype) + correction).astype(adam_update.dtype)
 
     def update_fn(
         updates: optax.Updates,
@@ -110,7 +109,6 @@ def scale_by_adamo(
             params,
             _broadcast(True if mask is None else mask, updates),
             _broadcast(0 if ensemble_axes is None else ensemble_axes, updates),
-            is_leaf=lambda leaf: leaf is None,
         )
         return corrected, state
 
@@ -255,7 +253,7 @@ def _static_axes(axes: Any) -> int:
     return number
 
 
-def _add_correction(
+def _correction(
     grad: jax.Array,
     adam_update: jax.Array,
     param: jax.Array,
@@ -265,11 +263,11 @@ def _add_correction(
     *,
     axes: int,
 ) -> jax.Array:
-    """Adds the correction to Adam's direction for one leaf, member by member."""
+    """The correction of one leaf, member by member, in float32 or float64."""
     # The corrections of bfloat16 and float16 weights would vanish in the rounding.
-    dtype = jnp.promote_types(param.dtype, jnp.float32)
+    dtype = jnp.float32 if param.dtype.itemsize < 4 else param.dtype
     kappa, tau, eps_r = (jnp.asarray(number, dtype) for number in (kappa, tau, eps_r))
-    correct = functools.partial(_add_matrix_correction, dtype=dtype)
+    correct = functools.partial(_matrix_correction, dtype=dtype)
     for _ in range(axes):
         correct = jax.vmap(correct, in_axes=(0, 0, 0, None, None, None))
     # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
@@ -278,7 +276,7 @@ def _add_correction(
     return correct(grad, adam_update, param, kappa, tau, eps_r)
 
 
-def _add_matrix_correction(
+def _matrix_correction(
     grad: jax.Array,
     adam_update: jax.Array,
     param: jax.Array,
@@ -290,7 +288,7 @@ def _add_matrix_correction(
 ) -> jax.Array:
     shape = (-1, param.shape[-1])
     g, u, w = (leaf.reshape(shape).astype(dtype) for leaf in (grad, adam_update, param))
-    largest = jnp.max(jnp.abs(g), initial=0)
+    largest = jnp.max(jnp.abs(g))
     g = g / jnp.where(largest > 0, largest, 1)
 
     residual = _orthogonality_residual(w)
@@ -304,7 +302,7 @@ def _add_matrix_correction(
     # The inner selections keep both the values and the gradients of unused branches finite.
     scale = scale * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1), 1)
     correction = jnp.where(jnp.isfinite(residual_norm), scale * residual, 0)
-    return (u + correction).astype(adam_update.dtype).reshape(adam_update.shape)
+    return correction.reshape(param.shape)
 
 
 def _orthogonality_residual(w: jax.Array) -> jax.Array:

@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optim
+
+GRADS = {
+    "actor": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.zeros(2)},
+    "critic": {"kernel": jnp.full((2, 1), 0.1), "bias": jnp.array([0.2])},
+}
+
+
+def clip(grads, max_norm=1.0):
+    transform = optim.clip_by_network_norm(max_norm)
+    return jax.jit(transform.update)(grads, transform.init(grads))[0]
+
+
+def test_each_network_is_clipped_alone():
+    clipped = clip(GRADS)
+    expected = optax.clip_by_global_norm(1.0)
+    for name, grads in GRADS.items():
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            clipped[name],
+            jax.jit(expected.update)(grads, expected.init(grads))[0],
+        )
+    assert np.isclose(optax.tree.norm(clipped["actor"]), 1.0)
+    jax.tree.map(np.testing.assert_array_equal, clipped["critic"], GRADS["critic"])
+
+
+def test_a_huge_network_leaves_the_others_alone():
+    huge = {**GRADS, "critic": jax.tree.map(lambda leaf: 1e6 * leaf, GRADS["critic"])}
+    jax.tree.map(np.testing.assert_array_equal, clip(huge)["actor"], clip(GRADS)["actor"])
+
+
+@pytest.mark.parametrize("tree", [jnp.full(4, 2.0), (jnp.full(2, 2.0), [jnp.full(2, 2.0)])])
+def test_other_trees_are_clipped_as_one(tree):
+    assert np.isclose(optax.tree.norm(clip(tree)), 1.0)
+
+
+def test_masked_and_empty_trees():
+    for tree in ({}, (), None, {"actor": {}}, {"actor": None}, {"actor": optax.MaskedNode()}):
+        assert jax.tree.structure(clip(tree)) == jax.tree.structure(tree)
+    masked = optax.masked(optim.clip_by_network_norm(1.0), {"actor": False, "critic": True})
+    updates, _ = masked.update(
+        {"actor": jnp.full(2, 5.0), "critic": jnp.full(2, 5.0)}, masked.init(GRADS)
+    )
+    np.testing.assert_array_equal(updates["actor"], 5.0)
+    assert np.isclose(optax.tree.norm(updates["critic"]), 1.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_dtype_is_kept(dtype):
+    clipped = clip({"actor": jnp.full(3, 7.0, dtype)})
+    assert clipped["actor"].dtype == dtype
+
+
+def test_it_has_no_state_and_takes_extra_arguments():
+    transform = optim.clip_by_network_norm(1.0)
+    state = transform.init(GRADS)
+    assert state == optax.EmptyState()
+    transform.update(GRADS, state, GRADS, value=jnp.ones(()), activations=None)
+
+
+def test_vmap_clips_each_seed_alone():
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.01 * leaf]), GRADS)
+    clipped = jax.vmap(clip)(stacked)
+    for i, scale in enumerate((1.0, 0.01)):
+        alone = clip(jax.tree.map(lambda leaf, scale=scale: scale * leaf, GRADS))
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6), clipped, alone
+        )
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan"), "1"])
+def test_max_norm_out_of_range(max_norm):
+    with pytest.raises(ValueError, match="max_norm must be in"):
+        optim.clip_by_network_norm(max_norm)

@@ -1,0 +1,138 @@
+"""optax's own generic tests, run on our optimizers.
+
+Their lists of optimizers are fixed when their classes are made. The bodies are not: each is taken
+out of its decorators and decorated again with our list.
+"""
+
+import inspect
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl.testing import parameterized
+from optax._src import sharding_test
+from optax.contrib import _common_test
+
+import optim
+
+# One line for each optimizer: name, factory, arguments with which it converges.
+OPTIMIZERS = {
+    "adamo": (optim.adamo, {"learning_rate": 1e-2}),
+    "adamo_strong": (optim.adamo, {"learning_rate": 1e-2, "kappa": 0.5, "tau": 0.05}),
+}
+
+CASES = tuple(
+    {"opt_name": name, "opt_kwargs": kwargs, "wrapper_name": None, "wrapper_kwargs": None}
+    for name, (_, kwargs) in OPTIMIZERS.items()
+)
+NAMED = tuple((name, factory(**kwargs)) for name, (factory, kwargs) in OPTIMIZERS.items())
+
+EXPECTED = {
+    "test_gradient_accumulation",
+    "test_optimizers",
+    "test_optimizers_accept_extra_args",
+    "test_optimizers_accept_learning_rate_schedule_if_type_annotated_as_such",
+    "test_optimizers_can_be_wrapped_in_inject_hyperparams",
+    "test_preserve_dtype",
+    "test_state_shape_dtype_shard_stability",
+}
+EXPECTED_SHARDING = {
+    "test_init_with_abstract_input",
+    "test_state_sharding_type_init_match_update",
+    "test_state_sharding_type_preserved_with_jit",
+}
+
+
+def bodies(case):
+    """The undecorated tests of one of optax's classes that are about an optimizer."""
+    tests = [inspect.unwrap(getattr(case, name)) for name in dir(case) if name.startswith("test")]
+    return {
+        test.__name__: test
+        for test in tests
+        if {"opt_name", "optimizer"} & set(inspect.signature(test).parameters)
+    }
+
+
+CONTRIB = bodies(_common_test.ContribTest)
+SHARDING = bodies(sharding_test.ShardingTest)
+
+
+def test_optax_has_the_tests_known_here():
+    assert set(CONTRIB) == EXPECTED
+    assert set(SHARDING) == EXPECTED_SHARDING
+
+
+class OptaxTest(parameterized.TestCase):
+    """Relaxes our strict settings, which optax's tests do not meet, and refuses to skip."""
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.numpy_dtype_promotion("standard"))
+        self.enterContext(jax.numpy_rank_promotion("allow"))
+
+    def skipTest(self, reason):  # noqa: N802
+        self.fail(f"must run, but would be skipped: {reason}")
+
+
+class ContribTest(OptaxTest):
+    def setUp(self):
+        super().setUp()
+        factories = {name: factory for name, (factory, _) in OPTIMIZERS.items()}
+        self.enterContext(
+            mock.patch.object(_common_test, "_get_opt_factory", factories.__getitem__)
+        )
+
+    test_gradient_accumulation = parameterized.product(CASES, dtype=("bfloat16", "float32"))(
+        CONTRIB["test_gradient_accumulation"]
+    )
+    test_optimizers = parameterized.product(
+        CASES,
+        target=(
+            _common_test._setup_parabola,
+            _common_test._setup_rosenbrock,
+            _common_test._setup_matrix_parabola,
+            _common_test._setup_mixed_tensor_target,
+        ),
+        dtype=("float32",),
+    )(CONTRIB["test_optimizers"])
+    test_optimizers_accept_extra_args = parameterized.product(CASES, wrap=[True, False])(
+        CONTRIB["test_optimizers_accept_extra_args"]
+    )
+    test_optimizers_accept_learning_rate_schedule = parameterized.product(CASES)(
+        CONTRIB["test_optimizers_accept_learning_rate_schedule_if_type_annotated_as_such"]
+    )
+    test_optimizers_can_be_wrapped_in_inject_hyperparams = parameterized.product(CASES)(
+        CONTRIB["test_optimizers_can_be_wrapped_in_inject_hyperparams"]
+    )
+    test_preserve_dtype = parameterized.product(CASES, dtype=("bfloat16", "float32"))(
+        CONTRIB["test_preserve_dtype"]
+    )
+    test_state_shape_dtype_shard_stability = parameterized.product(
+        CASES, dtype=(jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+    )(CONTRIB["test_state_shape_dtype_shard_stability"])
+
+
+class ShardingTest(OptaxTest):
+    def setUp(self):
+        super().setUp()
+        assert len(jax.devices()) == 8
+        # optax 0.2.8 compares versions as strings, in which 0.10 comes before 0.7.2.
+        if jax.__version_info__ >= (0, 7, 2):
+            self.enterContext(mock.patch.object(jax, "__version__", "0.9.9"))
+
+    test_init_with_abstract_input = parameterized.named_parameters(*NAMED)(
+        SHARDING["test_init_with_abstract_input"]
+    )
+    test_state_sharding_type_init_match_update = parameterized.named_parameters(*NAMED)(
+        SHARDING["test_state_sharding_type_init_match_update"]
+    )
+    test_state_sharding_type_preserved_with_jit = parameterized.named_parameters(*NAMED)(
+        SHARDING["test_state_sharding_type_preserved_with_jit"]
+    )
+
+
+@pytest.mark.parametrize(("case", "count"), [(ContribTest, 16), (ShardingTest, 3)])
+def test_every_body_runs_on_every_optimizer(case, count):
+    cases = [name for name in dir(case) if name.startswith("test")]
+    assert len(cases) == count * len(OPTIMIZERS)

@@ -1,0 +1,260 @@
+import inspect
+import itertools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+import optim
+from optim import registry
+from optim._checks import nearest
+
+NAMES = optim.optimizer_names()
+
+# optax deprecates some of what it offers.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def make_params(key):
+    """Networks as a learner of continuous control has them."""
+    keys = iter(jax.random.split(key, 4))
+
+    def network(sizes):
+        return {
+            f"Dense_{i}": {
+                "kernel": jax.random.normal(next(keys), (rows, columns)),
+                "bias": jnp.zeros(columns),
+            }
+            for i, (rows, columns) in enumerate(itertools.pairwise(sizes))
+        }
+
+    return {
+        "actor": {"params": network((3, 5, 2)) | {"log_std": jnp.zeros(2)}},
+        "critic": {"params": network((3, 5, 1))},
+    }
+
+
+def train(name, learning_rate, params, steps=3):
+    """A loop that passes all the extra arguments a learner has."""
+    optimizer = optim.make(name, learning_rate)
+    activations = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1]), params)
+
+    def loss(params):
+        return sum(jnp.sum((leaf - 0.1) ** 2) for leaf in jax.tree.leaves(params))
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(
+            grads,
+            state,
+            params,
+            value=value,
+            activations=activations,
+            training_progress=jnp.float32(0.5),
+            batch_progress=jnp.float32(0.5),
+        )
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, _), values = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+    return params, values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_trains(name):
+    """With a float; and with a tracer, vmapped over seeds, which gives the same."""
+    stacked = jax.vmap(make_params)(jax.random.split(jax.random.key(0), 2))
+    first = jax.tree.map(lambda leaf: leaf[0], stacked)
+
+    @jax.jit
+    def both(rate, stacked, first):
+        traced = jax.vmap(lambda params: train(name, rate, params))(stacked)
+        return traced, train(name, 0.01, first)
+
+    (stacked_after, values), (after, _) = both(0.01, stacked, first)
+    for leaf in jax.tree.leaves(stacked_after):
+        assert np.all(np.isfinite(leaf))
+    # Those that estimate their own step size start with one too small to show in the loss.
+    assert np.all(values[:, -1] <= values[:, 0])
+    moved = jax.tree.map(lambda a, b: np.any(a != b), stacked_after, stacked)
+    assert any(jax.tree.leaves(moved))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[0], b, rtol=2e-3, atol=2e-4), stacked_after, after
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedules(name):
+    params = make_params(jax.random.key(0))
+    schedule = optax.linear_schedule(0.01, 0.0, 5)
+    if optim.accepts_schedule(name):
+        jax.eval_shape(lambda params: train(name, schedule, params), params)
+        return
+    with pytest.raises(ValueError, match="learning_rate must be a number"):
+        optim.make(name, schedule)
+    with pytest.raises((TypeError, ValueError)):
+        getattr(optax, name)(schedule).init(params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_descriptions_are_one_line(name):
+    line = optim.describe(name)
+    assert line
+    assert line.endswith(".")
+    assert "\n" not in line
+    assert len(line) < 90
+
+
+def test_names():
+    assert sorted(set(NAMES)) == NAMES
+    assert {"adam", "adamo", "adamw", "lion", "muon", "rmsprop", "sgd"} <= set(NAMES)
+    assert len(NAMES) >= 40
+    assert not any(name.startswith("scale_by_") for name in NAMES)
+    # A name in both modules means optax's.
+    assert registry._factory("adam") is optax.adam
+
+
+def test_exclusions_are_real_and_say_why():
+    for name, reason in registry._EXCLUDED.items():
+        assert hasattr(optax, name) or hasattr(optax.contrib, name)
+        assert name not in NAMES
+        with pytest.raises(ValueError, match=f"{name}.*{reason}"):
+            optim.make(name, 1e-3)
+
+
+def test_special_cases_exist():
+    assert registry._WITHOUT_SCHEDULE.issubset(NAMES)
+    assert set(registry._DEFAULTS).issubset(NAMES)
+
+
+def test_made_is_the_factorys():
+    params = make_params(jax.random.key(0))
+    grads = make_params(jax.random.key(1))
+    made = optim.make("adamw:b1=0.8,weight_decay=0.1,mask=none,nesterov=true", 1e-3)
+    updates, _ = jax.jit(made.update)(grads, made.init(params), params)
+    with jax.numpy_dtype_promotion("standard"):
+        direct = optax.adamw(1e-3, b1=0.8, weight_decay=0.1, nesterov=True)
+        expected, _ = jax.jit(direct.update)(grads, direct.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
+def test_the_specs_learning_rate_comes_first():
+    params = jnp.ones(2)
+    for spec in ("sgd:learning_rate=0.5", optim.OptimizerSpec.parse("sgd:learning_rate=0.5")):
+        for given in (1e-3, None, optax.constant_schedule(1e-3)):
+            optimizer = optim.make(spec, given)
+            updates, _ = optimizer.update(params, optimizer.init(params), params)
+            np.testing.assert_allclose(updates, -0.5)
+
+
+def test_parse():
+    spec = optim.OptimizerSpec.parse(" adam : learning_rate = 3e-4, b2=0.99 ".replace(" :", ":"))
+    assert spec == optim.OptimizerSpec("adam", None, (("learning_rate", 3e-4), ("b2", 0.99)))
+    assert spec.learning_rate == 3e-4
+    spec = optim.OptimizerSpec.parse("open@runs/x/meta_params.safetensors:a=true,b=None,c=2,d=word")
+    assert (spec.name, spec.weights) == ("open", "runs/x/meta_params.safetensors")
+    assert dict(spec.options) == {"a": True, "b": None, "c": 2, "d": "word"}
+    assert [type(value) for _, value in spec.options] == [bool, type(None), int, str]
+    assert spec.learning_rate is None
+    assert optim.OptimizerSpec("adam", options={"b1": 0.5}).options == (("b1", 0.5),)
+    assert hash(spec) == hash(optim.OptimizerSpec.parse(str(spec)))
+
+
+words = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
+values = st.one_of(
+    st.booleans(), st.none(), st.integers(), st.floats(allow_nan=False), st.just("frobenius")
+)
+
+
+@hypothesis.given(words, st.none() | words, st.dictionaries(words, values, max_size=4))
+def test_specs_survive_a_round_trip(name, weights, options):
+    spec = optim.OptimizerSpec(name, weights, tuple(options.items()))
+    again = optim.OptimizerSpec.parse(str(spec))
+    assert again == spec
+    assert [type(value) for _, value in again.options] == [type(v) for v in options.values()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":", "@x", "adam@", "adam:", "adam:b1", "adam:b1=", "adam:=1", "adam b1", "a:b=1,,c=2"],
+)
+def test_malformed_specs(text):
+    with pytest.raises(ValueError, match="must have the form"):
+        optim.OptimizerSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("adm", "unknown optimizer 'adm'; the nearest is 'adam'"),
+        ("ADAM", "the nearest is 'adam'"),
+        ("open@breakout", "unknown optimizer 'open'"),
+        ("adam@breakout", "'adam' has no learned weights, got weights 'breakout'"),
+        ("adam:beta2=0.9", "'adam' has no option 'beta2'; the nearest is 'b2'"),
+        ("adam:b1=0.9,b1=0.8", "'b1' of 'adam' must be given once"),
+        ("adam:b1=1", r"b1 must be in \[0, 1\), got 1"),
+        ("adam:b2=-0.5", r"b2 must be in \[0, 1\), got -0.5"),
+        ("adam:b2=nan", "b2 must be in .* got nan"),
+        ("adam:b2=high", "b2 must be a number, got high"),
+        ("adam:b2=true", "b2 must be a number, got true"),
+        ("adam:eps=nan", "eps must be in .* got nan"),
+        ("adam:nesterov=1", "nesterov must be true or false, got 1"),
+        ("adam:mu_dtype=int8", "mu_dtype must be the name of a floating-point dtype or none"),
+        ("galore:rank=2.5", "rank must be an integer, got 2.5"),
+        ("muon:preconditioning=fro", "preconditioning must be one of frobenius, .* got fro"),
+        ("adamw:mask=true", "mask must be set in Python"),
+        ("adamw:weight_decay=none", "weight_decay must be a number, got none"),
+        ("adam:learning_rate=0", r"learning_rate must be in \(0, inf\), got 0"),
+        ("adam:learning_rate=none", "learning_rate must be in"),
+        ("adamo:tau=1.5", r"tau must be in \[0, 1\), got 1.5"),
+        ("adamo:kappa=-1", "kappa must be in"),
+        ("adamo:ensemble_axes=one", "ensemble_axes must be an integer or none, got one"),
+    ],
+)
+def test_errors(text, message):
+    with pytest.raises(ValueError, match=message):
+        optim.make(text, 1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), np.float32(-1.0)])
+def test_learning_rates_out_of_range(rate):
+    with pytest.raises(ValueError, match="learning_rate must be in"):
+        optim.make("adam", rate)
+
+
+def test_a_learning_rate_is_needed():
+    with pytest.raises(ValueError, match="learning_rate must be given"):
+        optim.make("adam")
+
+
+def test_every_option_has_a_kind_or_is_for_python_only():
+    """What a spec cannot set is a tuple, a function, a tree or another optimizer."""
+    unset = set()
+    for name in NAMES:
+        for key, parameter in inspect.signature(registry._factory(name)).parameters.items():
+            if key != "learning_rate" and registry._allowed(parameter) is None:
+                unset.add(key)
+    assert unset == {
+        "base_optimizer",
+        "betas",
+        "clip_value_fn",
+        "init_step",
+        "mask",
+        "matrix_mask",
+        "muon_weight_dimension_numbers",
+        "ns_coeffs",
+        "weight_decay_mask",
+        "weight_dimension_numbers",
+    }
+
+
+def test_nearest():
+    assert nearest("Adam", ["sgd", "adam"]) == "adam"
+    assert nearest("zzz", ["sgd"]) == "sgd"
+    with pytest.raises(ValueError, match="choices"):
+        nearest("adam", [])
