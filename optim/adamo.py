@@ -288,8 +288,11 @@ def _matrix_correction(
 ) -> jax.Array:
     shape = (-1, param.shape[-1])
     g, u, w = (leaf.reshape(shape).astype(dtype) for leaf in (grad, adam_update, param))
+    # The budget is homogeneous in g: unit size avoids overflow. Dividing by 8 first keeps the
+    # reciprocal, with which XLA may multiply instead, from being flushed to zero.
+    g = g / 8
     largest = jnp.max(jnp.abs(g))
-    g = g / jnp.where(largest > 0, largest, 1)
+    g = g / jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 1)
 
     residual = _orthogonality_residual(w)
     residual_norm = _frobenius_norm(residual)
