@@ -1,0 +1,110 @@
+"""Settings of a training run, and how they are changed from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+import optim
+
+
+def unknown(what: str, given: str, choices: Iterable[str]) -> ValueError:
+    """The error for a name that is not among the choices, which names the nearest that is."""
+    return ValueError(
+        f"unknown {what} {given!r}; the nearest is {optim.nearest(given, choices)!r}."
+    )
+
+
+def _require(name: str, value: Any, allowed: str, ok: bool) -> None:
+    if not ok:
+        raise ValueError(f"setting {name!r} must be {allowed}; got {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `--set key=value` changes: PPO's settings and what surrounds the optimizer.
+
+    The defaults are the published ones for MinAtar. Fields that `agents.ppo.PPOConfig` also has
+    mean what they mean there.
+
+    Attributes:
+        max_grad_norm: the gradients of actor and critic are each clipped to this global norm.
+        anneal: whether the learning rate falls linearly, once an iteration, from its full value
+            in the first iteration towards 0 after the last.
+    """
+
+    num_envs: int = 64
+    num_steps: int = 128
+    epochs: int = 4
+    minibatches: int = 8
+    discount: float = 0.99
+    trace_decay: float = 0.95
+    clip: float = 0.2
+    entropy_weight: float = 0.01
+    value_weight: float = 0.5
+    widths: tuple[int, ...] = (64, 64)
+    nonlinearity: str = "relu"
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
+    cached_resets: bool = False
+    max_grad_norm: float = 0.5
+    anneal: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "num_steps", "epochs", "minibatches"):
+            _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        for name in ("discount", "trace_decay"):
+            value = getattr(self, name)
+            _require(name, value, "in [0, 1]", 0 <= value <= 1)
+        for name in ("clip", "max_grad_norm"):
+            _require(name, getattr(self, name), "greater than 0", getattr(self, name) > 0)
+        for name in ("entropy_weight", "value_weight"):
+            _require(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        _require("widths", self.widths, "positive", all(width > 0 for width in self.widths))
+        _require(
+            "nonlinearity", self.nonlinearity, "relu or tanh", self.nonlinearity in ("relu", "tanh")
+        )
+        rollout = self.num_envs * self.num_steps
+        _require(
+            "minibatches",
+            self.minibatches,
+            f"a divisor of num_envs * num_steps = {rollout}",
+            rollout % self.minibatches == 0,
+        )
+
+
+def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
+    """Applies `key=value` texts to settings.
+
+    Raises:
+        ValueError: if a key is unknown or a value does not fit.
+    """
+    types_of = typing.get_type_hints(Settings)
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"a setting must have the form key=value; got {assignment!r}.")
+        if key not in types_of:
+            raise unknown("setting", key, types_of)
+        changes[key] = _parse_value(key, text, types_of[key])
+    return dataclasses.replace(settings, **changes)
+
+
+def _parse_value(key: str, text: str, wanted: Any) -> Any:
+    try:
+        if wanted is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if wanted is int:
+            return int(float(text)) if float(text).is_integer() else int(text)
+        if wanted is float:
+            return float(text)
+        if wanted is str:
+            return text
+        return tuple(int(part) for part in text.split("x"))
+    except (ValueError, KeyError):
+        names = {bool: "true or false", int: "a whole number", float: "a number"}
+        allowed = names.get(wanted, "whole numbers joined by x, e.g. 64x64")
+        raise ValueError(f"setting {key!r} must be {allowed}; got {text!r}.") from None

@@ -1,0 +1,118 @@
+"""Tasks: an environment, and the settings that PPO is published with on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import optim
+from agents import environments
+from agents.environment import Environment
+from experiments.settings import Settings, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An environment with its settings.
+
+    Attributes:
+        settings: how PPO is run on it.
+        learning_rate: for optimizers that are given none.
+        tuned: options per optimizer name that a bare name is filled up with.
+        normaliser: the return published for tuned Adam after 1e7 environment steps (3e7 on Brax).
+        published: whether the settings are published ones, or only chosen in their likeness.
+    """
+
+    settings: Settings
+    learning_rate: float
+    tuned: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    normaliser: float | None = None
+    published: bool = True
+
+
+_MINATAR = Settings()
+_BRAX = Settings(
+    num_envs=2048,
+    num_steps=10,
+    minibatches=32,
+    entropy_weight=0.0,
+    nonlinearity="tanh",
+    normalize_observations=True,
+    normalize_rewards=True,
+    cached_resets=True,
+)
+_CLASSIC = Settings(num_envs=4, minibatches=4, nonlinearity="tanh")
+_PENDULUM = dataclasses.replace(
+    _CLASSIC,
+    num_envs=16,
+    entropy_weight=0.0,
+    normalize_observations=True,
+    normalize_rewards=True,
+)
+
+
+def _adam(**options: float) -> dict[str, dict[str, float]]:
+    return {"adam": options}
+
+
+# Learning rates and Adam's decay rates: tuned by OPEN's authors, as published with their later
+# code; returns: theirs too (Goldie et al., 2024, arXiv 2407.07082).
+TASKS: dict[str, Task] = {
+    "Asterix-MinAtar": Task(_MINATAR, 3e-3, _adam(b2=0.999), 15.04),
+    "Breakout-MinAtar": Task(_MINATAR, 1e-2, _adam(b2=0.99), 50.08),
+    "Freeway-MinAtar": Task(_MINATAR, 1e-3, _adam(b2=0.99), 61.84),
+    "SpaceInvaders-MinAtar": Task(_MINATAR, 7e-3, _adam(b2=0.99), 167.09),
+    "Seaquest-MinAtar": Task(_MINATAR, 3e-3, published=False),
+    "CartPole-v1": Task(_CLASSIC, 1e-3),
+    "Acrobot-v1": Task(_CLASSIC, 1e-3, published=False),
+    "MountainCar-v0": Task(_CLASSIC, 1e-3, published=False),
+    "MountainCarContinuous-v0": Task(_PENDULUM, 1e-3, published=False),
+    "Pendulum-v1": Task(_PENDULUM, 1e-3, published=False),
+    "Catch-bsuite": Task(_CLASSIC, 1e-3, published=False),
+    "ant": Task(_BRAX, 3e-4, _adam(b1=0.99, b2=0.99), 6517.31),
+    "humanoid": Task(_BRAX, 3e-4, _adam(b1=0.9, b2=0.999)),
+    "walker2d": Task(_BRAX, 1e-3, _adam(b1=0.9, b2=0.999)),
+    "hopper": Task(_BRAX, 8e-4, _adam(b1=0.9, b2=0.999)),
+    "halfcheetah": Task(_BRAX, 3e-4, published=False),
+    "reacher": Task(_BRAX, 3e-4, published=False),
+    "inverted_pendulum": Task(_BRAX, 3e-4, published=False),
+}
+
+
+def parse_environment(text: str) -> tuple[str, dict[str, Any]]:
+    """Splits `NAME[:key=value,...]`, e.g. `ant:backend=spring`, into a name and options."""
+    name, colon, tail = text.partition(":")
+    if name not in TASKS:
+        raise unknown("environment", name, TASKS)
+    # The syntax after the colon is the optimizers'.
+    options = dict(optim.OptimizerSpec.parse(f"environment:{tail}").options) if colon else {}
+    return name, options
+
+
+def make_environment(text: str) -> Environment:
+    """Builds the environment that `NAME[:key=value,...]` names.
+
+    Raises:
+        ValueError: if the name or an option is unknown, or a value is not allowed.
+    """
+    name, options = parse_environment(text)
+    return environments.make(name, **options)
+
+
+def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:
+    """Fills up an optimizer's spec with what is tuned for it on the task.
+
+    Args:
+        text: the spec, e.g. `"adam"` or `"adam:learning_rate=3e-4"`.
+        task: the task, which gives a learning rate and perhaps more.
+
+    Returns:
+        The spec with a learning rate. What the text says comes first; a text that names its own
+        learning rate gets nothing from the task.
+    """
+    spec = optim.OptimizerSpec.parse(text)
+    if spec.learning_rate is not None:
+        return spec
+    options = {"learning_rate": task.learning_rate} | dict(task.tuned.get(spec.name, {}))
+    return dataclasses.replace(spec, options=tuple((options | dict(spec.options)).items()))

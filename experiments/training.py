@@ -1,0 +1,385 @@
+"""Trains several seeds of PPO under one optimizer, with metrics, checkpoints and resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import optim
+from agents.evaluation import evaluate
+from agents.learner import Learner
+from agents.ppo import PPOConfig, ppo
+from experiments.run_directory import RunDirectory
+from experiments.settings import Settings
+from experiments.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+
+POINTS = 100  # logged points in a run, at most
+EVALUATION_EPISODES = 64
+_CHECKPOINT_SECONDS = 30.0
+_EVALUATION_STREAM = 2**31  # folded into a seed's key; iterations never get as far
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One environment, one optimizer, several seeds.
+
+    Attributes:
+        environment: `NAME[:key=value,...]`.
+        optimizer: `NAME[@WEIGHTS][:key=value,...]`, as the user wrote it.
+        steps: environment steps of each seed, at least; whole iterations are done.
+        seeds: which seeds.
+        settings: of PPO and of the chain around the optimizer.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    environment: str
+    optimizer: str
+    steps: int
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1; got {self.steps}.")
+        make_environment(self.environment)
+        optim.make(self.spec)
+
+    @property
+    def spec(self) -> optim.OptimizerSpec:
+        """The optimizer with everything filled in that the task knows better than its defaults."""
+        return resolve_optimizer(self.optimizer, TASKS[parse_environment(self.environment)[0]])
+
+    @property
+    def iterations(self) -> int:
+        """Rollouts of each seed."""
+        return math.ceil(self.steps / self.steps_per_iteration)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of a seed's rollout."""
+        return self.settings.num_envs * self.settings.num_steps
+
+    @property
+    def iterations_per_point(self) -> int:
+        """Rollouts between one logged point and the next; the last may come sooner."""
+        return math.ceil(self.iterations / POINTS)
+
+    @property
+    def points(self) -> int:
+        """Logged points."""
+        return math.ceil(self.iterations / self.iterations_per_point)
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says."""
+        name, options = parse_environment(self.environment)
+        environment = make_environment(self.environment)
+        return {
+            "format": 1,
+            "environment": name,
+            "environment_options": options,
+            "backend": getattr(environment, "backend", None),
+            "optimizer": self.optimizer,
+            "resolved_optimizer": str(self.spec),
+            "learning_rate": self.spec.learning_rate,
+            "annealed": self._annealed,
+            "steps": self.iterations * self.steps_per_iteration,
+            "seeds": list(self.seeds),
+            "iterations": self.iterations,
+            "algorithm": "ppo",
+            "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
+            "evaluation_episodes": EVALUATION_EPISODES,
+            "normaliser": TASKS[name].normaliser,
+            "versions": _versions(),
+            "git_revision": _git_revision(),
+            "machine": _machine(),
+        }
+
+    @property
+    def _annealed(self) -> bool:
+        return self.settings.anneal and optim.accepts_schedule(self.spec.name)
+
+
+class Point(NamedTuple):
+    """What is known after a logged stretch."""
+
+    number: int  # 0, 1, ...
+    step: int  # environment steps of each seed so far
+    seconds: float  # wall time since the run began
+    episode_returns: np.ndarray  # shape=(seeds,), NaN where no episode was completed
+    diverged: np.ndarray  # shape=(seeds,), bool
+
+
+def train(
+    run: RunConfig,
+    path: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> None:
+    """Trains a run into a directory, or finishes one that was cut short.
+
+    Seeds are batched on each device and spread over all devices. A seed s draws everything from
+    `jax.random.key(s)`, so that the same seed starts from the same networks and environments
+    whatever the optimizer. Runs that differ in nothing but the learning rate or the number of
+    steps share one compiled program.
+
+    Args:
+        run: what to train.
+        path: the run directory.
+        resume: continue what is in the directory. The metrics come out as without the interruption,
+            bit for bit (on the same machine and versions).
+        overwrite: replace what is in the directory.
+        on_point: called after each logged stretch.
+
+    Raises:
+        ValueError: see `RunDirectory.create`.
+    """
+    directory = RunDirectory.create(path, run.config(), resume=resume, overwrite=overwrite)
+    if directory.finished:
+        return
+    seeds = len(run.seeds)
+    mesh = _mesh(seeds)
+    over_seeds = NamedSharding(mesh, PartitionSpec("seeds"))
+    program = _program(run.environment, _without_learning_rate(run.spec), run.settings, mesh)
+    numbers = Numbers(
+        learning_rate=jnp.float32(run.spec.learning_rate), iterations=jnp.int32(run.iterations)
+    )
+    # The mesh may have room for more seeds than were asked for: those are computed and dropped.
+    padded = [*run.seeds, *run.seeds[:1] * (-seeds % mesh.size)]
+    keys = jax.device_put(jax.vmap(jax.random.key)(np.asarray(padded, np.uint32)), over_seeds)
+
+    start = time.monotonic()
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=over_seeds),
+        jax.eval_shape(program.init, numbers, keys),
+    )
+    restored = directory.restore_checkpoint(like)
+    if restored is None:
+        first, state = 0, program.init(numbers, keys)
+    else:
+        last, state, seconds = restored
+        first, start = last + 1, start - seconds
+    saved = time.monotonic()
+    for index in range(first, run.points):
+        done = index * run.iterations_per_point
+        count = min(run.iterations_per_point, run.iterations - done)
+        state, stretch = program.advance(numbers, state, jnp.int32(count))
+        rows = list(_rows(run, index, done + count, jax.device_get(stretch)))
+        seconds = time.monotonic() - start
+        directory.append("metrics.csv", rows)
+        directory.append("timing.csv", [{"point": index, "seconds": f"{seconds:.3f}"}])
+        if index + 1 == run.points or time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            directory.save_checkpoint(index, state, seconds)
+            saved = time.monotonic()
+        on_point(
+            Point(
+                index,
+                rows[0]["step"],
+                seconds,
+                np.array([float(row["episode_return"] or math.nan) for row in rows]),
+                np.array([bool(row["diverged"]) for row in rows]),
+            )
+        )
+    returns, lengths = jax.device_get(program.evaluate(numbers, state, keys))
+    directory.write(
+        "evaluation.csv",
+        [
+            {
+                "seed": seed,
+                "episode_return": repr(float(returns[i].mean())),
+                "episodes": EVALUATION_EPISODES,
+                "episode_length": repr(float(lengths[i].mean())),
+            }
+            for i, seed in enumerate(run.seeds)
+        ],
+    )
+
+
+class Numbers(NamedTuple):
+    """What a compiled program takes as data, so that many runs share it."""
+
+    learning_rate: jax.Array  # shape=(), dtype=float32
+    iterations: jax.Array  # shape=(), dtype=int32
+
+
+class Program(NamedTuple):
+    """Compiled functions over (seeds, ...) arrays; all take `Numbers` first."""
+
+    init: Callable[..., Any]  # (numbers, keys) -> state
+    advance: Callable[..., Any]  # (numbers, state, iterations) -> (state, stretch)
+    evaluate: Callable[..., Any]  # (numbers, state, keys) -> (returns, lengths)
+
+
+@functools.cache
+def _program(
+    environment_text: str, spec: optim.OptimizerSpec, settings: Settings, mesh: Mesh
+) -> Program:
+    environment = make_environment(environment_text)
+
+    def learner(numbers: Numbers) -> Learner:
+        config = ppo_config(settings, numbers.iterations)
+        return ppo(environment, config, chain(spec, settings, config, numbers.learning_rate))
+
+    def init(numbers: Numbers, keys: jax.Array) -> Any:
+        return jax.vmap(learner(numbers).init)(keys)
+
+    def advance(numbers: Numbers, state: Any, iterations: jax.Array) -> tuple[Any, Any]:
+        iterate = jax.vmap(learner(numbers).iterate)
+        metrics = jax.eval_shape(iterate, state)[1]
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        def step(_: Any, carry: Any) -> Any:
+            state, sums = carry
+            state, metrics = iterate(state)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        state, sums = jax.lax.fori_loop(0, iterations, step, (state, sums))
+        return state, (sums, iterations, jax.vmap(_finite)(state.params))
+
+    def evaluation(numbers: Numbers, state: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        policy = learner(numbers).policy
+
+        def one(state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(key, _EVALUATION_STREAM)
+            return evaluate(environment, policy(state), key, EVALUATION_EPISODES)
+
+        return jax.vmap(one)(state, keys)
+
+    seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    return Program(
+        jax.jit(shard(init, in_specs=(everywhere, seeds), out_specs=seeds)),
+        jax.jit(
+            shard(
+                advance,
+                in_specs=(everywhere, seeds, everywhere),
+                out_specs=(seeds, (seeds, everywhere, seeds)),
+            ),
+            donate_argnums=1,
+        ),
+        jax.jit(shard(evaluation, in_specs=(everywhere, seeds, seeds), out_specs=seeds)),
+    )
+
+
+def ppo_config(settings: Settings, iterations: int | jax.Array) -> PPOConfig:
+    """The part of the settings that is PPO's."""
+    names = {field.name for field in dataclasses.fields(PPOConfig)} - {"iterations"}
+    return PPOConfig(iterations, **{name: getattr(settings, name) for name in names})
+
+
+def chain(
+    spec: optim.OptimizerSpec,
+    settings: Settings,
+    config: PPOConfig,
+    learning_rate: float | jax.Array,
+) -> optax.GradientTransformation:
+    """Gradient clipping, then the optimizer, with its learning rate annealed if that is set.
+
+    The learning rate of iteration i of n is (1 - i / n) times the full one. Optimizers that take no
+    schedule keep it constant.
+    """
+
+    def annealed(count: jax.Array) -> jax.Array:
+        iteration = count // config.updates_per_iteration
+        return learning_rate * (1.0 - iteration / config.iterations)
+
+    schedule = annealed if settings.anneal and optim.accepts_schedule(spec.name) else learning_rate
+    return optax.chain(
+        optim.clip_by_network_norm(settings.max_grad_norm), optim.make(spec, schedule)
+    )
+
+
+def _without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:
+    options = tuple((key, value) for key, value in spec.options if key != "learning_rate")
+    return dataclasses.replace(spec, options=options)
+
+
+def _finite(params: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _mesh(seeds: int) -> Mesh:
+    """As many devices as the seeds can use, with equally many seeds on each."""
+    devices = jax.devices()
+    per_device = math.ceil(seeds / len(devices))
+    used = math.ceil(seeds / per_device)
+    return Mesh(np.array(devices[:used]), ("seeds",), axis_types=(AxisType.Auto,))
+
+
+def _rows(run: RunConfig, index: int, iterations: int, stretch: Any) -> Iterator[dict[str, Any]]:
+    sums, count, finite = stretch
+    for i, seed in enumerate(run.seeds):
+        episodes = int(sums["episodes"][i])
+        losses = {
+            name: repr(float(value[i]) / int(count))
+            for name, value in sums.items()
+            if not name.startswith("episode")
+        }
+        yield {
+            "point": index,
+            "step": iterations * run.steps_per_iteration,
+            "seed": seed,
+            "episode_return": repr(float(sums["episode_return_sum"][i]) / episodes)
+            if episodes
+            else "",
+            "episodes": episodes,
+            "episode_length": repr(float(sums["episode_length_sum"][i]) / episodes)
+            if episodes
+            else "",
+            "diverged": int(not finite[i]),
+        } | losses
+
+
+def _versions() -> dict[str, str]:
+    packages = ("rl-optim", "jax", "jaxlib", "flax", "optax", "gymnax", "brax", "numpy")
+    found = {name: _version(name) for name in packages}
+    return {"python": platform.python_version()} | found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that this file is in, or None outside of one."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def _machine() -> dict[str, Any]:
+    devices = jax.devices()
+    return {
+        "platform": platform.platform(terse=True),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": [devices[0].device_kind, len(devices)],
+    }
