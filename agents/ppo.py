@@ -100,6 +100,7 @@ class Transition(NamedTuple):
     final_observation: jax.Array
     episode_return: jax.Array
     episode_length: jax.Array
+    last_episode_return: jax.Array
 
 
 class Samples(NamedTuple):
@@ -140,9 +141,11 @@ def ppo(
 
     Returns:
         The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
-        and `episodes` over the episodes that ended in it, and, averaged over all updates, `loss`,
-        `policy_loss`, `value_loss`, `entropy`, `kl` (to the rollout's policy) and `gradient_norm`
-        (before any clipping).
+        and `episodes` over the episodes that ended in it; `last_return`, the mean over environments
+        of the return of the last episode that each completed (0 before the first), which is what
+        PureJaxRL and OPEN's authors plot and counts long episodes more; and, averaged over all
+        updates, `loss`, `policy_loss`, `value_loss`, `entropy`, `kl` (to the rollout's policy) and
+        `gradient_norm` (before any clipping).
 
     Raises:
         ValueError: if the minibatches do not divide a rollout, or the nonlinearity is unknown.
@@ -213,6 +216,7 @@ def ppo(
                 info["final_observation"],
                 info["episode_return"],
                 info["episode_length"],
+                info["last_episode_return"],
             )
             return (next_observation, environment_state), transition
 
@@ -327,6 +331,7 @@ def ppo(
             "episode_return_sum": jnp.sum(jnp.where(done, transitions.episode_return, 0.0)),
             "episode_length_sum": jnp.sum(jnp.where(done, transitions.episode_length, 0)),
             "episodes": jnp.sum(done, dtype=jnp.int32),
+            "last_return": jnp.mean(transitions.last_episode_return[-1]),
         }
         state = state._replace(
             params=params,

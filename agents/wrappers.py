@@ -74,25 +74,28 @@ class AutoReset(Wrapper):
 
 
 class EpisodeStatisticsState(NamedTuple):
-    """The environment's state and the present episode's sums."""
+    """The environment's state, the present episode's sums and the last episode's return."""
 
     inner: State
     episode_return: jax.Array  # shape=(), dtype=float32
     episode_length: jax.Array  # shape=(), dtype=int32
+    last_episode_return: jax.Array  # shape=(), dtype=float32
 
 
 class EpisodeStatistics(Wrapper):
-    """Reports each finished episode: `info["episode_return"]`, `["episode_length"]`, `["done"]`.
+    """Reports on episodes, in `info`.
 
-    The two numbers count up to and including this step; they are an episode's own where `done`
-    is true. Rewards are counted as the environment gives them, before any normalisation.
+    `"episode_return"` and `"episode_length"` count up to and including this step; they are a whole
+    episode's where `"done"` is true. `"last_episode_return"` is the return of the last episode that
+    was completed, 0 before the first. Rewards are counted as the environment gives them, before
+    any normalisation.
     """
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, EpisodeStatisticsState]:
         """See `Environment.reset`."""
         observation, inner = self.environment.reset(key)
         return observation, EpisodeStatisticsState(
-            inner, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+            inner, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
         )
 
     def step(self, key: jax.Array, state: EpisodeStatisticsState, action: jax.Array) -> Step:
@@ -103,15 +106,18 @@ class EpisodeStatistics(Wrapper):
         done = jnp.logical_or(terminated, truncated)
         episode_return = state.episode_return + reward
         episode_length = state.episode_length + 1
+        last_episode_return = jnp.where(done, episode_return, state.last_episode_return)
         info = info | {
             "episode_return": episode_return,
             "episode_length": episode_length,
+            "last_episode_return": last_episode_return,
             "done": done,
         }
         next_state = EpisodeStatisticsState(
             inner,
             jnp.where(done, jnp.zeros_like(episode_return), episode_return),
             jnp.where(done, jnp.zeros_like(episode_length), episode_length),
+            last_episode_return,
         )
         return observation, next_state, reward, terminated, truncated, info
 
