@@ -53,11 +53,11 @@ _PENDULUM = dataclasses.replace(
 
 
 def _adam(**options: float) -> dict[str, dict[str, float]]:
-    return {"adam": options}
+    return {"adam": options | {"eps": 1e-5}}
 
 
 # Learning rates and Adam's decay rates: tuned by OPEN's authors, as published with their later
-# code; returns: theirs too (Goldie et al., 2024, arXiv 2407.07082).
+# code, in which Adam's eps is 1e-5; returns: theirs too (Goldie et al., 2024, arXiv 2407.07082).
 TASKS: dict[str, Task] = {
     "Asterix-MinAtar": Task(_MINATAR, 3e-3, _adam(b2=0.999), 15.04),
     "Breakout-MinAtar": Task(_MINATAR, 1e-2, _adam(b2=0.99), 50.08),
