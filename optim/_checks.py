@@ -13,7 +13,10 @@ import numpy as np
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Finds the choice that is spelled most like ``name``.
+    """Finds the choice that is spelled most like ``name``, whatever the case.
+
+    First come choices that begin with ``name``, then those that contain it, then those with the
+    same letters in another order.
 
     Args:
       name: What was asked for.
@@ -28,11 +31,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     Example:
       >>> nearest("adamm", ["sgd", "adam", "lion"])
       'adam'
+      >>> nearest("break", ["freeway", "Asterix-MinAtar", "Breakout-MinAtar"])
+      'Breakout-MinAtar'
     """
     choices = sorted(choices)
     if not choices:
         raise ValueError(f"choices must hold at least one name, got none for {name!r}.")
-    return difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.0)[0]
+    wanted = name.lower()
+
+    def likeness(choice: str) -> tuple[bool, bool, bool, float]:
+        text = choice.lower()
+        ratio = difflib.SequenceMatcher(None, text, wanted).ratio()
+        return text.startswith(wanted), wanted in text, sorted(text) == sorted(wanted), ratio
+
+    return max(choices, key=likeness)
 
 
 def check_range(

@@ -253,8 +253,32 @@ def test_every_option_has_a_kind_or_is_for_python_only():
     }
 
 
-def test_nearest():
-    assert nearest("Adam", ["sgd", "adam"]) == "adam"
-    assert nearest("zzz", ["sgd"]) == "sgd"
+ENVIRONMENTS = ["Asterix-MinAtar", "Breakout-MinAtar", "CartPole-v1", "ant", "humanoid"]
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "found"),
+    [
+        ("Adam", ["adamax", "adam", "sgd"], "adam"),
+        ("adma", NAMES, "adam"),
+        ("ADAMO", NAMES, "adamo"),
+        ("rms", NAMES, "rmsprop"),
+        ("Break", ENVIRONMENTS, "Breakout-MinAtar"),
+        ("breakout", ENVIRONMENTS, "Breakout-MinAtar"),
+        ("cartpole", ENVIRONMENTS, "CartPole-v1"),
+        ("minatar", ENVIRONMENTS, "Asterix-MinAtar"),
+        ("Ant", ENVIRONMENTS, "ant"),
+        ("humanoids", ENVIRONMENTS, "humanoid"),
+        ("springs", ["generalized", "positional", "spring", "mjx"], "spring"),
+        ("env", ["--out", "--envs"], "--envs"),
+        ("zzz", ["sgd"], "sgd"),
+        ("", ["sgd"], "sgd"),
+    ],
+)
+def test_nearest(name, choices, found):
+    assert nearest(name, choices) == nearest(name, choices[::-1]) == found
+
+
+def test_nearest_of_nothing():
     with pytest.raises(ValueError, match="choices"):
         nearest("adam", [])
