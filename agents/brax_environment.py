@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +14,25 @@ from agents._promotion import relaxed_promotion, strong, typed_like
 from agents.environment import Box, Environment, Info
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences what Brax and MuJoCo say whenever they are loaded.
+
+    Brax announces that it is unmaintained; MuJoCo finds one of its models old-fashioned and writes
+    that into a file in the present folder.
+    """
+    import mujoco
+
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
 
 
 class BraxState(NamedTuple):
@@ -36,8 +57,7 @@ class BraxEnvironment(Environment):
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Brax announces on import that it is unmaintained.
+        with _without_warnings():
             from brax import envs
 
             with relaxed_promotion():

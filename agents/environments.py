@@ -66,5 +66,9 @@ def make(name: str, **options: Any) -> Environment:
     if name in BRAX:
         from agents.brax_environment import BraxEnvironment
 
+        if unknown := sorted(set(options) - {"backend", "max_episode_steps"}):
+            raise ValueError(
+                f"{name} has no option {unknown[0]!r}; it has backend, max_episode_steps."
+            )
         return BraxEnvironment(name, **options)
     raise ValueError(f"unknown environment {name!r}; choose from {', '.join(environment_names())}.")

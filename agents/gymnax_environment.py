@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnax
@@ -24,6 +25,9 @@ class GymnaxEnvironment(Environment):
 
     def __init__(self, name: str, **parameters: Any) -> None:
         self._environment, default = gymnax.make(name)
+        known = [field.name for field in dataclasses.fields(default)]
+        if unknown := sorted(set(parameters) - set(known)):
+            raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}.")
         self._parameters = default.replace(**parameters)
         self.name = name
         self.observation_shape = tuple(self._environment.observation_space(self._parameters).shape)

@@ -303,7 +303,7 @@ def ppo(
                     training_progress=training_progress,
                     batch_progress=batch_progress,
                 )
-            metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
+            metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
             return (optax.apply_updates(params, updates), optimizer_state), metrics
 
         def epoch(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
