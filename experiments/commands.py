@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,50 +14,45 @@ from rich.table import Table
 import optim
 from experiments.display import Display, Progress
 from experiments.presets import PRESETS
-from experiments.reporting import report
-from experiments.run_directory import RunDirectory, unique_names
-from experiments.settings import change_settings, unknown
+from experiments.report import report
+from experiments.run_directory import RunDirectory
+from experiments.settings import change_settings
 from experiments.tasks import TASKS, parse_environment
 from experiments.training import Point, RunConfig, train
 
 if TYPE_CHECKING:
-    from experiments.cli import Compare, Train
+    from experiments.cli import Plan
 
 
-def compare(command: Compare) -> None:
-    """Trains every optimizer on every environment, then reports."""
-    preset = None
-    if command.preset is not None:
-        if command.preset not in PRESETS:
-            raise unknown("preset", command.preset, PRESETS)
-        preset = PRESETS[command.preset]
-    envs = command.envs or (preset.envs if preset else ())
-    optimizers = command.optimizers or (preset.optimizers if preset else ())
-    if not envs or not optimizers:
-        raise ValueError(f"{'--optimizers' if envs else '--envs'} or a --preset must be given.")
-    if command.out is None and preset is None:
-        raise ValueError("--out or a --preset must be given.")
-    out = command.out or Path("runs") / str(command.preset)
-    steps = (preset.steps if preset else 1e6) if command.steps is None else command.steps
-    seeds = (preset.seeds if preset else 4) if command.seeds is None else command.seeds
-    changes = (preset.settings if preset else ()) + command.set
-    names = unique_names(envs), unique_names(optimizers)
-    runs = {
-        out / names[0][env] / names[1][optimizer]: _run_config(
-            env, optimizer, steps, seeds, changes
-        )
-        for env in envs
-        for optimizer in optimizers
+def train_all(plan: Plan) -> None:
+    """Trains runs one after the other, once it is certain that all of them may begin; reports.
+
+    Raises:
+        ValueError: if anything in the plan is unknown or not allowed.
+        OSError: if something cannot be written.
+        MemoryError: if a run does not fit into memory.
+    """
+    how = {"resume": plan.resume, "overwrite": plan.overwrite}
+    runs = {path: _run_config(plan, *names) for path, names in plan.runs.items()}
+    for path, run in runs.items():
+        RunDirectory.check(path, run.config(), **how)
+    if plan.cache:
+        _keep_compiled_programs()
+    shown = {
+        path: Progress(run.environment, run.optimizer, _steps(run)) for path, run in runs.items()
     }
-    _train_all(runs, command)
-    report(list(runs), out)
-
-
-def train_one(command: Train) -> None:
-    """Trains one optimizer on one environment, then reports."""
-    config = _run_config(command.env, command.optimizer, command.steps, command.seeds, command.set)
-    _train_all({command.out: config}, command)
-    report([command.out], command.out)
+    with Display(list(shown.values()), Console(file=sys.stderr)) as display:
+        for path, run in runs.items():
+            try:
+                _train_shown(path, run, shown[path], display, **how)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                name = f"{run.optimizer} on {run.environment}"
+                raise MemoryError(
+                    f"{name} does not fit into memory; lower num_envs or the seeds"
+                ) from error
+    report(list(runs), plan.out)
 
 
 def list_names(what: str) -> None:
@@ -89,61 +83,50 @@ def list_names(what: str) -> None:
     console.print(f"\n{note}")
 
 
-def _run_config(
-    env: str, optimizer: str, steps: float, seeds: int, changes: Iterable[str]
-) -> RunConfig:
-    if seeds < 1:
-        raise ValueError(f"--seeds must be at least 1; got {seeds}.")
-    if not 1 <= steps < 2**53 or steps != int(steps):
-        raise ValueError(f"--steps must be a whole number, at least 1; got {steps:g}.")
+def _run_config(plan: Plan, env: str, optimizer: str) -> RunConfig:
     name, _ = parse_environment(env)
-    settings = change_settings(TASKS[name].settings, changes)
-    return RunConfig(env, optimizer, int(steps), tuple(range(seeds)), settings)
-
-
-def _train_all(runs: dict[Path, RunConfig], command: Compare | Train) -> None:
-    """Trains runs one after the other, once it is certain that all of them may begin."""
-    how = {"resume": command.resume, "overwrite": command.overwrite}
-    for path, config in runs.items():
-        RunDirectory.check(path, config.config(), **how)
-    if command.cache:
-        _keep_compiled_programs()
-    console = Console(file=sys.stderr)
-    progress = {
-        path: Progress(
-            config.environment,
-            config.optimizer,
-            steps=config.iterations * config.steps_per_iteration * len(config.seeds),
-        )
-        for path, config in runs.items()
-    }
-    with Display(list(progress.values()), console) as display:
-        for path, config in runs.items():
-            _train_shown(path, config, progress[path], display, **how)
+    settings = change_settings(TASKS[name].settings, plan.settings)
+    return RunConfig(env, optimizer, plan.steps, tuple(range(plan.seeds)), settings)
 
 
 def _train_shown(
     path: Path,
-    config: RunConfig,
+    run: RunConfig,
     progress: Progress,
     display: Display,
     *,
     resume: bool,
     overwrite: bool,
 ) -> None:
+    seeds = len(run.seeds)
+
+    def on_start(step: int) -> None:
+        progress.state = "compiling"
+        progress.done = progress.done_before = step * seeds
+        display.update(progress)
+
     def on_point(point: Point) -> None:
-        progress.state = "training"
-        progress.done = point.step * len(config.seeds)
+        progress.done = point.step * seeds
+        progress.state = "training" if progress.done < progress.steps else "evaluating"
         progress.seconds = point.seconds
         progress.diverged = int(point.diverged.sum())
         display.update(progress, point.episode_returns)
 
-    progress.state = "compiling"
-    display.update(progress)
-    train(config, path, resume=resume, overwrite=overwrite, on_point=on_point)
+    train(
+        run,
+        path,
+        resume=resume,
+        overwrite=overwrite,
+        on_start=on_start,
+        on_point=on_point,
+        on_note=display.note,
+    )
     progress.state = "done"
-    progress.done = progress.steps
     display.update(progress)
+
+
+def _steps(run: RunConfig) -> int:
+    return run.step(run.points) * len(run.seeds)
 
 
 def _keep_compiled_programs() -> None:

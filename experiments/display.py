@@ -24,10 +24,11 @@ class Progress:
     optimizer: str
     steps: int  # environment steps, all seeds together
     done: int = 0
+    done_before: int = 0  # by the process that this one continues
     seconds: float = 0.0
     episode_return: float = math.nan
     diverged: int = 0
-    state: str = "waiting"  # or "compiling", "training", "done"
+    state: str = "waiting"  # or "compiling", "training", "evaluating", "done"
 
     @property
     def steps_per_second(self) -> float:
@@ -45,8 +46,7 @@ class Display:
         self._runs = runs
         self._console = console
         self._start = time.monotonic()
-        self._first_done = sum(run.done for run in runs)
-        self._last_line = 0.0
+        self._last_line = -math.inf
         self._live = (
             Live(console=console, refresh_per_second=4, transient=True)
             if console.is_terminal
@@ -67,28 +67,31 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def update(self, run: Progress, finite_returns: np.ndarray | None = None) -> None:
+    def update(self, run: Progress, episode_returns: np.ndarray | None = None) -> None:
         """Shows the runs as they stand now.
 
         Args:
             run: the one that changed.
-            finite_returns: its seeds' returns in the last stretch; NaN where there is none.
+            episode_returns: its seeds' returns in the last stretch; NaN where there is none.
         """
-        if finite_returns is not None and np.isfinite(finite_returns).any():
-            run.episode_return = float(np.nanmean(finite_returns[np.isfinite(finite_returns)]))
+        if episode_returns is not None and np.isfinite(episode_returns).any():
+            run.episode_return = float(episode_returns[np.isfinite(episode_returns)].mean())
         if self._live:
             self._live.update(self._table())
             return
         now = time.monotonic()
         if run.state in ("compiling", "done") or now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._console.print(self._line(run), highlight=False, soft_wrap=True)
+            self._console.print(self._line(run), highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, sentence: str) -> None:
+        """Says something once, above the table."""
+        self._console.print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
     def seconds_left(self) -> float:
         """Estimate from the speed so far; NaN before there is one."""
-        done = sum(run.done for run in self._runs)
-        left = sum(run.steps for run in self._runs) - done
-        new = done - self._first_done
+        left = sum(run.steps - run.done for run in self._runs)
+        new = sum(run.done - run.done_before for run in self._runs)
         return left / new * (time.monotonic() - self._start) if new else math.nan
 
     def _line(self, run: Progress) -> str:

@@ -1,100 +1,142 @@
 """Writes run directories so that a run killed at any moment can go on from its last checkpoint.
 
-`experiments.report` reads them; the files are
+`experiments.runs` reads them; the files are
 
 - `config.json`: what was asked for, and with which versions, on what machine;
 - `metrics.csv`: a row per logged point and seed. It holds no times, so that a run and its resumed
   twin write the same bytes;
 - `timing.csv`: seconds of wall time since the start, per logged point;
 - `evaluation.csv`: fresh episodes after training. It is written last: a run that has it is done;
-- `checkpoints/`: the last two states, by orbax.
+- `checkpoints/`: the last two states, by orbax, and `checkpoints.json`, their checksums.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import hashlib
 import io
 import json
+import logging
 import os
+import platform
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import orbax.checkpoint as ocp
+# Neither jax nor orbax at import: whether a directory is free is said before they are loaded.
 
-# What may differ between the start of a run and its continuation.
-_CIRCUMSTANCES = ("versions", "git_revision", "machine", "command")
+_CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
+_FILES = ("metrics.csv", "timing.csv", "evaluation.csv", "checkpoints.json", "config.json")
+_KEPT = 2  # checkpoints
+_SPARE_BYTES = 2**20  # on top of a checkpoint's arrays
 
 
 class RunDirectory:
-    """One run's files. Construct it with `create`."""
+    """One run's files. Construct it with `create`.
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    Args:
+        path: the directory.
+        seeds: the run's seeds, in the order of the rows of `metrics.csv`.
+        on_note: called with a sentence when something turns out to be damaged.
+    """
+
+    def __init__(self, path: Path, seeds: Sequence[int], on_note: Callable[[str], None]) -> None:
         self.path = path
-        self.config = config
-        self._checkpoints: ocp.CheckpointManager | None = None
+        self._seeds = seeds
+        self._on_note = on_note
+        self._manager_if_open: Any = None  # orbax's CheckpointManager
+
+    @staticmethod
+    def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
+        """Says whether a run may be written there, whatever the run is.
+
+        Raises:
+            ValueError: if the directory is in use and neither `resume` nor `overwrite` was asked
+                for, if it holds something else than a run, or if nothing can be written there.
+        """
+        if path.is_dir():
+            # A process killed at the very start leaves nothing, or this.
+            in_use = any(file.name != ".config.json.tmp" for file in path.iterdir())
+        else:
+            in_use = path.exists()
+        if in_use and not (path / "config.json").is_file():
+            raise ValueError(f"{path} exists already and is no run directory; choose another one.")
+        if in_use and not (resume or overwrite):
+            raise ValueError(
+                f"{path} exists already; use --resume to continue it or --overwrite to replace it."
+            )
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise ValueError(f"cannot write to {path}: {there} is not a writable directory.")
 
     @classmethod
     def check(cls, path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Says whether `create` may go ahead, without changing anything.
 
         Raises:
-            ValueError: if the directory is in use and neither `resume` nor `overwrite` was asked
-                for, if the run to resume was started with another configuration, or if nothing
-                can be written there.
+            ValueError: see `check_free`; or if the run to resume was started with another
+                configuration.
         """
-        existing = path / "config.json"
-        if existing.exists() and resume:
-            try:
-                old = json.loads(existing.read_text())
-            except json.JSONDecodeError:
-                raise ValueError(f"{existing} is not readable as JSON; use --overwrite.") from None
-            for key in sorted((old.keys() | config.keys()) - set(_CIRCUMSTANCES)):
-                if old.get(key) != config.get(key):
-                    raise ValueError(
-                        f"cannot resume {path}: its {key} is {old.get(key)!r}, not "
-                        f"{config.get(key)!r}."
-                    )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
-            hint = "--resume to continue it or " if existing.exists() else ""
-            raise ValueError(f"{path} exists already; use {hint}--overwrite to replace it.")
-        writable = next(parent for parent in (path, *path.parents) if parent.exists())
-        if not (writable.is_dir() and os.access(writable, os.W_OK)):
-            raise ValueError(f"cannot write to {path}: {writable} is not a writable directory.")
+        cls.check_free(path, resume=resume, overwrite=overwrite)
+        if not (resume and (path / "config.json").exists()):
+            return
+        try:
+            old = json.loads((path / "config.json").read_text())
+            given, found = _flat(config), _flat(old)
+        except (ValueError, AttributeError):
+            raise ValueError(
+                f"cannot resume {path}: its config.json is damaged; use --overwrite to start again."
+            ) from None
+        for key in [*given, *found]:
+            if key.split(".")[0] not in _CIRCUMSTANCES and given.get(key) != found.get(key):
+                difference = f"{key} is {found.get(key)!r}, not {given.get(key)!r}"
+                raise ValueError(f"cannot resume {path}: its {difference}.")
 
     @classmethod
     def create(
-        cls, path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
+        on_note: Callable[[str], None],
     ) -> RunDirectory:
         """Makes the directory, or opens the one to resume.
 
         Args:
             path: the directory.
-            config: what `config.json` is to hold.
+            config: what was asked for; `config.json` holds the circumstances too.
             resume: continue a run with the same configuration, if there is one.
-            overwrite: delete what is there first, unless it is to be resumed.
+            overwrite: delete the run that is there first, unless it is to be resumed.
+            on_note: called with a sentence when something turns out to be damaged.
 
         Raises:
             ValueError: see `check`.
         """
         cls.check(path, config, resume=resume, overwrite=overwrite)
         if not (resume and (path / "config.json").exists()):
-            if path.exists():
-                shutil.rmtree(path)
-            path.mkdir(parents=True)
-            write_atomically(path / "config.json", json.dumps(config, indent=2) + "\n")
-        return cls(path, config)
+            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            for file in _FILES:  # config.json last: as long as it is there, this is a run
+                (path / file).unlink(missing_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(dict(config) | circumstances(), indent=2)
+            write_atomically(path / "config.json", text + "\n")
+        return cls(path, config["seeds"], on_note)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete, its evaluation included."""
-        return (self.path / "evaluation.csv").exists()
+    def is_finished(self, points: int) -> bool:
+        """Whether the run is complete: all its points are logged, and its evaluation is."""
+        rows = _whole_rows(self.path / "evaluation.csv")[1:]
+        return len(rows) == len(self._seeds) and len(self._logged()) == points
 
     def append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows to `metrics.csv` or `timing.csv`, after a header if the file is new."""
-        path = self.path / file
-        with open(path, "a", newline="") as stream:
+        with open(self.path / file, "a", newline="") as stream:
             stream.write(_csv(rows, header=stream.tell() == 0))
 
     def write(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -102,17 +144,34 @@ class RunDirectory:
         write_atomically(self.path / file, _csv(rows, header=True))
 
     def save_checkpoint(self, point: int, state: Any, seconds: float) -> None:
-        """Saves the state after the logged point `point`; the two last ones are kept."""
-        self._manager().save(
-            point,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                progress=ocp.args.JsonSave({"seconds": seconds}),
-            ),
-        )
+        """Saves the state after the logged point `point`; the two last ones are kept.
+
+        Raises:
+            OSError: if the disk is full or cannot be written to.
+        """
+        import jax
+        import orbax.checkpoint as ocp
+
+        # A disk that fills up while orbax writes makes its threads print pages of traceback.
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
+        if shutil.disk_usage(self.path).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        with _quiet():
+            self._manager().save(
+                point,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    progress=ocp.args.JsonSave({"seconds": seconds}),
+                ),
+            )
+        checksums = {str(kept): _checksum(folder) for kept, folder in self._checkpoints().items()}
+        write_atomically(self.path / "checkpoints.json", json.dumps(checksums) + "\n")
 
     def restore_checkpoint(self, like: Any) -> tuple[int, Any, float] | None:
-        """Loads the last checkpoint, and forgets what was logged after it.
+        """Loads the last checkpoint that is whole, and forgets what was logged after it.
+
+        One that is damaged, or that comes after a point missing from `metrics.csv`, is deleted and
+        the one before it is taken.
 
         Args:
             like: a state of `jax.ShapeDtypeStruct`, with shardings.
@@ -121,46 +180,182 @@ class RunDirectory:
             `(point, state, seconds)`, or None if there is no checkpoint, in which case all that
             was logged is forgotten.
         """
-        point = self._manager().latest_step()
-        for file in ("metrics.csv", "timing.csv"):
-            self._forget(file, after=-1 if point is None else point)
-        if point is None:
-            return None
-        restored = self._manager().restore(
-            point,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
-            ),
-        )
-        return point, restored["state"], float(restored["progress"]["seconds"])
+        logged, checksums = self._logged(), self._checksums()
+        restored: tuple[int, Any, float] | None = None
+        for point, folder in sorted(self._checkpoints().items(), reverse=True):
+            try:
+                if point >= len(logged):
+                    raise ValueError(f"metrics.csv is damaged after point {len(logged) - 1}")
+                if checksums.get(str(point), checksum := _checksum(folder)) != checksum:
+                    raise ValueError("its checksum does not match")
+                restored = (point, *self._load(point, like))
+                break
+            except Exception as error:  # orbax raises whatever it stumbles upon
+                reason = " ".join(str(error).split())[:200]
+                self._on_note(f"the checkpoint {folder} cannot be used: {reason}.")
+                shutil.rmtree(folder)
+                self._manager_if_open = None
+        if restored is None and logged:
+            self._on_note(f"{self.path} has no checkpoint to go on from; it starts again.")
+        kept = 0 if restored is None else restored[0] + 1
+        self._keep("metrics.csv", [line for lines in logged[:kept] for line in lines])
+        timing = _whole_rows(self.path / "timing.csv")[1:]
+        self._keep("timing.csv", [row for row in timing if float(row.split(",")[0]) < kept])
+        return restored
 
-    def _forget(self, file: str, after: int) -> None:
+    def _logged(self) -> list[list[str]]:
+        """The rows of `metrics.csv`, point by point, up to the first that is not as written."""
+        points: list[list[str]] = []
+        point: list[str] = []
+        for row in _whole_rows(self.path / "metrics.csv")[1:]:
+            if row.split(",")[:3:2] != [str(len(points)), str(self._seeds[len(point)])]:
+                break
+            point.append(row)
+            if len(point) == len(self._seeds):
+                points.append(point)
+                point = []
+        return points
+
+    def _keep(self, file: str, rows: Sequence[str]) -> None:
+        """Leaves a CSV file with its header and these rows, or no file if there are none."""
         path = self.path / file
-        if not path.exists():
-            return
-        header, *lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= after]
-        if kept:
-            write_atomically(path, header + "".join(kept))
+        if rows:
+            write_atomically(path, "".join([_whole_rows(path)[0], *rows]))
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
-    def _manager(self) -> ocp.CheckpointManager:
-        if self._checkpoints is None:
-            self._checkpoints = ocp.CheckpointManager(
-                (self.path / "checkpoints").absolute(),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=2, enable_async_checkpointing=False
+    def _checkpoints(self) -> dict[int, Path]:
+        """The folders of complete checkpoints, by point; orbax renames them when complete."""
+        folder = self.path / "checkpoints"
+        found = folder.iterdir() if folder.is_dir() else ()
+        return {int(path.name): path for path in found if path.name.isdecimal()}
+
+    def _checksums(self) -> dict[str, str]:
+        """The checksums by point. One may be missing: it is written after its checkpoint."""
+        try:
+            return dict(json.loads((self.path / "checkpoints.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _load(self, point: int, like: Any) -> tuple[Any, float]:
+        import orbax.checkpoint as ocp
+
+        with _quiet():
+            restored = self._manager().restore(
+                point,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
                 ),
             )
-        return self._checkpoints
+        return restored["state"], float(restored["progress"]["seconds"])
+
+    def _manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._manager_if_open is None:
+            self._manager_if_open = ocp.CheckpointManager(
+                (self.path / "checkpoints").absolute(),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=_KEPT, enable_async_checkpointing=False
+                ),
+            )
+        return self._manager_if_open
 
 
-def write_atomically(path: Path, text: str) -> None:
+def circumstances() -> dict[str, Any]:
+    """What `config.json` says about where a run was started, and with what."""
+    import jax
+
+    packages = ("rl-optim", "jax", "jaxlib", "flax", "optax", "gymnax", "brax", "numpy")
+    devices = jax.devices()
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: _version(package) for package in packages},
+        "git_revision": _git_revision(),
+        "machine": {
+            "platform": platform.platform(terse=True),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "devices": [devices[0].device_kind, len(devices)],
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that this file belongs to, or None outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not installed within another's
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that at any moment it is the old one or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run_paths(
+    out: Path, environments: Iterable[str], optimizers: Iterable[str]
+) -> dict[tuple[str, str], Path]:
+    """Where a comparison trains each environment under each optimizer.
+
+    Raises:
+        ValueError: if a text is given twice, or two differ only in what no directory name holds.
+
+    Examples:
+        >>> run_paths(Path("runs"), ["ant:backend=spring"], ["adam"])
+        {('ant:backend=spring', 'adam'): PosixPath('runs/ant-backend=spring/adam')}
+    """
+    names = [_unique_names(texts) for texts in (environments, optimizers)]
+    return {
+        (environment, optimizer): out / names[0][environment] / names[1][optimizer]
+        for environment in names[0]
+        for optimizer in names[1]
+    }
+
+
+def _unique_names(texts: Iterable[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for text in texts:
+        name = "".join(c if c.isalnum() or c in "._=,-" else "-" for c in text)
+        if text in names:
+            raise ValueError(f"{text!r} is given twice.")
+        if name in names.values():
+            raise ValueError(f"{text!r} and another would share the directory {name!r}.")
+        names[text] = name
+    return names
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with the keys of mappings within it joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        is_mapping = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if is_mapping else {f"{prefix}{key}": value}
+    return flat
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
@@ -172,20 +367,48 @@ def _csv(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
     return stream.getvalue()
 
 
-def directory_name(text: str) -> str:
-    """A name for a directory: the text with all but letters, digits and `._=,-` replaced."""
-    return "".join(c if c.isalnum() or c in "._=,-" else "-" for c in text)
+def _whole_rows(path: Path) -> list[str]:
+    """The header of a file and its rows up to the first that is cut off or holds no numbers."""
+    if not path.is_file():
+        return []
+    header, *rows = path.read_bytes().decode(errors="replace").splitlines(keepends=True) or [""]
+    whole = [header]
+    for row in rows:
+        cells = row.split(",")
+        if not row.endswith("\n") or len(cells) != header.count(",") + 1:
+            break
+        if not all(cell == "" or _is_number(cell) for cell in cells):
+            break
+        whole.append(row)
+    return whole
 
 
-def unique_names(texts: Iterable[str]) -> dict[str, str]:
-    """Directory names of several texts.
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
-    Raises:
-        ValueError: if a text is given twice.
-    """
-    names: dict[str, str] = {}
-    for text in texts:
-        if text in names:
-            raise ValueError(f"{text!r} is given twice.")
-        names[text] = directory_name(text)
-    return names
+
+def _checksum(folder: Path) -> str:
+    """Of the files at any depth, with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax from logging tracebacks of errors that it raises as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

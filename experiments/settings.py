@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable
 from typing import Any
 
-import optim
+# No jax at import: the command line reads numbers with `whole_number`.
 
 
 def unknown(what: str, given: str, choices: Iterable[str]) -> ValueError:
     """The error for a name that is not among the choices, which names the nearest that is."""
+    import optim
+
     return ValueError(
         f"unknown {what} {given!r}; the nearest is {optim.nearest(given, choices)!r}."
     )
+
+
+_MOST = 2**20  # of anything that is counted; far more than fits into any memory
 
 
 def _require(name: str, value: Any, allowed: str, ok: bool) -> None:
@@ -54,15 +60,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "num_steps", "epochs", "minibatches"):
-            _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+            value = getattr(self, name)
+            _require(name, value, f"in [1, {_MOST}]", 1 <= value <= _MOST)
         for name in ("discount", "trace_decay"):
             value = getattr(self, name)
             _require(name, value, "in [0, 1]", 0 <= value <= 1)
         for name in ("clip", "max_grad_norm"):
-            _require(name, getattr(self, name), "greater than 0", getattr(self, name) > 0)
+            _require(name, getattr(self, name), "in (0, inf)", 0 < getattr(self, name) < math.inf)
         for name in ("entropy_weight", "value_weight"):
-            _require(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        _require("widths", self.widths, "positive", all(width > 0 for width in self.widths))
+            _require(name, getattr(self, name), "in [0, inf)", 0 <= getattr(self, name) < math.inf)
+        widths = "x".join(map(str, self.widths))
+        _require("widths", widths, f"in [1, {_MOST}]", all(1 <= w <= _MOST for w in self.widths))
         _require(
             "nonlinearity", self.nonlinearity, "relu or tanh", self.nonlinearity in ("relu", "tanh")
         )
@@ -93,12 +101,31 @@ def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
     return dataclasses.replace(settings, **changes)
 
 
+def whole_number(text: str) -> int:
+    """Reads a whole number, which may be written as in 1e6.
+
+    Raises:
+        ValueError: if it is none.
+
+    Examples:
+        >>> whole_number("1e6"), whole_number("9007199254740993")
+        (1000000, 9007199254740993)
+    """
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
 def _parse_value(key: str, text: str, wanted: Any) -> Any:
     try:
         if wanted is bool:
             return {"true": True, "false": False}[text.lower()]
         if wanted is int:
-            return int(float(text)) if float(text).is_integer() else int(text)
+            return whole_number(text)
         if wanted is float:
             return float(text)
         if wanted is str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,19 +88,61 @@ def parse_environment(text: str) -> tuple[str, dict[str, Any]]:
     name, colon, tail = text.partition(":")
     if name not in TASKS:
         raise unknown("environment", name, TASKS)
+    if colon and not tail:
+        raise ValueError(f"environment must have the form NAME[:key=value,...], got {text!r}.")
     # The syntax after the colon is the optimizers'.
     options = dict(optim.OptimizerSpec.parse(f"environment:{tail}").options) if colon else {}
     return name, options
 
 
+@functools.cache
 def make_environment(text: str) -> Environment:
-    """Builds the environment that `NAME[:key=value,...]` names.
+    """Builds the environment that `NAME[:key=value,...]` names, once.
 
     Raises:
         ValueError: if the name or an option is unknown, or a value is not allowed.
     """
     name, options = parse_environment(text)
+    defaults = _default_options(name)
+    for key, value in options.items():
+        if key not in defaults:
+            hint = f"the nearest is {optim.nearest(key, defaults)!r}"
+            raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
+        _check_option(name, key, value, defaults[key])
     return environments.make(name, **options)
+
+
+def _default_options(name: str) -> dict[str, bool | int | float | str]:
+    """The options of an environment that a text can set."""
+    # As in agents.environments, a library is imported when it is needed.
+    if name in environments.BRAX:
+        from agents.brax_environment import BraxEnvironment
+
+        parameters = inspect.signature(BraxEnvironment).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+    import gymnax
+
+    values = vars(gymnax.make(name)[1])
+    return {key: value for key, value in values.items() if isinstance(value, bool | int | float)}
+
+
+def _check_option(name: str, key: str, value: Any, default: Any) -> None:
+    """Refuses a value of another kind than the default."""
+    option = f"option {key!r} of {name!r}"
+    if key == "backend":
+        from agents.brax_environment import BACKENDS
+
+        if value not in BACKENDS:
+            raise unknown("backend", str(value), BACKENDS)
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{option} must be true or false; got {value!r}.")
+    elif isinstance(default, int):
+        # Gymnax's and Brax's counts are all of steps; their times and sizes are floats.
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+            raise ValueError(f"{option} must be a whole number, at least 1; got {value!r}.")
+    elif isinstance(value, bool | str) or value is None or not math.isfinite(value):
+        raise ValueError(f"{option} must be a finite number; got {value!r}.")
 
 
 def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-import platform
-import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +22,12 @@ from agents.evaluation import evaluate
 from agents.learner import Learner
 from agents.ppo import PPOConfig, ppo
 from experiments.run_directory import RunDirectory
+from experiments.runs import FORMAT
 from experiments.settings import Settings
 from experiments.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
 
 POINTS = 100  # logged points in a run, at most
 EVALUATION_EPISODES = 64
-_CHECKPOINT_SECONDS = 30.0
 _EVALUATION_STREAM = 2**31  # folded into a seed's key; iterations never get as far
 
 
@@ -56,10 +53,12 @@ class RunConfig:
     settings: Settings
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1; got {self.steps}.")
         make_environment(self.environment)
         optim.make(self.spec)
+        updates = self.settings.epochs * self.settings.minibatches
+        most = (2**31 - 1) // updates * self.steps_per_iteration  # updates are counted in int32
+        if not 1 <= self.steps <= most:
+            raise ValueError(f"steps must be in [1, {most}] with these settings; got {self.steps}.")
 
     @property
     def spec(self) -> optim.OptimizerSpec:
@@ -86,12 +85,16 @@ class RunConfig:
         """Logged points."""
         return math.ceil(self.iterations / self.iterations_per_point)
 
+    def step(self, points: int) -> int:
+        """Environment steps of each seed once so many points are logged."""
+        return min(points * self.iterations_per_point, self.iterations) * self.steps_per_iteration
+
     def config(self) -> dict[str, Any]:
-        """What `config.json` says."""
+        """What `config.json` says, but for the circumstances."""
         name, options = parse_environment(self.environment)
         environment = make_environment(self.environment)
         return {
-            "format": 1,
+            "format": FORMAT,
             "environment": name,
             "environment_options": options,
             "backend": getattr(environment, "backend", None),
@@ -106,9 +109,6 @@ class RunConfig:
             "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
             "evaluation_episodes": EVALUATION_EPISODES,
             "normaliser": TASKS[name].normaliser,
-            "versions": _versions(),
-            "git_revision": _git_revision(),
-            "machine": _machine(),
         }
 
     @property
@@ -132,7 +132,10 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    on_start: Callable[[int], None] = lambda step: None,
     on_point: Callable[[Point], None] = lambda point: None,
+    on_note: Callable[[str], None] = warnings.warn,
+    checkpoint_seconds: float = 30.0,
 ) -> None:
     """Trains a run into a directory, or finishes one that was cut short.
 
@@ -146,29 +149,26 @@ def train(
         path: the run directory.
         resume: continue what is in the directory. The metrics come out as without the interruption,
             bit for bit (on the same machine and versions).
-        overwrite: replace what is in the directory.
+        overwrite: replace the run in the directory.
+        on_start: called once, with the environment steps that each seed had done before.
         on_point: called after each logged stretch.
+        on_note: called with a sentence when something in the directory turns out to be damaged.
+        checkpoint_seconds: least time between two checkpoints.
 
     Raises:
         ValueError: see `RunDirectory.create`.
+        OSError: if something cannot be written; what was logged can be resumed.
     """
-    directory = RunDirectory.create(path, run.config(), resume=resume, overwrite=overwrite)
-    if directory.finished:
-        return
-    seeds = len(run.seeds)
-    mesh = _mesh(seeds)
-    over_seeds = NamedSharding(mesh, PartitionSpec("seeds"))
-    program = _program(run.environment, _without_learning_rate(run.spec), run.settings, mesh)
-    numbers = Numbers(
-        learning_rate=jnp.float32(run.spec.learning_rate), iterations=jnp.int32(run.iterations)
+    directory = RunDirectory.create(
+        path, run.config(), resume=resume, overwrite=overwrite, on_note=on_note
     )
-    # The mesh may have room for more seeds than were asked for: those are computed and dropped.
-    padded = [*run.seeds, *run.seeds[:1] * (-seeds % mesh.size)]
-    keys = jax.device_put(jax.vmap(jax.random.key)(np.asarray(padded, np.uint32)), over_seeds)
-
+    if directory.is_finished(run.points):
+        on_start(run.iterations * run.steps_per_iteration)
+        return
+    program, numbers, keys = compiled(run)
     start = time.monotonic()
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=over_seeds),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=keys.sharding),
         jax.eval_shape(program.init, numbers, keys),
     )
     restored = directory.restore_checkpoint(like)
@@ -177,22 +177,22 @@ def train(
     else:
         last, state, seconds = restored
         first, start = last + 1, start - seconds
+    on_start(run.step(first))
     saved = time.monotonic()
     for index in range(first, run.points):
-        done = index * run.iterations_per_point
-        count = min(run.iterations_per_point, run.iterations - done)
+        count = (run.step(index + 1) - run.step(index)) // run.steps_per_iteration
         state, stretch = program.advance(numbers, state, jnp.int32(count))
-        rows = list(_rows(run, index, done + count, jax.device_get(stretch)))
+        rows = list(_rows(run, index, jax.device_get(stretch)))
         seconds = time.monotonic() - start
         directory.append("metrics.csv", rows)
         directory.append("timing.csv", [{"point": index, "seconds": f"{seconds:.3f}"}])
-        if index + 1 == run.points or time.monotonic() - saved > _CHECKPOINT_SECONDS:
+        if index + 1 == run.points or time.monotonic() - saved >= checkpoint_seconds:
             directory.save_checkpoint(index, state, seconds)
             saved = time.monotonic()
         on_point(
             Point(
                 index,
-                rows[0]["step"],
+                run.step(index + 1),
                 seconds,
                 np.array([float(row["episode_return"] or math.nan) for row in rows]),
                 np.array([bool(row["diverged"]) for row in rows]),
@@ -211,6 +211,24 @@ def train(
             for i, seed in enumerate(run.seeds)
         ],
     )
+
+
+def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
+    """A run's program, which is compiled once for all runs that can share it, and its arguments.
+
+    Returns:
+        The program, its numbers, and a key for each seed, spread over devices. There may be more
+        keys than seeds, so that every device has equally many: the surplus is computed and dropped.
+    """
+    seeds = len(run.seeds)
+    mesh = _mesh(seeds)
+    program = _program(run.environment, _without_learning_rate(run.spec), run.settings, mesh)
+    numbers = Numbers(
+        learning_rate=jnp.float32(run.spec.learning_rate), iterations=jnp.int32(run.iterations)
+    )
+    padded = [*run.seeds, *run.seeds[:1] * (-seeds % mesh.size)]
+    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
+    return program, numbers, jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
 
 
 class Numbers(NamedTuple):
@@ -324,62 +342,24 @@ def _mesh(seeds: int) -> Mesh:
     return Mesh(np.array(devices[:used]), ("seeds",), axis_types=(AxisType.Auto,))
 
 
-def _rows(run: RunConfig, index: int, iterations: int, stretch: Any) -> Iterator[dict[str, Any]]:
+def _rows(run: RunConfig, index: int, stretch: Any) -> Iterator[dict[str, Any]]:
     sums, count, finite = stretch
     for i, seed in enumerate(run.seeds):
         episodes = int(sums["episodes"][i])
-        losses = {
+        episode_mean = {
+            name: repr(float(sums[f"{name}_sum"][i]) / episodes) if episodes else ""
+            for name in ("episode_return", "episode_length")
+        }
+        yield {
+            "point": index,
+            "step": run.step(index + 1),
+            "seed": seed,
+            "episode_return": episode_mean["episode_return"],
+            "episodes": episodes,
+            "episode_length": episode_mean["episode_length"],
+            "diverged": int(not finite[i]),
+        } | {
             name: repr(float(value[i]) / int(count))
             for name, value in sums.items()
             if not name.startswith("episode")
         }
-        yield {
-            "point": index,
-            "step": iterations * run.steps_per_iteration,
-            "seed": seed,
-            "episode_return": repr(float(sums["episode_return_sum"][i]) / episodes)
-            if episodes
-            else "",
-            "episodes": episodes,
-            "episode_length": repr(float(sums["episode_length_sum"][i]) / episodes)
-            if episodes
-            else "",
-            "diverged": int(not finite[i]),
-        } | losses
-
-
-def _versions() -> dict[str, str]:
-    packages = ("rl-optim", "jax", "jaxlib", "flax", "optax", "gymnax", "brax", "numpy")
-    found = {name: _version(name) for name in packages}
-    return {"python": platform.python_version()} | found
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout that this file is in, or None outside of one."""
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None
-
-
-def _machine() -> dict[str, Any]:
-    devices = jax.devices()
-    return {
-        "platform": platform.platform(terse=True),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "devices": [devices[0].device_kind, len(devices)],
-    }
