@@ -131,8 +131,8 @@ def ppo(
     Every call of the optimizer's `update` gets, beside gradients and parameters, the keyword
     arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
     minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
-    1)) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one. One that
-    knows nothing of them works unchanged. The learner clips no gradients: that is the chain's part.
+    1), at most 1) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one.
+    One that knows nothing of them works unchanged. The learner clips no gradients: that is the chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
@@ -148,7 +148,8 @@ def ppo(
         `gradient_norm` (before any clipping).
 
     Raises:
-        ValueError: if the minibatches do not divide a rollout, or the nonlinearity is unknown.
+        ValueError: if a count is below 1, the minibatches do not divide a rollout, or the
+            nonlinearity is unknown.
 
     References:
         Schulman et al., Proximal Policy Optimization Algorithms, 2017,
@@ -188,9 +189,11 @@ def ppo(
             "actor": actor.init(actor_key, observation)["params"],
             "critic": critic.init(critic_key, observation)["params"],
         }
+        with relaxed_promotion():
+            optimizer_state = optimizer.init(params)
         return PPOState(
             params=params,
-            optimizer_state=optimizer.init(params),
+            optimizer_state=optimizer_state,
             environment_state=environment_state,
             observation=observation,
             key=key,
@@ -353,12 +356,15 @@ def ppo(
 
 
 def _progress(position: jax.Array, length: int | jax.Array) -> jax.Array:
-    """Position 0, ..., length - 1 as a share in [0, 1]; 0 where there is only one."""
+    """Position 0, ..., length - 1 as a share in [0, 1]: 0 where there is only one, 1 beyond."""
     last = jnp.maximum(jnp.asarray(length, jnp.int32) - 1, 1)
-    return position.astype(jnp.float32) / last.astype(jnp.float32)
+    return jnp.minimum(position.astype(jnp.float32) / last.astype(jnp.float32), 1.0)
 
 
 def _check(config: PPOConfig) -> None:
+    for name in ("num_envs", "num_steps", "epochs", "minibatches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
     if config.steps_per_iteration % config.minibatches:
         raise ValueError(
             f"minibatches must divide num_envs * num_steps = {config.steps_per_iteration}; "

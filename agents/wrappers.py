@@ -148,7 +148,8 @@ class RunningMoments(NamedTuple):
     @classmethod
     def zeros(cls, shape: tuple[int, ...]) -> RunningMoments:
         """Mean 0 and variance 1, as if almost nothing had been seen."""
-        return cls(jnp.full((), 1e-4, jnp.float32), jnp.zeros(shape), jnp.ones(shape))
+        dtype = jnp.float32
+        return cls(jnp.full((), 1e-4, dtype), jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
 
     def update(self, samples: jax.Array) -> RunningMoments:
         """Takes in samples of shape (batch, *shape)."""

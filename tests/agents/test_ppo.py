@@ -694,6 +694,8 @@ def test_size_of_the_networks_on_breakout():
     ("setting", "message"),
     [
         ({"minibatches": 3}, "minibatches.*160.*got 3"),
+        ({"minibatches": 0}, "minibatches must be at least 1; got 0"),
+        ({"num_envs": 0}, "num_envs must be at least 1; got 0"),
         ({"nonlinearity": "gelu"}, "nonlinearity.*relu, tanh.*'gelu'"),
     ],
 )
