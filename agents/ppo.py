@@ -132,7 +132,8 @@ def ppo(
     arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
     minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
     1), at most 1) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one.
-    One that knows nothing of them works unchanged. The learner clips no gradients: that is the chain's part.
+    One that knows nothing of them works unchanged. The learner clips no gradients: that is the
+    chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
