@@ -1,0 +1,55 @@
+# `make demo` and `make test` install what they need into .venv, then run. They need Python 3.11 or
+# newer with pip, and make; another interpreter can be named: make demo PYTHON=python3.12
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+ifeq ($(PYTHON),)
+$(error rl-optim needs Python 3.11 or newer, and none was found)
+endif
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+SOURCES := $(shell find optim agents experiments -name '*.py') pyproject.toml README.md
+# pip reads the first for what it installs, and the second for what it builds the wheel with.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint wheel clean
+
+demo: $(VENV)/installed
+	$(BIN)/rl-optim compare --preset quickstart --out runs/quickstart --overwrite
+
+# From an empty folder, so that the installed wheel is what is tested. PYTEST_ARGS=--slow for all.
+test: $(VENV)/installed-dev
+	cd "$$(mktemp -d)" && RL_OPTIM_TEST_INSTALLED=1 $(BIN)/python -P -m pytest \
+		-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n 2 --dist worksteal -q \
+		$(PYTEST_ARGS) $(CURDIR)/tests
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --wheel
+
+clean:
+	rm -rf $(VENV) dist runs
+
+$(VENV)/requirements: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+$(VENV)/requirements-dev: $(VENV)/requirements
+	$(BIN)/python -m pip install --quiet '.[dev]'
+	touch $@
+
+$(VENV)/installed: $(VENV)/requirements $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed $(VENV)/requirements-dev
+	touch $@
