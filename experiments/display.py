@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -111,8 +112,8 @@ class Display:
         table.add_column("state")
         for run in self._runs:
             table.add_row(
-                run.environment,
-                run.optimizer,
+                Text(run.environment),
+                Text(run.optimizer),
                 f"{100 * run.done / run.steps:.0f} %",
                 f"{run.steps_per_second:,.0f}" if run.done else "",
                 _number(run.episode_return),

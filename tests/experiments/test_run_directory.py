@@ -247,7 +247,7 @@ def test_overwriting_leaves_what_is_not_the_runs(run: Path) -> None:
 
 
 def refusal(path: Path, config: dict[str, Any] = CONFIG, **how: bool) -> str:
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=str(path)) as caught:
         create(path, config, **how)
     return str(caught.value)
 

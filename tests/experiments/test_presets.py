@@ -1,0 +1,32 @@
+"""Every preset can be run as it stands."""
+
+import pytest
+
+from experiments.cli import Compare, _plan
+from experiments.commands import _run_config
+from experiments.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(
+    name: str, tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    preset = PRESETS[name]
+    assert preset.description.endswith(".")
+    plan = _plan(Compare(preset=name))
+    assert (plan.steps, plan.seeds, plan.settings) == (preset.steps, preset.seeds, preset.settings)
+    pairs = [(env, optimizer) for env in preset.envs for optimizer in preset.optimizers]
+    assert list(plan.runs.values()) == pairs
+    for path, names in plan.runs.items():
+        assert path.parts[:2] == ("runs", name)
+        run = _run_config(plan, *names)  # makes the environment and the optimizer
+        assert run.config()["steps"] >= preset.steps
+        assert len(run.seeds) == preset.seeds
+
+
+def test_options_replace_what_the_preset_says() -> None:
+    plan = _plan(Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",)))
+    assert list(dict.fromkeys(env for env, _ in plan.runs.values())) == ["ant"]
+    assert (plan.steps, plan.seeds) == (7, 2)
+    assert plan.settings == (*PRESETS["quickstart"].settings, "clip=0.1")

@@ -1,0 +1,81 @@
+"""Settings: values as texts, and what is refused."""
+
+import dataclasses
+import doctest
+
+import pytest
+
+from agents.ppo import PPOConfig
+from experiments import settings
+from experiments.settings import Settings, change_settings, unknown
+from experiments.training import ppo_config
+
+
+def test_texts_become_values() -> None:
+    texts = ["num_envs=1e2", "num_steps=32", "minibatches=50", "anneal=False", "clip=3e-1"]
+    texts += ["widths=256x128x8", "nonlinearity=tanh", "cached_resets=true"]
+    assert change_settings(Settings(), texts) == Settings(
+        num_envs=100,
+        num_steps=32,
+        minibatches=50,
+        anneal=False,
+        clip=0.3,
+        widths=(256, 128, 8),
+        nonlinearity="tanh",
+        cached_resets=True,
+    )
+
+
+def test_the_last_of_a_key_counts_and_the_rest_stays() -> None:
+    changed = change_settings(Settings(epochs=7), ["clip=0.1", "clip=0.3"])
+    assert (changed.clip, changed.epochs) == (0.3, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),
+        ("lambda=0.9", "unknown setting 'lambda'; the nearest is "),
+        ("clip", "a setting must have the form key=value; got 'clip'."),
+        ("=1", "unknown setting ''; the nearest is "),
+        ("epochs=1.5", "setting 'epochs' must be a whole number; got '1.5'."),
+        ("epochs=", "setting 'epochs' must be a whole number; got ''."),
+        ("epochs=inf", "setting 'epochs' must be a whole number; got 'inf'."),
+        ("epochs=0", "setting 'epochs' must be in [1, 1048576]; got 0."),
+        ("num_envs=1e12", "setting 'num_envs' must be in [1, 1048576]; got 1000000000000."),
+        ("clip=low", "setting 'clip' must be a number; got 'low'."),
+        ("clip=0", "setting 'clip' must be in (0, inf); got 0.0."),
+        ("max_grad_norm=inf", "setting 'max_grad_norm' must be in (0, inf); got inf."),
+        ("discount=1.01", "setting 'discount' must be in [0, 1]; got 1.01."),
+        ("trace_decay=nan", "setting 'trace_decay' must be in [0, 1]; got nan."),
+        ("entropy_weight=-1", "setting 'entropy_weight' must be in [0, inf); got -1.0."),
+        ("anneal=yes", "setting 'anneal' must be true or false; got 'yes'."),
+        ("nonlinearity=gelu", "setting 'nonlinearity' must be relu or tanh; got 'gelu'."),
+        ("widths=64,64", "setting 'widths' must be whole numbers joined by x, e.g. 64x64; got"),
+        ("widths=64x0", "setting 'widths' must be in [1, 1048576]; got '64x0'."),
+        ("minibatches=3", "setting 'minibatches' must be a divisor of num_envs * num_steps = 8192"),
+    ],
+)
+def test_errors(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="setting") as caught:
+        change_settings(Settings(), [text])
+    assert str(caught.value).startswith(message)
+
+
+def test_every_setting_of_ppo_is_passed_on() -> None:
+    config = ppo_config(Settings(epochs=9, widths=(3,), discount=0.5), iterations=17)
+    assert config == PPOConfig(iterations=17, epochs=9, widths=(3,), discount=0.5)
+    ours = {field.name for field in dataclasses.fields(Settings)}
+    theirs = {field.name for field in dataclasses.fields(PPOConfig)}
+    assert theirs - ours == {"iterations"}
+    assert ours - theirs == {"max_grad_norm", "anneal"}
+
+
+def test_unknown() -> None:
+    assert str(unknown("pet", "Dgo", ["cat", "dog"])) == "unknown pet 'Dgo'; the nearest is 'dog'."
+
+
+def test_doctests() -> None:
+    results = doctest.testmod(settings)
+    assert results.attempted > 0
+    assert results.failed == 0
