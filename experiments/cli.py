@@ -86,7 +86,8 @@ class Compare:
     """Environments, NAME[:key=value,...], e.g. ant:backend=spring; see `rl-optim list envs`."""
     optimizers: Annotated[tuple[str, ...], _option("OPTIMIZER", "the preset's")] = ()
     """Optimizers, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; see
-    `rl-optim list optimizers`. One without a learning rate takes the environment's, which is tuned for Adam."""
+    `rl-optim list optimizers`. One without a learning rate takes the environment's, which is tuned
+    for Adam."""
     steps: Annotated[int | None, _count("--steps"), _option("STEPS", "the preset's, or 1e6")] = None
     """Environment steps of each seed, rounded up to whole iterations."""
     seeds: Annotated[
@@ -118,7 +119,8 @@ class Train:
     """Environment, NAME[:key=value,...], e.g. ant:backend=spring; see `rl-optim list envs`."""
     optimizer: Annotated[str, _option("OPTIMIZER")]
     """Optimizer, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; see
-    `rl-optim list optimizers`. One without a learning rate takes the environment's, which is tuned for Adam."""
+    `rl-optim list optimizers`. One without a learning rate takes the environment's, which is tuned
+    for Adam."""
     out: Annotated[Path, _option("DIR")]
     """The run directory."""
     steps: Annotated[int, _count("--steps"), _option("STEPS", "1e6")] = 1_000_000
