@@ -97,6 +97,9 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
         Rows in the order of the runs, grouped by environment and backend.
 
     Examples:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from experiments.runs import Run
         >>> config = {"environment": "Catch", "backend": None, "learning_rate": 0.1,
         ...           "seeds": [0, 1], "steps": 200, "iterations": 2, "normaliser": None}
         >>> run = Run(Path("runs/catch"), config, "adam", steps=np.array([100, 200]),
