@@ -21,9 +21,39 @@ from optim.adamo import adamo
 Option = bool | int | float | str | None
 Factory = Callable[..., optax.GradientTransformation]
 
-# Our own optimizers, each with the line that describes it.
-_OWN: dict[str, tuple[Factory, str]] = {
-    "adamo": (adamo, "AdamO: Adam with a bounded pull of weight matrices to orthogonality."),
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerDetails:
+    """What there is to know about one of our own optimizers before choosing it.
+
+    Attributes:
+      factory: Builds it from a learning rate, or its weights, and options.
+      summary: One line, with a full stop, shorter than 90 characters.
+      paper: Authors, year and arXiv number.
+      inputs: What ``update`` needs besides gradients and parameters, of what a learner has, or
+        "none".
+      state: Numbers kept for each parameter.
+      cost: Computation on top of Adam's, or "none".
+      package: The optional package that it needs, or None.
+    """
+
+    factory: Factory
+    summary: str
+    paper: str
+    inputs: str = "none"
+    state: str = "2"
+    cost: str = "none"
+    package: str | None = None
+
+
+# Our own optimizers, one block each, sorted.
+_OWN: dict[str, OptimizerDetails] = {
+    "adamo": OptimizerDetails(
+        factory=adamo,
+        summary="AdamO: Adam with a bounded pull of weight matrices to orthogonality.",
+        paper="Qiao et al., 2026, arXiv 2605.01968",
+        cost="two products of each matrix with itself",
+    ),
 }
 
 # What optax offers besides, and why it is no name here.
@@ -158,12 +188,34 @@ def describe(name: str) -> str:
     """
     factory = _factory(name)
     if name in _OWN:
-        return _OWN[name][1]
+        return _OWN[name].summary
     if isinstance(factory, functools.partial):
         fixed = ", ".join(f"{key}={value}" for key, value in factory.keywords.items())
         return f"optax.{factory.func.__name__} with {fixed}."
     paragraph = (inspect.getdoc(factory) or f"optax's {name}.").split("\n\n")[0]
     return " ".join(paragraph.split())
+
+
+def details(name: str) -> OptimizerDetails | None:
+    """Tells paper, inputs, state and cost of one of our own optimizers.
+
+    Args:
+      name: One of :func:`optimizer_names`.
+
+    Returns:
+      The details; None if the optimizer is optax's.
+
+    Raises:
+      ValueError: If the name is unknown.
+
+    Example:
+      >>> details("adamo").paper
+      'Qiao et al., 2026, arXiv 2605.01968'
+      >>> details("adam") is None
+      True
+    """
+    _factory(name)
+    return _OWN.get(name)
 
 
 def accepts_schedule(name: str) -> bool:
@@ -237,7 +289,7 @@ def make(
 @functools.cache
 def _factories() -> dict[str, Factory]:
     """Ours, then optax's, then those of optax.contrib; the first of a name counts."""
-    factories = {name: factory for name, (factory, _) in _OWN.items()}
+    factories = {name: own.factory for name, own in _OWN.items()}
     for module in (optax, optax.contrib):
         for name, member in sorted(vars(module).items()):
             if _is_optimizer(name, member):
