@@ -10,9 +10,18 @@ Example:
 """
 
 from optim._checks import nearest as nearest
+from optim.adam_rel import adam_rel as adam_rel
+from optim.adam_rel import scale_by_adam_rel as scale_by_adam_rel
 from optim.adamo import adamo as adamo
 from optim.adamo import scale_by_adamo as scale_by_adamo
+from optim.cautious import cautious as cautious
+from optim.cautious import cautious_adamw as cautious_adamw
+from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
 from optim.clipping import clip_by_network_norm as clip_by_network_norm
+from optim.kron import kron as kron
+from optim.kron import scale_by_kron as scale_by_kron
+from optim.periodic_reset import adam_reset as adam_reset
+from optim.periodic_reset import reset_state as reset_state
 from optim.registry import OptimizerDetails as OptimizerDetails
 from optim.registry import OptimizerSpec as OptimizerSpec
 from optim.registry import accepts_schedule as accepts_schedule
@@ -20,17 +29,30 @@ from optim.registry import describe as describe
 from optim.registry import details as details
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
+from optim.trac import trac as trac
+from optim.trac import trac_adam as trac_adam
 
 __all__ = [
     "OptimizerDetails",
     "OptimizerSpec",
     "accepts_schedule",
+    "adam_rel",
+    "adam_reset",
     "adamo",
+    "cautious",
+    "cautious_adamw",
     "clip_by_network_norm",
     "describe",
     "details",
+    "kron",
     "make",
     "nearest",
     "optimizer_names",
+    "reset_state",
+    "scale_by_adam_rel",
     "scale_by_adamo",
+    "scale_by_cautious_adam",
+    "scale_by_kron",
+    "trac",
+    "trac_adam",
 ]

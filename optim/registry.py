@@ -16,7 +16,12 @@ import optax.contrib
 
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
+from optim.adam_rel import adam_rel
 from optim.adamo import adamo
+from optim.cautious import cautious_adamw
+from optim.kron import kron
+from optim.periodic_reset import adam_reset
+from optim.trac import trac_adam
 
 Option = bool | int | float | str | None
 Factory = Callable[..., optax.GradientTransformation]
@@ -48,11 +53,42 @@ class OptimizerDetails:
 
 # Our own optimizers, one block each, sorted.
 _OWN: dict[str, OptimizerDetails] = {
+    "adam_rel": OptimizerDetails(
+        factory=adam_rel,
+        summary="Adam-Rel: Adam whose step count starts anew with every new objective.",
+        paper="Ellis et al., 2024, arXiv 2412.17113",
+        inputs="reset, unless period is given",
+    ),
+    "adam_reset": OptimizerDetails(
+        factory=adam_reset,
+        summary="Adam whose moments and step count are reset with every new objective.",
+        paper="Asadi et al., 2023, arXiv 2306.17833",
+        inputs="reset, unless period is given",
+    ),
     "adamo": OptimizerDetails(
         factory=adamo,
         summary="AdamO: Adam with a bounded pull of weight matrices to orthogonality.",
         paper="Qiao et al., 2026, arXiv 2605.01968",
         cost="two products of each matrix with itself",
+    ),
+    "cautious_adamw": OptimizerDetails(
+        factory=cautious_adamw,
+        summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
+        paper="Liang et al., 2024, arXiv 2411.16085",
+    ),
+    "kron": OptimizerDetails(
+        factory=kron,
+        summary="PSGD-Kron: the momentum, whitened by a learned Kronecker product.",
+        paper="Li, 2015, arXiv 1512.04202; as used by Castanyer et al., 2025, arXiv 2506.15544",
+        state="1, and for each matrix the squares of its sides",
+        cost="products of each matrix with square ones, triangular solves",
+        package="psgdax",
+    ),
+    "trac": OptimizerDetails(
+        factory=trac_adam,
+        summary="TRAC over Adam: one scale of the displacement from the start, tuned online.",
+        paper="Muppidi et al., 2024, arXiv 2405.16642",
+        state="4, or 3 with exact_reference",
     ),
 }
 
@@ -283,7 +319,10 @@ def make(
     check_learning_rate(rate)
     if callable(rate) and not accepts_schedule(spec.name):
         raise ValueError(f"learning_rate must be a number for {spec.name!r}, got a schedule.")
-    return with_standard_promotion(factory(**options))
+    try:
+        return with_standard_promotion(factory(**options))
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 @functools.cache
