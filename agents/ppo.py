@@ -131,8 +131,11 @@ def ppo(
     Every call of the optimizer's `update` gets, beside gradients and parameters, the keyword
     arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
     minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
-    1)) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one. One that
-    knows nothing of them works unchanged. The learner clips no gradients: that is the chain's part.
+    1)) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one. It also
+    gets `obj_fn`, a Python function from parameters to the loss on the same minibatch, for those
+    that take second derivatives or a gradient elsewhere; it costs nothing where it is not called.
+    One that knows nothing of them works unchanged. The learner clips no gradients: that is the
+    chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
@@ -302,6 +305,7 @@ def ppo(
                     activations=activations,
                     training_progress=training_progress,
                     batch_progress=batch_progress,
+                    obj_fn=lambda params: loss_of(params, samples)[0],
                 )
             metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
             return (optax.apply_updates(params, updates), optimizer_state), metrics

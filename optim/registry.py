@@ -16,11 +16,17 @@ import optax.contrib
 
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
+from optim.adahessian import adahessian
 from optim.adam_rel import adam_rel
 from optim.adamo import adamo
+from optim.aegd import aegd
 from optim.cautious import cautious_adamw
 from optim.kron import kron
+from optim.mars import mars
 from optim.periodic_reset import adam_reset
+from optim.sania import sania
+from optim.subset_norm import subset_norm
+from optim.subspace_momentum import subspace_momentum
 from optim.trac import trac_adam
 
 Option = bool | int | float | str | None
@@ -53,6 +59,13 @@ class OptimizerDetails:
 
 # Our own optimizers, one block each, sorted.
 _OWN: dict[str, OptimizerDetails] = {
+    "adahessian": OptimizerDetails(
+        factory=adahessian,
+        summary="AdaHessian: Adam scaled by the Hessian's diagonal instead of the gradient.",
+        paper="Yao et al., 2021, arXiv 2006.00719",
+        inputs="obj_fn or hvp",
+        cost="one Hessian-vector product, about two gradients",
+    ),
     "adam_rel": OptimizerDetails(
         factory=adam_rel,
         summary="Adam-Rel: Adam whose step count starts anew with every new objective.",
@@ -71,6 +84,13 @@ _OWN: dict[str, OptimizerDetails] = {
         paper="Qiao et al., 2026, arXiv 2605.01968",
         cost="two products of each matrix with itself",
     ),
+    "aegd": OptimizerDetails(
+        factory=aegd,
+        summary="AEGD: gradient descent with an energy for each parameter that only falls.",
+        paper="Liu and Tian, 2020, arXiv 2010.05109",
+        inputs="value",
+        state="1",
+    ),
     "cautious_adamw": OptimizerDetails(
         factory=cautious_adamw,
         summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
@@ -83,6 +103,34 @@ _OWN: dict[str, OptimizerDetails] = {
         state="1, and for each matrix the squares of its sides",
         cost="products of each matrix with square ones, triangular solves",
         package="psgdax",
+    ),
+    "mars": OptimizerDetails(
+        factory=mars,
+        summary="MARS: AdamW on gradients corrected by their change, and clipped.",
+        paper="Yuan et al., 2024, arXiv 2411.10438",
+        inputs="none; if exact, obj_fn or previous_gradient",
+        state="3",
+        cost="none; if exact, one more gradient",
+    ),
+    "sania": OptimizerDetails(
+        factory=sania,
+        summary="SANIA: Polyak's step on a diagonal preconditioner, invariant to scaling.",
+        paper="Abdukhakimov et al., 2023, arXiv 2312.17369",
+        inputs="value",
+        state="1",
+    ),
+    "subset_norm": OptimizerDetails(
+        factory=subset_norm,
+        summary="Subset-norm Adam: one second moment for each row or column of a matrix.",
+        paper="Nguyen and Nguyen, 2024, arXiv 2411.07120",
+        state="1, and one for each subset",
+    ),
+    "subspace_momentum": OptimizerDetails(
+        factory=subspace_momentum,
+        summary="Subspace momentum: momentum in a few directions of each matrix only.",
+        paper="Nguyen and Nguyen, 2024, arXiv 2411.07120",
+        state="rank / shorter side of each matrix; 1 for other leaves",
+        cost="now and then a singular value decomposition of each matrix",
     ),
     "trac": OptimizerDetails(
         factory=trac_adam,
@@ -100,7 +148,6 @@ _EXCLUDED = {
     "polyak_sgd": "its step size is computed from the loss, it takes no learning_rate",
     "sam": "it wraps another optimizer",
     "schedule_free": "it wraps another optimizer; try schedule_free_adamw or schedule_free_sgd",
-    "sophia": "its estimate of the Hessian needs the loss as a function",
 }
 
 # optax asks for a key here, or warns. It also draws the same noise in every vmapped seed.
@@ -194,7 +241,8 @@ def optimizer_names() -> list[str]:
     """Lists the optimizers that :func:`make` builds, sorted.
 
     They are ours and every optimizer of ``optax`` and ``optax.contrib`` that needs no more than a
-    learning rate to build, and no more than gradients, parameters and the loss to run.
+    learning rate to build, and no more than gradients, parameters and the loss, as a number and
+  as a function, to run.
 
     Returns:
       The names.
