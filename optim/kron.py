@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -63,8 +63,7 @@ def scale_by_kron(
         )
 
     def init_fn(params: optax.Params) -> optax.OptState:
-        # The package prints the size of its state.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _at_ease():
             return direction().init(_cast(params))
 
     def update_fn(
@@ -76,11 +75,11 @@ def scale_by_kron(
         del params, extra_args
         if not jax.tree.leaves(updates):
             return updates, state
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _at_ease():
             directions, state = direction().update(_cast(updates), state)
         return jax.tree.map(lambda d, g: d.astype(g.dtype), directions, updates), state
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def kron(
@@ -183,10 +182,21 @@ def kron(
     )
 
 
+@contextlib.contextmanager
+def _at_ease() -> Iterator[None]:
+    """Bears what the package does: it prints its sizes and promotes dtypes and ranks."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
 def _psgdax() -> Any:
     try:
         # The module makes a random key at import, which must not become a tracer.
-        with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        with jax.ensure_compile_time_eval():
             import psgdax
     except ImportError as error:
         raise ImportError("kron needs the package psgdax: pip install rl-optim[kron].") from error

@@ -282,9 +282,10 @@ def _erfi(x: jax.Array) -> jax.Array:
     n = jnp.arange(1, 2 * _SAMPLES, 2, dtype=x.dtype)[None, :]
     shift = x[:, None] - _DISTANCE * n
     terms = -jnp.expm1(-4 * _DISTANCE * n * x[:, None]) / n * jnp.exp(-(shift**2))
-    # The square of a multiple of 1/32 is exact, which keeps exp from amplifying its rounding.
+    # The square of a multiple of 1/32 is exact, which keeps exp from amplifying its rounding. A
+    # second exp instead of expm1 would be merged with the first by the compiler.
     coarse = jax.lax.stop_gradient(jnp.round(x * 32) / 32)
-    square = jnp.exp(coarse**2) * jnp.exp((x - coarse) * (x + coarse))
+    square = jnp.exp(coarse**2) * (1 + jnp.expm1((x - coarse) * (x + coarse)))
     return sign * (2 / math.pi) * square * jnp.sum(terms, axis=1)
 
 

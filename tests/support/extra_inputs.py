@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Each is a function of the loss (from parameters to a scalar), the parameters and the loss's value.
-# Optimizers that are not named here need nothing.
-_NEEDED: Mapping[str, Callable[[Callable[[Any], Any], Any, Any], dict[str, Any]]] = {}
+# Each is a function of the loss, itself a function from parameters to a scalar.
+# Optimizers that are not named here need nothing; a learner passes the loss's value to all.
+_NEEDED: Mapping[str, Callable[[Callable[[Any], Any]], dict[str, Any]]] = {
+    "adahessian": lambda loss: {"obj_fn": loss},
+}
 
 
-def extra_inputs(name, loss, params, value):
+def extra_inputs(name, loss):
     """Keyword arguments for `update` of the optimizer `name`."""
-    return _NEEDED[name](loss, params, value) if name in _NEEDED else {}
+    return _NEEDED[name](loss) if name in _NEEDED else {}
