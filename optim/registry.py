@@ -16,18 +16,25 @@ import optax.contrib
 
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
+from optim.adabound import adabound, amsbound
 from optim.adahessian import adahessian
 from optim.adam_rel import adam_rel
 from optim.adamo import adamo
+from optim.adamod import adamod
+from optim.adamp import adamp, sgdp
 from optim.aegd import aegd
 from optim.cautious import cautious_adamw
+from optim.critical_momenta import adam_cm
+from optim.exadam import exadam
 from optim.kron import kron
 from optim.mars import mars
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
+from optim.swats import swats
 from optim.trac import trac_adam
+from optim.tvlars import tvlars
 
 Option = bool | int | float | str | None
 Factory = Callable[..., optax.GradientTransformation]
@@ -59,12 +66,24 @@ class OptimizerDetails:
 
 # Our own optimizers, one block each, sorted.
 _OWN: dict[str, OptimizerDetails] = {
+    "adabound": OptimizerDetails(
+        factory=adabound,
+        summary="AdaBound: Adam with bounds on its step sizes that close in on SGD's.",
+        paper="Luo et al., 2019, arXiv 1902.09843",
+    ),
     "adahessian": OptimizerDetails(
         factory=adahessian,
         summary="AdaHessian: Adam scaled by the Hessian's diagonal instead of the gradient.",
         paper="Yao et al., 2021, arXiv 2006.00719",
         inputs="obj_fn or hvp",
         cost="one Hessian-vector product, about two gradients",
+    ),
+    "adam_cm": OptimizerDetails(
+        factory=adam_cm,
+        summary="Adam with critical momenta: adds the mean of five past momenta.",
+        paper="Malviya et al., 2024, arXiv 2307.09638",
+        state="7",
+        cost="a sum over the buffer of momenta",
     ),
     "adam_rel": OptimizerDetails(
         factory=adam_rel,
@@ -84,6 +103,18 @@ _OWN: dict[str, OptimizerDetails] = {
         paper="Qiao et al., 2026, arXiv 2605.01968",
         cost="two products of each matrix with itself",
     ),
+    "adamod": OptimizerDetails(
+        factory=adamod,
+        summary="AdaMod: Adam whose step sizes may not exceed their long-term average.",
+        paper="Ding et al., 2019, arXiv 1910.12249",
+        state="3",
+    ),
+    "adamp": OptimizerDetails(
+        factory=adamp,
+        summary="AdamP: AdamW without the steps that only lengthen scale-invariant weights.",
+        paper="Heo et al., 2021, arXiv 2006.08217",
+        cost="a few norms and inner products of each matrix",
+    ),
     "aegd": OptimizerDetails(
         factory=aegd,
         summary="AEGD: gradient descent with an energy for each parameter that only falls.",
@@ -91,10 +122,21 @@ _OWN: dict[str, OptimizerDetails] = {
         inputs="value",
         state="1",
     ),
+    "amsbound": OptimizerDetails(
+        factory=amsbound,
+        summary="AMSBound: AdaBound with the largest second moment so far.",
+        paper="Luo et al., 2019, arXiv 1902.09843",
+        state="3",
+    ),
     "cautious_adamw": OptimizerDetails(
         factory=cautious_adamw,
         summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
         paper="Liang et al., 2024, arXiv 2411.16085",
+    ),
+    "exadam": OptimizerDetails(
+        factory=exadam,
+        summary="EXAdam: Adam with moments that correct each other, plus the gradient itself.",
+        paper="Adly, 2024, arXiv 2412.20302",
     ),
     "kron": OptimizerDetails(
         factory=kron,
@@ -119,6 +161,13 @@ _OWN: dict[str, OptimizerDetails] = {
         inputs="value",
         state="1",
     ),
+    "sgdp": OptimizerDetails(
+        factory=sgdp,
+        summary="SGDP: SGD without the steps that only lengthen scale-invariant weights.",
+        paper="Heo et al., 2021, arXiv 2006.08217",
+        state="1",
+        cost="a few norms and inner products of each matrix",
+    ),
     "subset_norm": OptimizerDetails(
         factory=subset_norm,
         summary="Subset-norm Adam: one second moment for each row or column of a matrix.",
@@ -132,11 +181,24 @@ _OWN: dict[str, OptimizerDetails] = {
         state="rank / shorter side of each matrix; 1 for other leaves",
         cost="now and then a singular value decomposition of each matrix",
     ),
+    "swats": OptimizerDetails(
+        factory=swats,
+        summary="SWATS: Adam that switches to SGD, with a learning rate that it estimates.",
+        paper="Keskar and Socher, 2017, arXiv 1712.07628",
+        cost="two inner products",
+    ),
     "trac": OptimizerDetails(
         factory=trac_adam,
         summary="TRAC over Adam: one scale of the displacement from the start, tuned online.",
         paper="Muppidi et al., 2024, arXiv 2405.16642",
         state="4, or 3 with exact_reference",
+    ),
+    "tvlars": OptimizerDetails(
+        factory=tvlars,
+        summary="TVLARS: steps in proportion to each layer's weights, on a sigmoid curve.",
+        paper="Do et al., 2023, arXiv 2309.14053",
+        state="1",
+        cost="two norms of each leaf",
     ),
 }
 
@@ -242,7 +304,7 @@ def optimizer_names() -> list[str]:
 
     They are ours and every optimizer of ``optax`` and ``optax.contrib`` that needs no more than a
     learning rate to build, and no more than gradients, parameters and the loss, as a number and
-  as a function, to run.
+    as a function, to run.
 
     Returns:
       The names.
