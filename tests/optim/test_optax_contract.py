@@ -4,11 +4,13 @@ Their lists of optimizers are fixed when their classes are made. The bodies are 
 out of its decorators and decorated again with our list.
 """
 
+import importlib.util
 import inspect
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from absl.testing import parameterized
 from optax._src import sharding_test
@@ -16,11 +18,38 @@ from optax.contrib import _common_test
 
 import optim
 
+
+def kron(learning_rate: optax.ScalarOrSchedule):
+    """Its other numbers must be static, which one of the tests makes tracers."""
+    return optim.kron(learning_rate)
+
+
+def cautious_sgd(learning_rate: optax.ScalarOrSchedule, scale: str):
+    return optim.cautious(optax.sgd(learning_rate, momentum=0.9), scale)
+
+
+def reset_sgd(learning_rate: optax.ScalarOrSchedule, period: int):
+    return optim.reset_state(optax.sgd(learning_rate, momentum=0.9), period)
+
+
 # One line for each optimizer: name, factory, arguments with which it converges.
 OPTIMIZERS = {
+    "adam_rel": (optim.adam_rel, {"learning_rate": 1e-2, "period": 1000}),
+    "adam_reset": (optim.adam_reset, {"learning_rate": 1e-2, "period": 1000}),
     "adamo": (optim.adamo, {"learning_rate": 1e-2}),
     "adamo_strong": (optim.adamo, {"learning_rate": 1e-2, "kappa": 0.5, "tau": 0.05}),
+    "cautious_adamw": (optim.cautious_adamw, {"learning_rate": 1e-2}),
+    "cautious_sgd": (cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}),
+    "reset_sgd": (reset_sgd, {"learning_rate": 1e-3, "period": 1000}),
+    "trac": (optim.trac_adam, {"learning_rate": 1e-2}),
+    "trac_exact": (
+        optim.trac_adam,
+        {"learning_rate": 1e-2, "s_prev": 1e-2, "exact_reference": True},
+    ),
 }
+
+if importlib.util.find_spec("psgdax"):
+    OPTIMIZERS["kron"] = (kron, {"learning_rate": 1e-3})
 
 CASES = tuple(
     {"opt_name": name, "opt_kwargs": kwargs, "wrapper_name": None, "wrapper_kwargs": None}
