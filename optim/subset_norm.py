@@ -55,12 +55,12 @@ def scale_by_subset_norm(
     Example:
       >>> import jax.numpy as jnp
       >>> direction = scale_by_subset_norm()
-      >>> grads = jnp.array([[3.0, 0.0], [4.0, 1.0], [0.0, 0.0]])
+      >>> grads = jnp.array([[5.0, 0.0], [4.0, 3.0], [0.0, 0.0]])
       >>> updates, state = direction.update(grads, direction.init(grads))
-      >>> print(updates.round(2))
-      [[1.   0.  ]
-       [0.97 0.24]
-       [0.   0.  ]]
+      >>> print(updates.round(1))
+      [[1.  0. ]
+       [0.8 0.6]
+       [0.  0. ]]
 
     References:
       Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
 from replay import assert_same_walk, replay
 
 SHAPES = {"kernel": (4, 3), "wide": (2, 5), "conv": (2, 2, 2, 3), "bias": (3,), "scale": ()}
@@ -124,7 +123,12 @@ def check_holes(optimizer):
     masked = optax.masked(optimizer, mask, mask_compatible_extra_args=True)
     chosen = {name: leaf for name, leaf in params.items() if mask[name]}
     together, _ = masked.update(
-        params, masked.init(params), params, value=jnp.ones(()), hvp=params, previous_gradient=params
+        params,
+        masked.init(params),
+        params,
+        value=jnp.ones(()),
+        hvp=params,
+        previous_gradient=params,
     )
     alone, _ = optimizer.update(
         chosen,
