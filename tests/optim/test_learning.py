@@ -1,4 +1,4 @@
-"""Every optimizer of ours trains PPO on a small task: a ball caught is worth 1, a ball missed -1."""
+"""Every optimizer of ours trains PPO on a small task: a ball caught is worth 1, missed -1."""
 
 import importlib.util
 
