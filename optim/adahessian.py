@@ -103,7 +103,8 @@ def scale_by_adahessian(
         count = optax.safe_increment(state.count)
 
         def second_moment(v: jax.Array, product: jax.Array) -> jax.Array:
-            return moving_average(v, jnp.square(_diagonal(product, spatial_averaging)), b2)
+            size = _diagonal(product.astype(wide_dtype(v.dtype)), spatial_averaging)
+            return moving_average(v, size * size, b2)
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:
             dtype = wide_dtype(m.dtype)
@@ -255,5 +256,4 @@ def _diagonal(product: jax.Array, spatial_averaging: bool) -> jax.Array:
     size = jnp.abs(product)
     if not spatial_averaging or product.ndim != 4:
         return size
-    mean = jnp.mean(size.astype(wide_dtype(size.dtype)), axis=(0, 1), keepdims=True)
-    return jnp.broadcast_to(mean, size.shape)
+    return jnp.broadcast_to(jnp.mean(size, axis=(0, 1), keepdims=True), size.shape)

@@ -40,7 +40,7 @@ def test_numpy_trace(kind, root, dtype):
 
 def direction_of(grads, value, **options):
     direction = optim.scale_by_sania(**options)
-    return direction.update(grads, direction.init(grads), value=value)[0]
+    return jax.jit(direction.update)(grads, direction.init(grads), value=value)[0]
 
 
 def test_the_step_is_whole_where_the_loss_is_large():
@@ -75,6 +75,7 @@ def test_scaled_problems_take_the_same_path(kind):
     scales = jnp.array([0.1, 1.0, 30.0])
     target = jnp.array([1.0, -2.0, 3.0])
 
+    @jax.jit
     def path(scales):
         optimizer = optim.sania(preconditioner=kind, eps=1e-12)
         params = 0.1 / scales
@@ -87,7 +88,7 @@ def test_scaled_problems_take_the_same_path(kind):
             updates, state = optimizer.update(grads, state, params, value=value)
             params = optax.apply_updates(params, updates)
             losses.append(value)
-        return np.array(losses)
+        return jnp.stack(losses)
 
     np.testing.assert_allclose(path(scales), path(jnp.ones(3)), rtol=1e-3)
 

@@ -54,10 +54,11 @@ def test_full_rank_is_momentum(projection):
     ours = optim.subspace_momentum(0.1, rank=99, projection=projection)
     momentum = optax.chain(optax.ema(0.9, debias=False), optax.scale(-0.1))
     state, their_state = ours.init(params), momentum.init(params)
+    update, their_update = jax.jit(ours.update), jax.jit(momentum.update)
     for key in range(5):
         grads = make_params(key + 1)
-        updates, state = ours.update(grads, state, params)
-        expected, their_state = momentum.update(grads, their_state, params)
+        updates, state = update(grads, state, params)
+        expected, their_state = their_update(grads, their_state, params)
         behaviour.close(updates, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -69,19 +70,19 @@ def test_projections(projection):
     )
     params = {"kernel": jnp.zeros((9, 7))}
     state = direction.init(params)
-    chosen = []
-    for i in range(9):
-        grads = {"kernel": jax.random.normal(jax.random.key(i), (9, 7))}
-        updates, state = direction.update(grads, state, params)
-        rows = state.projection["kernel"]
+    chosen, rng, update = [], np.random.default_rng(0), jax.jit(direction.update)
+    for _ in range(9):
+        grads = {"kernel": jnp.asarray(rng.normal(size=(9, 7)), jnp.float32)}
+        updates, state = update(grads, state, params)
+        grads, updates = np.asarray(grads["kernel"]), np.asarray(updates["kernel"])
+        rows = np.asarray(state.projection["kernel"])
         np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=1e-5)
         # Outside of the subspace, the gradient is untouched.
         rest = np.eye(7) - rows.T @ rows
-        np.testing.assert_allclose(updates["kernel"] @ rest, grads["kernel"] @ rest, atol=1e-5)
-        if i % 4 == 0:
-            inside = updates["kernel"] @ rows.T
-            np.testing.assert_allclose(inside, 0.5 * grads["kernel"] @ rows.T, atol=1e-5)
-        chosen.append(np.asarray(rows))
+        np.testing.assert_allclose(updates @ rest, grads @ rest, atol=1e-5)
+        if len(chosen) % 4 == 0:
+            np.testing.assert_allclose(updates @ rows.T, 0.5 * grads @ rows.T, atol=1e-5)
+        chosen.append(rows)
     changes = [np.max(np.abs(a - b)) > 1e-3 for a, b in itertools.pairwise(chosen)]
     assert changes == [False, False, False, True, False, False, False, True]
 
@@ -90,7 +91,7 @@ def test_uniform_draws_differ_between_leaves_and_keys():
     def rows(key):
         direction = optim.scale_by_subspace_momentum(rank=8, projection="uniform", key=key)
         params = {"a": jnp.ones((20, 20)), "b": jnp.ones((20, 20))}
-        return direction.update(params, direction.init(params))[1].projection
+        return jax.jit(direction.update)(params, direction.init(params))[1].projection
 
     first, second = rows(0), rows(1)
     assert np.any(first["a"] != first["b"])

@@ -7,6 +7,7 @@ from typing import Any
 # Optimizers that are not named here need nothing; a learner passes the loss's value to all.
 _NEEDED: Mapping[str, Callable[[Callable[[Any], Any]], dict[str, Any]]] = {
     "adahessian": lambda loss: {"obj_fn": loss},
+    "sophia": lambda loss: {"obj_fn": loss},
 }
 
 
