@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._leaves import moving_average
-
 
 def working_dtype(leaf: Any) -> Any:
     """The dtype in which moments are kept and steps are computed: float32, or float64 for float64.
@@ -85,7 +83,12 @@ def average(rate: Any, old: Any, new: Any) -> Any:
       >>> print(average(0.75, {"bias": jnp.zeros(2)}, {"bias": jnp.ones(2)}))
       {'bias': Array([0.25, 0.25], dtype=float32)}
     """
-    return jax.tree.map(lambda o, n: moving_average(o, n, rate), old, new)
+
+    def leaf_average(old_leaf: jax.Array, new_leaf: jax.Array) -> jax.Array:
+        decay = jnp.asarray(rate, old_leaf.dtype)
+        return decay * old_leaf + (1 - decay) * new_leaf.astype(old_leaf.dtype)
+
+    return jax.tree.map(leaf_average, old, new)
 
 
 def average_of_squares(rate: Any, old: Any, new: Any) -> Any:

@@ -222,11 +222,12 @@ def adam_cm(
 
 
 def _sum_of_norms(grads: optax.Updates, like: jax.Array) -> jax.Array:
-    """The sum of the leaves' norms, a scalar of the dtype of ``like``."""
+    """The sum of the leaves' norms, a finite scalar of the dtype of ``like``."""
     total = jnp.zeros([], like.dtype)
     for grad in jax.tree.leaves(grads):
         total = total + jnp.squeeze(norm(grad.astype(working_dtype(grad)))).astype(like.dtype)
-    return total
+    # An infinite priority would never decay.
+    return jnp.minimum(total, jnp.finfo(like.dtype).max)
 
 
 def _insert(
