@@ -90,7 +90,8 @@ def scale_by_aegd(
             return g.astype(dtype) / (2 * root(dtype)) + decay
 
         def spent(q: jax.Array, r: jax.Array) -> jax.Array:
-            r = jnp.where(state.count == 0, root(r.dtype), r)
+            # Until the first step it is 0. A sum keeps shardings where a selection would not.
+            r = r + jnp.where(state.count == 0, root(r.dtype), 0)
             return r / (1 + 2 * jnp.asarray(rate, r.dtype) * q * q)
 
         scaled_gradients = jax.tree.map(scaled, updates, params)

@@ -224,7 +224,9 @@ def subspace_momentum(
 def _check_count(name: str, value: Any, *, traced: bool) -> None:
     if traced and isinstance(value, jax.core.Tracer):
         return
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    # Outside of jit, optax.inject_hyperparams gives an array of the number.
+    allowed = int | jax.Array if traced else int
+    is_integer = isinstance(value, allowed) and jnp.asarray(value).dtype.kind in "iu"
     if not (is_integer and value >= 1):
         kind = "an integer" if traced else "a static integer"
         raise ValueError(f"{name} must be {kind} of at least 1, got {value!r}.")

@@ -35,7 +35,7 @@ def reset_sgd(learning_rate: optax.ScalarOrSchedule, period: int):
 # One line for each optimizer: name, factory, arguments with which it converges.
 OPTIMIZERS = {
     "adabound": (optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
-    "adahessian": (optim.adahessian, {"learning_rate": 1e-2}),
+    "adahessian": (optim.adahessian, {"learning_rate": 0.3}),
     "adam_cm": (optim.adam_cm, {"learning_rate": 1e-3}),
     "adam_rel": (optim.adam_rel, {"learning_rate": 1e-2, "period": 1000}),
     "adam_reset": (optim.adam_reset, {"learning_rate": 1e-2, "period": 1000}),
@@ -43,7 +43,7 @@ OPTIMIZERS = {
     "adamo_strong": (optim.adamo, {"learning_rate": 1e-2, "kappa": 0.5, "tau": 0.05}),
     "adamod": (optim.adamod, {"learning_rate": 1e-2}),
     "adamp": (optim.adamp, {"learning_rate": 1e-2}),
-    "aegd": (optim.aegd, {"learning_rate": 5e-2}),
+    "aegd": (optim.aegd, {"learning_rate": 5e-3}),
     "amsbound": (optim.amsbound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
     "cautious_adamw": (optim.cautious_adamw, {"learning_rate": 1e-2}),
     "cautious_sgd": (cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}),

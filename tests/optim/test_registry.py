@@ -254,6 +254,7 @@ def test_every_option_has_a_kind_or_is_for_python_only():
         "base_optimizer",
         "betas",
         "clip_value_fn",
+        "hessian_diagonal_fn",
         "init_step",
         "mask",
         "matrix_mask",
