@@ -42,7 +42,7 @@ def returns(spec):
         return jax.lax.scan(iterate, learner.init(key), length=CONFIG.iterations)[1]
 
     total, episodes = jax.jit(jax.vmap(lifetime))(jax.random.split(jax.random.key(0), SEEDS))
-    mean = lambda part: float(jnp.sum(total[part]) / jnp.sum(episodes[part]))  # noqa: E731
+    mean = lambda part: float(total[part].sum()) / float(episodes[part].sum())  # noqa: E731
     return mean(jnp.s_[:, :1]), mean(jnp.s_[:, -5:])
 
 
