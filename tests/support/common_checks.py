@@ -27,7 +27,8 @@ def check_dtypes(optimizer):
     """Updates have the type of the parameters, the state keeps its own; it is compiled once."""
     for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
         params, grads = behaviour.make_params(0, dtype), behaviour.make_params(1, dtype)
-        update, state = jax.jit(optimizer.update), optimizer.init(params)
+        # A new function each time: those of one function share what is compiled.
+        update, state = jax.jit(lambda *args: optimizer.update(*args)), optimizer.init(params)
         for _ in range(2):
             updates, after = update(grads, state, params)
             assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, params)
