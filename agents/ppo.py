@@ -132,8 +132,10 @@ def ppo(
     arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
     minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
     1), at most 1) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one.
-    One that knows nothing of them works unchanged. The learner clips no gradients: that is the
-    chain's part.
+    It also gets `obj_fn`, a Python function from parameters to the loss on the same minibatch, for
+    those that take second derivatives or a gradient elsewhere; it costs nothing where it is not
+    called. One that knows nothing of them works unchanged. The learner clips no gradients: that is
+    the chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
@@ -306,6 +308,7 @@ def ppo(
                     activations=activations,
                     training_progress=training_progress,
                     batch_progress=batch_progress,
+                    obj_fn=lambda params: loss_of(params, samples)[0],
                 )
             metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
             return (optax.apply_updates(params, updates), optimizer_state), metrics

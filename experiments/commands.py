@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import optim
@@ -56,31 +57,56 @@ def train_all(plan: Plan) -> None:
 
 
 def list_names(what: str) -> None:
-    """Prints environments, optimizers or presets, a line each."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
+    """Prints environments, optimizers or presets, a line each; our own optimizers have more."""
+    console = Console(highlight=False)
     match what:
         case "envs":
-            for name, task in TASKS.items():
-                source = "published settings" if task.published else "settings of its kind, untuned"
-                table.add_row(name, f"{source}; learning rate {task.learning_rate:g}")
+            rows = {
+                name: ("published settings" if task.published else "settings of its kind, untuned")
+                + f"; learning rate {task.learning_rate:g}"
+                for name, task in TASKS.items()
+            }
             note = (
                 "Brax's environments (in small letters) take :backend=generalized, positional "
                 "(default), spring or mjx; Gymnax's take their parameters, e.g. "
                 ":max_steps_in_episode=200."
             )
         case "optimizers":
+            rows, ours = {}, {}
             for name in optim.optimizer_names():
-                table.add_row(name, optim.describe(name))
+                if details := optim.details(name):
+                    ours[name] = _details_text(details)
+                else:
+                    rows[name] = optim.describe(name)
+            console.print(_names_table(ours))
+            console.print("\nFrom optax:\n")
             note = "Options follow the name: adam:learning_rate=3e-4,b2=0.99."
         case _:
-            for name, preset in PRESETS.items():
-                table.add_row(name, preset.description)
+            rows = {name: preset.description for name, preset in PRESETS.items()}
             note = "Use one with rl-optim compare --preset NAME."
-    console = Console(highlight=False)
-    console.print(table)
+    console.print(_names_table(rows))
     console.print(f"\n{note}")
+
+
+def _names_table(rows: dict[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
+def _details_text(details: optim.OptimizerDetails) -> str:
+    """What one of our own optimizers does, comes from, needs and costs."""
+    facts = [
+        f"{details.paper}; extra inputs: {details.inputs}",
+        f"state per parameter: {details.state}",
+        f"cost beyond Adam's: {details.cost}",
+    ]
+    if details.package is not None:
+        facts.append(f"needs the package {details.package}")
+    return f"{details.summary}\n[dim]{escape('; '.join(facts))}.[/dim]"
 
 
 def _run_config(plan: Plan, env: str, optimizer: str) -> RunConfig:

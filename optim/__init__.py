@@ -10,23 +10,109 @@ Example:
 """
 
 from optim._checks import nearest as nearest
+from optim.adabound import adabound as adabound
+from optim.adabound import amsbound as amsbound
+from optim.adabound import scale_by_adabound as scale_by_adabound
+from optim.adabound import scale_by_amsbound as scale_by_amsbound
+from optim.adahessian import adahessian as adahessian
+from optim.adahessian import scale_by_adahessian as scale_by_adahessian
+from optim.adam_rel import adam_rel as adam_rel
+from optim.adam_rel import scale_by_adam_rel as scale_by_adam_rel
 from optim.adamo import adamo as adamo
 from optim.adamo import scale_by_adamo as scale_by_adamo
+from optim.adamod import adamod as adamod
+from optim.adamod import scale_by_adamod as scale_by_adamod
+from optim.adamp import adamp as adamp
+from optim.adamp import scale_by_adamp as scale_by_adamp
+from optim.adamp import scale_by_sgdp as scale_by_sgdp
+from optim.adamp import sgdp as sgdp
+from optim.aegd import aegd as aegd
+from optim.aegd import scale_by_aegd as scale_by_aegd
+from optim.cautious import cautious as cautious
+from optim.cautious import cautious_adamw as cautious_adamw
+from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
 from optim.clipping import clip_by_network_norm as clip_by_network_norm
+from optim.critical_momenta import adam_cm as adam_cm
+from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
+from optim.exadam import exadam as exadam
+from optim.exadam import scale_by_exadam as scale_by_exadam
+from optim.kron import kron as kron
+from optim.kron import scale_by_kron as scale_by_kron
+from optim.mars import mars as mars
+from optim.mars import scale_by_mars as scale_by_mars
+from optim.periodic_reset import adam_reset as adam_reset
+from optim.periodic_reset import reset_state as reset_state
+from optim.registry import OptimizerDetails as OptimizerDetails
 from optim.registry import OptimizerSpec as OptimizerSpec
 from optim.registry import accepts_schedule as accepts_schedule
 from optim.registry import describe as describe
+from optim.registry import details as details
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
+from optim.sania import sania as sania
+from optim.sania import scale_by_sania as scale_by_sania
+from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
+from optim.subset_norm import subset_norm as subset_norm
+from optim.subspace_momentum import scale_by_subspace_momentum as scale_by_subspace_momentum
+from optim.subspace_momentum import subspace_momentum as subspace_momentum
+from optim.swats import scale_by_swats as scale_by_swats
+from optim.swats import swats as swats
+from optim.trac import trac as trac
+from optim.trac import trac_adam as trac_adam
+from optim.tvlars import scale_by_tvlars as scale_by_tvlars
+from optim.tvlars import tvlars as tvlars
 
 __all__ = [
+    "OptimizerDetails",
     "OptimizerSpec",
     "accepts_schedule",
+    "adabound",
+    "adahessian",
+    "adam_cm",
+    "adam_rel",
+    "adam_reset",
     "adamo",
+    "adamod",
+    "adamp",
+    "aegd",
+    "amsbound",
+    "cautious",
+    "cautious_adamw",
     "clip_by_network_norm",
     "describe",
+    "details",
+    "exadam",
+    "kron",
     "make",
+    "mars",
     "nearest",
     "optimizer_names",
+    "reset_state",
+    "sania",
+    "scale_by_adabound",
+    "scale_by_adahessian",
+    "scale_by_adam_cm",
+    "scale_by_adam_rel",
     "scale_by_adamo",
+    "scale_by_adamod",
+    "scale_by_adamp",
+    "scale_by_aegd",
+    "scale_by_amsbound",
+    "scale_by_cautious_adam",
+    "scale_by_exadam",
+    "scale_by_kron",
+    "scale_by_mars",
+    "scale_by_sania",
+    "scale_by_sgdp",
+    "scale_by_subset_norm",
+    "scale_by_subspace_momentum",
+    "scale_by_swats",
+    "scale_by_tvlars",
+    "sgdp",
+    "subset_norm",
+    "subspace_momentum",
+    "swats",
+    "trac",
+    "trac_adam",
+    "tvlars",
 ]

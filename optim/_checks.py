@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -108,3 +109,52 @@ def check_learning_rate(value: Any) -> None:
       ValueError: learning_rate must be in (0, inf), got -0.1.
     """
     check_range("learning_rate", value, 0.0, open_low=not isinstance(value, jax.Array))
+
+
+def check_period(value: Any) -> None:
+    """Refuses a concrete period that is no whole number of at least 1; ``None`` passes.
+
+    Args:
+      value: Number, array, tracer or None.
+
+    Raises:
+      ValueError: If ``value`` is a concrete number but not a whole one, or less than 1.
+
+    Example:
+      >>> check_period(None)
+      >>> check_period(0.5)
+      Traceback (most recent call last):
+      ...
+      ValueError: period must be a whole number of at least 1, or None, got 0.5.
+    """
+    if value is None or isinstance(value, jax.core.Tracer):
+        return
+    try:
+        number = np.asarray(value)
+        whole = number.dtype.kind in "iu" and bool(np.all(number >= 1))
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"period must be a whole number of at least 1, or None, got {value!r}.")
+
+
+def check_real(name: str, tree: Any) -> None:
+    """Refuses complex leaves.
+
+    Args:
+      name: Name of the optimizer, for the message.
+      tree: Gradients or parameters.
+
+    Raises:
+      ValueError: If a leaf is complex.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> check_real("TRAC", {"w": jnp.ones(2)})
+    """
+    for leaf in jax.tree.leaves(tree):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{name} must be given real gradients, got dtype {leaf.dtype}; wrap it in "
+                "optax.contrib.split_real_and_imaginary."
+            )

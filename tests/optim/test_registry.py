@@ -1,3 +1,4 @@
+import importlib.util
 import inspect
 import itertools
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from extra_inputs import extra_inputs
 
 import optim
 from optim import registry
@@ -39,6 +41,12 @@ def make_params(key):
     }
 
 
+def skip_without_its_package(name):
+    package = getattr(optim.details(name), "package", None)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
 def train(name, learning_rate, params, steps=3):
     """A loop that passes all the extra arguments a learner has."""
     optimizer = optim.make(name, learning_rate)
@@ -58,6 +66,7 @@ def train(name, learning_rate, params, steps=3):
             activations=activations,
             training_progress=jnp.float32(0.5),
             batch_progress=jnp.float32(0.5),
+            **extra_inputs(name, loss),
         )
         return (optax.apply_updates(params, updates), state), value
 
@@ -68,6 +77,7 @@ def train(name, learning_rate, params, steps=3):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_trains(name):
     """With a float; and with a tracer, vmapped over seeds, which gives the same."""
+    skip_without_its_package(name)
     stacked = jax.vmap(make_params)(jax.random.split(jax.random.key(0), 2))
     first = jax.tree.map(lambda leaf: leaf[0], stacked)
 
@@ -90,6 +100,7 @@ def test_every_optimizer_trains(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_schedules(name):
+    skip_without_its_package(name)
     params = make_params(jax.random.key(0))
     schedule = optax.linear_schedule(0.01, 0.0, 5)
     if optim.accepts_schedule(name):
@@ -243,6 +254,7 @@ def test_every_option_has_a_kind_or_is_for_python_only():
         "base_optimizer",
         "betas",
         "clip_value_fn",
+        "hessian_diagonal_fn",
         "init_step",
         "mask",
         "matrix_mask",

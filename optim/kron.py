@@ -1,0 +1,222 @@
+"""PSGD-Kron: whitening of the momentum by a Kronecker product learned with it."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim._checks import check_learning_rate, check_range
+from optim._promotion import with_standard_promotion
+
+
+def scale_by_kron(
+    b1: float = 0.9,
+    preconditioner_rate: jax.typing.ArrayLike = 0.1,
+    max_size: int = 8192,
+    max_rms: jax.typing.ArrayLike = 1.1,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Rescales updates as PSGD-Kron does, without learning rate and weight decay.
+
+    See :func:`kron` for the equations and the notes.
+
+    Args:
+      b1: Decay rate of the momentum, in (0, 1).
+      preconditioner_rate: Step size of the preconditioner, greater than 0.
+      max_size: Longest axis that gets a triangular factor; longer ones get a diagonal.
+      max_rms: Largest root mean square of the direction of a tensor, greater than 0.
+      seed: Seeds the noise of the preconditioner's updates.
+
+    Returns:
+      The transformation. Its state is that of ``psgdax``.
+
+    Raises:
+      ImportError: If ``psgdax`` is not installed.
+      ValueError: If a number is outside its range.
+
+    Example:
+      >>> import importlib.util
+      >>> import jax.numpy as jnp
+      >>> if importlib.util.find_spec("psgdax"):
+      ...     direction = scale_by_kron(max_size=16)
+      ...     updates, _ = direction.update(jnp.ones(3), direction.init(jnp.ones(3)))
+
+    References:
+      Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
+      arXiv 1512.04202.
+    """
+    check_range("b1", b1, 0.0, 1.0, open_low=True)
+    check_range("preconditioner_rate", preconditioner_rate, 0.0, open_low=True)
+    check_range("max_rms", max_rms, 0.0, open_low=True)
+    package = _psgdax()
+
+    def direction() -> optax.GradientTransformation:
+        return package.scale_by_kron(
+            b1=b1,
+            max_size_triangular=max_size,
+            max_skew_triangular=float("inf"),
+            whiten_grad=False,
+            preconditioner_lr=preconditioner_rate,
+            preconditioner_init_scale=1.0,
+            mu_dtype="float32",
+            precond_dtype="float32",
+            precond_update_precision="float32",
+            precond_grads_precision="float32",
+            preconditioner_mode="EQ",
+            track_lipschitz=False,
+            grad_clip_max_amp=max_rms,
+            # A key made here is nobody else's buffer, so the state can be donated.
+            key=jax.random.PRNGKey(seed),
+        )
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        with _at_ease():
+            return direction().init(_cast(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra_args
+        if not jax.tree.leaves(updates):
+            return updates, state
+        with _at_ease():
+            directions, state = direction().update(_cast(updates), state)
+        return jax.tree.map(lambda d, g: d.astype(g.dtype), directions, updates), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def kron(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+    preconditioner_rate: jax.typing.ArrayLike = 0.1,
+    max_size: int = 8192,
+    max_rms: jax.typing.ArrayLike = 1.1,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""PSGD with a Kronecker-factored preconditioner, Kron for short.
+
+    The computation is that of the package ``psgdax`` (``pip install rl-optim[kron]``), with the
+    settings that come nearest to the Kron of deep RL at scale: equivariant updates of triangular
+    factors that whiten the momentum.
+
+    A tensor with k axes has one upper triangular factor :math:`Q_i` for each, starting at the
+    identity. With momentum :math:`m`, noise :math:`V \sim N(0, I)`, :math:`A` the momentum times
+    all :math:`Q_i` along their axes and :math:`B` the noise times all :math:`Q_i^{-\top}`, now and
+    then
+
+    .. math::
+
+      Q_i \leftarrow Q_i - \mu\, \operatorname{triu}(A_i A_i^\top - B_i B_i^\top)\, Q_i
+        / \|A_i A_i^\top + B_i B_i^\top\|
+
+    where :math:`A_i` is unfolded along axis i and the norm is a lower bound of the spectral one;
+    and at every update, with d the momentum times :math:`Q_i^\top Q_i` along every axis,
+
+    .. math::
+
+      \theta \leftarrow \theta - \alpha\, (d \min(1, \rho / \operatorname{rms}(d))
+        + \lambda \theta).
+
+    The preconditioner is updated always in the first 500 updates, then ever less, down to 3 of 100.
+
+    Args:
+      learning_rate: Step size, greater than 0, or a schedule. In deep RL a third of Adam's has been
+        used.
+      b1: Decay rate of the momentum, in (0, 1).
+      weight_decay: Strength :math:`\lambda` of the decoupled weight decay, at least 0.
+      weight_decay_mask: Booleans that select the decayed leaves: a pytree that mirrors the
+        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
+        those with two axes or more.
+      preconditioner_rate: Step size :math:`\mu` of the preconditioner, greater than 0.
+      max_size: Longest axis that gets a triangular factor; longer ones get a diagonal.
+      max_rms: Largest root mean square :math:`\rho` of the direction of a tensor, greater than 0.
+      seed: Seeds the noise of the preconditioner's updates.
+
+    Returns:
+      The optimizer. It computes in float32; ``update`` needs the parameters and ignores extra
+      arguments.
+
+    Raises:
+      ImportError: If ``psgdax`` is not installed.
+      ValueError: If a number is outside its range.
+
+    Example:
+      >>> import importlib.util
+      >>> import jax.numpy as jnp
+      >>> if importlib.util.find_spec("psgdax"):
+      ...     optimizer = kron(learning_rate=1e-3)
+      ...     params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
+      ...     updates, state = optimizer.update(params, optimizer.init(params), params)
+
+    References:
+      Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
+      arXiv 1512.04202; Castanyer et al., `Stable Gradients for Stable Learning at Scale in Deep
+      Reinforcement Learning <https://arxiv.org/abs/2506.15544>`_, 2025, arXiv 2506.15544.
+
+    .. note::
+      It differs from the PyTorch Kron of those experiments: the preconditioner is updated at random
+      with the scheduled probability instead of at set times; the momentum starts as a plain mean
+      instead of being corrected; kernels of convolutions keep all their axes.
+
+    .. note::
+      Under ``jax.vmap`` the preconditioner is computed at every update, used or not, and the noise
+      is the same for all members unless ``seed`` is mapped too. Members of an ensemble on a leading
+      axis share factors unless the optimizer is vmapped over that axis.
+
+    .. note::
+      ``b1``, ``max_size`` and the size of the state must be known when the program is compiled:
+      name ``b1`` and ``max_size`` in ``static_args`` of :func:`optax.inject_hyperparams`.
+    """
+    check_learning_rate(learning_rate)
+    check_range("weight_decay", weight_decay, 0.0)
+    mask = _matrices if weight_decay_mask is None else weight_decay_mask
+    return optax.chain(
+        scale_by_kron(
+            b1=b1,
+            preconditioner_rate=preconditioner_rate,
+            max_size=max_size,
+            max_rms=max_rms,
+            seed=seed,
+        ),
+        with_standard_promotion(optax.add_decayed_weights(weight_decay, mask)),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+@contextlib.contextmanager
+def _at_ease() -> Iterator[None]:
+    """Bears what the package does: it prints its sizes and promotes dtypes and ranks."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+def _psgdax() -> Any:
+    try:
+        # The module makes a random key at import, which must not become a tracer.
+        with jax.ensure_compile_time_eval():
+            import psgdax
+    except ImportError as error:
+        raise ImportError("kron needs the package psgdax: pip install rl-optim[kron].") from error
+    return psgdax
+
+
+def _matrices(params: optax.Params) -> Any:
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
+
+
+def _cast(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)

@@ -1,0 +1,264 @@
+"""Subspace momentum: momentum in a few directions of each matrix, plain gradients in the rest."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim._checks import check_learning_rate, check_range, check_real
+from optim._leaves import as_key, moving_average, wide_dtype
+from optim._promotion import with_standard_promotion
+
+Projection = Literal["svd", "uniform", "topk"]
+
+
+class ScaleBySubspaceMomentumState(NamedTuple):
+    """State of :func:`scale_by_subspace_momentum`."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
+    key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
+    # Of a matrix: shape (rank, longer axis), in float32 at least. Of any other leaf: like it.
+    mu: optax.Updates
+    # Of a matrix: shape (rank, shorter axis), in float32 at least, orthonormal rows. Of any other
+    # leaf: optax.MaskedNode().
+    projection: optax.Updates
+
+
+def scale_by_subspace_momentum(
+    b1: jax.typing.ArrayLike = 0.9,
+    rank: int = 16,
+    update_proj_gap: int = 200,
+    projection: Projection = "svd",
+    key: jax.Array | int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Replaces gradients by their subspace momentum.
+
+    See :func:`subspace_momentum` for the equations, the arguments and the notes.
+
+    Args:
+      b1: Decay rate of the momentum, in [0, 1).
+      rank: Dimensions of the subspace, an integer of at least 1.
+      update_proj_gap: Steps between two choices of the subspace, an integer of at least 1.
+      projection: ``"svd"``, ``"uniform"`` or ``"topk"``.
+      key: Key or seed of the choice of ``"uniform"``.
+
+    Returns:
+      The transformation.
+
+    Raises:
+      ValueError: If ``projection`` is unknown or a number is outside its range; from ``update``, if
+        a gradient is complex.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> direction = scale_by_subspace_momentum(rank=1)
+      >>> grads = jnp.diag(jnp.array([1.0, 5.0]))
+      >>> updates, state = direction.update(grads, direction.init(grads))
+      >>> print(updates.round(1))
+      [[1.  0. ]
+       [0.  0.5]]
+
+    References:
+      Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
+      Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
+      2411.07120.
+    """
+    check_range("b1", b1, 0.0, 1.0)
+    _check_count("rank", rank, traced=False)
+    _check_count("update_proj_gap", update_proj_gap, traced=True)
+    if projection not in get_args(Projection):
+        raise ValueError(
+            f"projection must be one of {', '.join(get_args(Projection))}, got {projection!r}."
+        )
+
+    def init_momentum(p: jax.Array) -> jax.Array:
+        if p.ndim != 2:
+            return jnp.zeros_like(p)
+        return jnp.zeros((min(rank, *p.shape), max(p.shape)), wide_dtype(p.dtype))
+
+    def init_projection(p: jax.Array) -> Any:
+        if p.ndim != 2:
+            return optax.MaskedNode()
+        return jnp.zeros((min(rank, *p.shape), min(p.shape)), wide_dtype(p.dtype))
+
+    def init_fn(params: optax.Params) -> ScaleBySubspaceMomentumState:
+        return ScaleBySubspaceMomentumState(
+            count=jnp.zeros([], jnp.int32),
+            key=as_key(key),
+            mu=jax.tree.map(init_momentum, params),
+            projection=jax.tree.map(init_projection, params),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleBySubspaceMomentumState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleBySubspaceMomentumState]:
+        del params, extra_args
+        check_real("subspace_momentum", updates)
+        due = state.count % jnp.asarray(update_proj_gap, jnp.int32) == 0
+        new_key, draw_key = jax.random.split(state.key)
+        leaves = jax.tree.leaves(updates)
+        treedef: Any = jax.tree.structure(updates)
+        keys = jax.random.split(draw_key, max(len(leaves), 1))
+        momenta = treedef.flatten_up_to(state.mu)
+        projections = treedef.flatten_up_to(state.projection)
+        directions = []
+        for i, g in enumerate(leaves):
+            if g.ndim != 2:
+                momenta[i] = moving_average(momenta[i], g, b1)
+                directions.append(momenta[i])
+                continue
+            tall = g.shape[0] > g.shape[1]
+            wide = g.astype(wide_dtype(g.dtype))
+            wide = wide.T if tall else wide
+            chosen = _refresh(due, keys[i], wide, projections[i], projection)
+            projected = _product(chosen, wide)
+            momenta[i] = moving_average(jnp.where(due, 0, momenta[i]), projected, b1)
+            total = wide + _product(chosen.T, momenta[i] - projected)
+            directions.append((total.T if tall else total).astype(g.dtype))
+            projections[i] = chosen
+        new_state = ScaleBySubspaceMomentumState(
+            optax.safe_increment(state.count),
+            new_key,
+            treedef.unflatten(momenta),
+            treedef.unflatten(projections),
+        )
+        return treedef.unflatten(directions), new_state
+
+    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+def subspace_momentum(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    rank: int = 16,
+    update_proj_gap: int = 200,
+    projection: Projection = "svd",
+    key: jax.Array | int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent with subspace momentum.
+
+    Momentum is kept for :math:`k` directions of each matrix only. In all other directions the
+    gradient is followed as it is. With the gradient :math:`G`, transposed if it has more rows than
+    columns, and a matrix :math:`P` of :math:`k` orthonormal rows,
+
+    .. math::
+
+      \begin{align*}
+        M &\leftarrow \beta_1 M + (1 - \beta_1)\, P G \\
+        \theta &\leftarrow \theta - \alpha \left( P^\top M + (G - P^\top P G) \right)
+      \end{align*}
+
+    Every ``update_proj_gap`` steps, the first included, :math:`P` is chosen anew from the present
+    gradient and :math:`M` starts at 0. All leaves but matrices have ordinary momentum,
+    :math:`m \leftarrow \beta_1 m + (1 - \beta_1)\, g`. There is no bias correction.
+
+    Args:
+      learning_rate: Step size, greater than 0, or a schedule.
+      b1: Decay rate of the momentum, in [0, 1).
+      rank: Dimensions :math:`k` of the subspace, an integer of at least 1 that is not traced;
+        matrices whose shorter axis has fewer keep momentum in all directions.
+      update_proj_gap: Steps between two choices of the subspace, an integer of at least 1.
+      projection: How the subspace is chosen. ``"svd"``: the first left singular vectors of
+        :math:`G`. ``"uniform"``: rows of :math:`G` at random. ``"topk"``: the rows of :math:`G`
+        with the largest norms.
+      key: Key or seed of the choice of ``"uniform"``.
+
+    Returns:
+      The optimizer. ``update`` ignores extra arguments.
+
+    Raises:
+      ValueError: If ``projection`` is unknown or a number is outside its range; from ``update``, if
+        a gradient is complex.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> loss = lambda params: jnp.sum(params**2)
+      >>> optimizer = subspace_momentum(learning_rate=0.1, rank=1)
+      >>> params = jnp.diag(jnp.array([1.0, 5.0]))
+      >>> state = optimizer.init(params)
+      >>> for _ in range(5):
+      ...     grads = jax.grad(loss)(params)
+      ...     updates, state = optimizer.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(params.round(1))
+      [[0.3 0. ]
+       [0.  3.7]]
+      >>> state[0].mu.shape
+      (1, 2)
+
+    References:
+      Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
+      Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
+      2411.07120.
+
+    .. note::
+      Here the momentum starts at 0 in the step that chooses a new subspace. The authors' code still
+      uses the old momentum in that step and sets it to 0 for the next. ``rank`` and
+      ``update_proj_gap`` have defaults of our own, sized for the networks of reinforcement
+      learning; subspaces are always taken along the shorter axis.
+
+    .. note::
+      A matrix is a leaf with exactly two axes. Under ``jax.vmap``, the decompositions run one after
+      the other: on a CPU, two batched ones at once can wait for each other for ever. Only steps
+      that choose a subspace pay for it. The choice is a constant to ``jax.grad``.
+
+    .. note::
+      The draws of ``"uniform"`` depend on ``key`` and the step only: under ``jax.vmap`` every seed
+      draws the same rows, unless ``key`` is mapped too.
+    """
+    check_learning_rate(learning_rate)
+    return optax.chain(
+        scale_by_subspace_momentum(
+            b1=b1, rank=rank, update_proj_gap=update_proj_gap, projection=projection, key=key
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _check_count(name: str, value: Any, *, traced: bool) -> None:
+    if traced and isinstance(value, jax.core.Tracer):
+        return
+    # Outside of jit, optax.inject_hyperparams gives an array of the number.
+    allowed = int | jax.Array if traced else int
+    is_integer = isinstance(value, allowed) and jnp.asarray(value).dtype.kind in "iu"
+    if not (is_integer and value >= 1):
+        kind = "an integer" if traced else "a static integer"
+        raise ValueError(f"{name} must be {kind} of at least 1, got {value!r}.")
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """A product in full precision: what is projected out must cancel."""
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def _refresh(
+    due: jax.Array, key: jax.Array, g: jax.Array, old: jax.Array, projection: Projection
+) -> jax.Array:
+    """Chooses a new subspace where it is due. One at a time under vmap, with a real branch."""
+    rank, rows = old.shape
+
+    def choose(key: jax.Array, g: jax.Array) -> jax.Array:
+        if projection == "svd":
+            # Singular vectors do not change with size, and unit size cannot overflow.
+            largest = jnp.max(jnp.abs(g), initial=0)
+            unit = g / jnp.where(largest > 0, largest, 1)
+            return jnp.linalg.svd(unit, full_matrices=False)[0].T[:rank].astype(old.dtype)
+        if projection == "uniform":
+            chosen = jax.random.permutation(key, rows)[:rank]
+        else:
+            largest = jnp.max(jnp.abs(g), initial=0)
+            unit = g / jnp.where(largest > 0, largest, 1)
+            chosen = jax.lax.top_k(jnp.sum(unit * unit, axis=1), rank)[1]
+        return jax.nn.one_hot(chosen, rows, dtype=old.dtype)
+
+    @jax.custom_batching.sequential_vmap
+    def refresh(due: jax.Array, key: jax.Array, g: jax.Array, old: jax.Array) -> jax.Array:
+        return jax.lax.cond(due, lambda: choose(key, g), lambda: old)
+
+    return refresh(due, key, jax.lax.stop_gradient(g), jax.lax.stop_gradient(old))
