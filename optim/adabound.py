@@ -66,7 +66,7 @@ def scale_by_adabound(
       >>> params = jnp.ones(2)
       >>> grads = jnp.array([1.0, 10.0])
       >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates.round(3))  # Adam: 1 and 1; the bounds are 1 and 4 times the moments
+      >>> print(updates.round(3))  # The step sizes are clipped to 1 and 4.
       [0.4 1. ]
 
     References:

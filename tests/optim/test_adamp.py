@@ -107,13 +107,17 @@ def test_projected_steps_are_tangential(factory):
     w, g = rng.normal(size=(2, 40, 3))
     with jax.enable_x64(True):
         optimizer = factory(0.1)
-        columns = jnp.asarray(g - w * np.sum(g * w, 0) / np.sum(w * w, 0))
-        updates, _ = optimizer.update(columns, optimizer.init(jnp.asarray(w)), jnp.asarray(w))
+        columns = g - w * np.sum(g * w, 0) / np.sum(w * w, 0)
+        updates, _ = optimizer.update(
+            jnp.asarray(columns), optimizer.init(jnp.asarray(w)), jnp.asarray(w)
+        )
         np.testing.assert_allclose(np.sum(updates * w, axis=0), 0, atol=1e-6)
         assert np.linalg.norm(updates) > 0.01
 
-        tilt = columns + 5.0 * jnp.asarray(w) * np.array([1.0, -1.0, 0.0]) / np.sum(w * w, 0)
-        updates, _ = optimizer.update(tilt, optimizer.init(jnp.asarray(w)), jnp.asarray(w))
+        tilt = columns + 5.0 * w * np.array([1.0, -1.0, 0.0]) / np.sum(w * w, 0)
+        updates, _ = optimizer.update(
+            jnp.asarray(tilt), optimizer.init(jnp.asarray(w)), jnp.asarray(w)
+        )
         np.testing.assert_allclose(np.sum(updates * w), 0, atol=1e-6)
         if factory is optim.sgdp:
             assert np.max(np.abs(np.sum(updates * w, axis=0))) > 1e-3

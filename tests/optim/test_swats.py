@@ -1,5 +1,7 @@
 """SWATS against a NumPy transcription, Adam, SGD and cases worked by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,8 +136,8 @@ def test_each_seed_switches_on_its_own():
 
 
 def test_behaviour():
-    check_behaviour(optim.swats, needs_params=False)
-    check_behaviour(lambda rate: optim.swats(rate, tolerance=0.5), needs_params=False)
+    # A tolerance at which it switches.
+    check_behaviour(functools.partial(optim.swats, tolerance=0.5), needs_params=False)
     decay_rate = ("[0, 1)", [1.0, -0.1])
     check_ranges(
         optim.swats,

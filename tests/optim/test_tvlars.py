@@ -1,6 +1,5 @@
 """TVLARS against a NumPy transcription, LARS and cases worked by hand."""
 
-import functools
 import math
 
 import jax
@@ -113,7 +112,6 @@ def test_ensemble_is_each_member_alone(axes):
 
 def test_behaviour():
     check_behaviour(optim.tvlars)
-    check_behaviour(functools.partial(optim.tvlars, variant="repo"))
     positive = ("(0, inf)", [0.0, -1.0])
     check_ranges(
         optim.tvlars,
