@@ -5,6 +5,7 @@ Every message names the argument, the value it got and the values it takes.
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -158,3 +159,69 @@ def check_real(name: str, tree: Any) -> None:
                 f"{name} must be given real gradients, got dtype {leaf.dtype}; wrap it in "
                 "optax.contrib.split_real_and_imaginary."
             )
+
+
+def check_params(optimizer: str, params: Any) -> None:
+    """Refuses missing parameters.
+
+    Args:
+      optimizer: Name of the optimizer, for the message.
+      params: What ``update`` got.
+
+    Raises:
+      ValueError: If ``params`` is None.
+    """
+    if params is None:
+        raise ValueError(
+            f"params must be the current parameters in {optimizer}'s update, got None."
+        )
+
+
+def missing(optimizer: str, argument: str, meaning: str) -> ValueError:
+    """The error to raise where an extra argument is needed but was not passed.
+
+    Args:
+      optimizer: Name of the optimizer.
+      argument: Name of the argument.
+      meaning: What is to be passed, a word or two.
+
+    Returns:
+      The error.
+
+    Example:
+      >>> print(missing("aegd", "value", "the loss"))
+      value must be the loss in aegd's update, got None: update(grads, state, params, value=...).
+    """
+    return ValueError(
+        f"{argument} must be {meaning} in {optimizer}'s update, got None: "
+        f"update(grads, state, params, {argument}=...)."
+    )
+
+
+def static_integer(name: str, value: Any, low: int) -> int:
+    """Reads an argument that shapes depend on.
+
+    Args:
+      name: Name of the argument, for the message.
+      value: The argument.
+      low: Smallest allowed value.
+
+    Returns:
+      The integer.
+
+    Raises:
+      ValueError: If ``value`` is traced, no integer or less than ``low``.
+
+    Example:
+      >>> static_integer("capacity", 0, 1)
+      Traceback (most recent call last):
+      ...
+      ValueError: capacity must be a static integer of at least 1, got 0.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if number < low or isinstance(value, bool):
+        raise ValueError(f"{name} must be a static integer of at least {low}, got {value!r}.")
+    return number

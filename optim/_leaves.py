@@ -1,42 +1,113 @@
-"""Arithmetic of single leaves and checks of what `update` is given."""
+"""Arithmetic of leaves and of trees of moments, which are kept in float32 at least."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
-def wide_dtype(dtype: jax.typing.DTypeLike) -> Any:
-    """The dtype to compute in: ``dtype``, but at least float32.
+def working_dtype(leaf: Any) -> Any:
+    """The dtype in which moments are kept and steps are computed: float32, or float64 for float64.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> print(wide_dtype(jnp.bfloat16), wide_dtype(jnp.float32))
-      float32 float32
-    """
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def moving_average(average: jax.Array, value: jax.Array, decay: jax.typing.ArrayLike) -> jax.Array:
-    """Moves an average towards a value, in float32 at least; keeps the average's dtype.
+    In bfloat16 an average with a decay rate of 0.999 would stand still: what is added to it
+    vanishes in the rounding.
 
     Args:
-      average: The average so far.
-      value: What it moves towards, of the same shape.
-      decay: Share of the old average that stays.
+      leaf: Anything with a real floating-point dtype.
 
     Returns:
-      The new average.
+      The dtype.
+
+    Raises:
+      ValueError: If the leaf is complex.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> print(moving_average(jnp.zeros(2), jnp.ones(2), 0.75))
-      [0.25 0.25]
+      >>> print(jnp.dtype(working_dtype(jnp.ones(2, jnp.bfloat16))))
+      float32
     """
-    dtype = wide_dtype(average.dtype)
-    decay = jnp.asarray(decay, dtype)
-    moved = decay * average.astype(dtype) + (1 - decay) * value.astype(dtype)
-    return moved.astype(average.dtype)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"params must be real, got dtype {leaf.dtype}; wrap the optimizer in "
+            "optax.contrib.split_real_and_imaginary."
+        )
+    return jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype
+
+
+def widest_dtype(tree: Any) -> Any:
+    """The working dtype of what is computed from all leaves at once.
+
+    Args:
+      tree: Pytree of real leaves, which may be empty.
+
+    Returns:
+      The dtype of the widest leaf, at least float32.
+
+    Example:
+      >>> print(jnp.dtype(widest_dtype({})))
+      float32
+    """
+    dtypes = [working_dtype(leaf) for leaf in jax.tree.leaves(tree)]
+    return max(dtypes, key=lambda dtype: jnp.dtype(dtype).itemsize, default=jnp.float32)
+
+
+def working_zeros(params: optax.Params) -> Any:
+    """Zeros like the parameters, in the working dtype.
+
+    Args:
+      params: Pytree of real leaves.
+
+    Returns:
+      A pytree that mirrors ``params``.
+
+    Example:
+      >>> print(working_zeros({"bias": jnp.ones(2, jnp.bfloat16)})["bias"].dtype)
+      float32
+    """
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=working_dtype(leaf)), params)
+
+
+def average(rate: Any, old: Any, new: Any) -> Any:
+    """Moving average of each leaf, in the dtype of the old one.
+
+    Args:
+      rate: Decay rate.
+      old: Pytree of averages, in the working dtype.
+      new: Pytree of the values to add, of any floating-point dtype.
+
+    Returns:
+      ``rate * old + (1 - rate) * new``.
+
+    Example:
+      >>> print(average(0.75, {"bias": jnp.zeros(2)}, {"bias": jnp.ones(2)}))
+      {'bias': Array([0.25, 0.25], dtype=float32)}
+    """
+
+    def leaf_average(old_leaf: jax.Array, new_leaf: jax.Array) -> jax.Array:
+        decay = jnp.asarray(rate, old_leaf.dtype)
+        return decay * old_leaf + (1 - decay) * new_leaf.astype(old_leaf.dtype)
+
+    return jax.tree.map(leaf_average, old, new)
+
+
+def average_of_squares(rate: Any, old: Any, new: Any) -> Any:
+    """Like :func:`average`, of the squares of the new values.
+
+    Args:
+      rate: Decay rate.
+      old: Pytree of averages, in the working dtype.
+      new: Pytree of the values whose squares to add.
+
+    Returns:
+      ``rate * old + (1 - rate) * new**2``.
+
+    Example:
+      >>> print(average_of_squares(0.75, jnp.zeros(()), jnp.full((), 2.0)))
+      1.0
+    """
+    # Cast first: squares of float16 overflow early.
+    squares = jax.tree.map(lambda o, n: jnp.square(n.astype(o.dtype)), old, new)
+    return average(rate, old, squares)
 
 
 def bias_correction(
@@ -44,7 +115,7 @@ def bias_correction(
 ) -> jax.Array:
     """The share of a moving average that is not its initial zero, after ``count`` steps.
 
-    It errs as :func:`moving_average` does where ``1 - decay`` is rounded, so that a quotient of the
+    It errs as :func:`average` does where ``1 - decay`` is rounded, so that a quotient of the
     two is exact to the last digits.
 
     Args:
@@ -56,11 +127,97 @@ def bias_correction(
       ``1 - decay ** count``.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> print(bias_correction(0.5, jnp.array(2), jnp.float32))
       0.75
     """
     return 1 - jnp.asarray(decay, dtype) ** count.astype(dtype)
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """Square root with a derivative of zero at zero, where the root's own is infinite.
+
+    Args:
+      x: Numbers of at least 0.
+
+    Returns:
+      The roots.
+
+    Example:
+      >>> print(jax.grad(safe_sqrt)(0.0), jax.grad(safe_sqrt)(4.0))
+      0.0 0.25
+    """
+    is_zero = x == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, x)))
+
+
+def norm(x: jax.Array, axis: tuple[int, ...] | None = None) -> jax.Array:
+    """Euclidean norm with a derivative of zero at zero. The reduced axes are kept, of length 1.
+
+    Args:
+      x: Array.
+      axis: Axes to reduce, all if None.
+
+    Returns:
+      The norms.
+
+    Example:
+      >>> print(norm(jnp.array([[3.0, 4.0]])))
+      [[5.]]
+    """
+    return safe_sqrt(jnp.sum(x * x, axis=axis, keepdims=True))
+
+
+def inner_product(tree: Any, other: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """The inner product of two trees as vectors.
+
+    Args:
+      tree: Pytree of arrays.
+      other: Pytree of the same shapes.
+      dtype: Dtype to compute in.
+
+    Returns:
+      A scalar of that dtype.
+
+    Example:
+      >>> print(inner_product({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}, jnp.float32))
+      6.0
+    """
+    products = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), tree, other)
+    return sum(jax.tree.leaves(products), start=jnp.zeros([], dtype))
+
+
+def at_count(number: optax.ScalarOrSchedule, count: Any) -> jax.typing.ArrayLike:
+    """The value of a number or schedule at a step, counted from 0 as optax does.
+
+    Args:
+      number: Number, tracer or schedule.
+      count: Number of steps taken before.
+
+    Returns:
+      The value.
+
+    Example:
+      >>> at_count(0.1, 0), at_count(lambda count: 2 * count, 3)
+      (0.1, 6)
+    """
+    return number(count) if callable(number) else number
+
+
+def broadcast_prefix(prefix: Any, tree: Any) -> Any:
+    """Copies each leaf of a prefix tree to all leaves of the subtree that it stands for.
+
+    Args:
+      prefix: Pytree that mirrors ``tree`` or is a prefix of it.
+      tree: Any pytree.
+
+    Returns:
+      A pytree that mirrors ``tree``.
+
+    Example:
+      >>> broadcast_prefix({"actor": 0, "critic": 1}, {"actor": 5, "critic": {"kernel": 6}})
+      {'actor': 0, 'critic': {'kernel': 1}}
+    """
+    return jax.tree.map(lambda leaf, sub: jax.tree.map(lambda _: leaf, sub), prefix, tree)
 
 
 def as_key(key: jax.Array | int) -> jax.Array:
@@ -78,40 +235,3 @@ def as_key(key: jax.Array | int) -> jax.Array:
     """
     is_key = jnp.ndim(key) > 0 or jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
     return jnp.asarray(key) if is_key else jax.random.PRNGKey(key)
-
-
-def check_params(optimizer: str, params: Any) -> None:
-    """Refuses missing parameters.
-
-    Args:
-      optimizer: Name of the optimizer, for the message.
-      params: What ``update`` got.
-
-    Raises:
-      ValueError: If ``params`` is None.
-    """
-    if params is None:
-        raise ValueError(
-            f"params must be the current parameters in {optimizer}'s update, got None."
-        )
-
-
-def missing(optimizer: str, argument: str, meaning: str) -> ValueError:
-    """The error to raise where an extra argument is needed but was not passed.
-
-    Args:
-      optimizer: Name of the optimizer.
-      argument: Name of the argument.
-      meaning: What is to be passed, a word or two.
-
-    Returns:
-      The error.
-
-    Example:
-      >>> print(missing("aegd", "value", "the loss"))
-      value must be the loss in aegd's update, got None: update(grads, state, params, value=...).
-    """
-    return ValueError(
-        f"{argument} must be {meaning} in {optimizer}'s update, got None: "
-        f"update(grads, state, params, {argument}=...)."
-    )

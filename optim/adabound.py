@@ -8,13 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_range
-from optim._leaves import bias_correction
-from optim._moments import (
-    average,
-    average_of_squares,
-    safe_sqrt,
-    working_zeros,
-)
+from optim._leaves import average, average_of_squares, bias_correction, safe_sqrt, working_zeros
 
 
 class ScaleByAdaboundState(NamedTuple):

@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
+from optim._checks import check_learning_rate, check_params, check_range, missing
 from optim._leaves import (
     as_key,
+    average,
+    average_of_squares,
     bias_correction,
-    check_params,
-    missing,
-    moving_average,
-    wide_dtype,
+    safe_sqrt,
+    working_zeros,
 )
-from optim._promotion import with_standard_promotion
 
 
 class ScaleByAdaHessianState(NamedTuple):
@@ -24,8 +23,8 @@ class ScaleByAdaHessianState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
-    mu: optax.Updates  # like params: average gradient
-    nu: optax.Updates  # like params: average square of the Hessian's diagonal
+    mu: optax.Updates  # like params, at least float32: average gradient
+    nu: optax.Updates  # like mu: average square of the Hessian's diagonal
 
 
 def scale_by_adahessian(
@@ -78,8 +77,8 @@ def scale_by_adahessian(
         return ScaleByAdaHessianState(
             count=jnp.zeros([], jnp.int32),
             key=as_key(key),
-            mu=jax.tree.map(jnp.zeros_like, params),
-            nu=jax.tree.map(jnp.zeros_like, params),
+            mu=working_zeros(params),
+            nu=working_zeros(params),
         )
 
     def update_fn(
@@ -93,7 +92,6 @@ def scale_by_adahessian(
     ) -> tuple[optax.Updates, ScaleByAdaHessianState]:
         del extra_args
         check_params("adahessian", params)
-        check_real("adahessian", updates)
         new_key, probe_key = jax.random.split(state.key)
         if hvp is None:
             if obj_fn is None:
@@ -102,22 +100,21 @@ def scale_by_adahessian(
             _, hvp = jax.jvp(jax.grad(obj_fn), (params,), (probe,))
         count = optax.safe_increment(state.count)
 
-        def second_moment(v: jax.Array, product: jax.Array) -> jax.Array:
-            size = _diagonal(product.astype(wide_dtype(v.dtype)), spatial_averaging)
-            return moving_average(v, size * size, b2)
+        def diagonal(v: jax.Array, product: jax.Array) -> jax.Array:
+            return _diagonal(product.astype(v.dtype), spatial_averaging)
 
-        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
-            dtype = wide_dtype(m.dtype)
-            m_hat = m.astype(dtype) / bias_correction(b1, count, dtype)
-            root = jnp.sqrt(v.astype(dtype) / bias_correction(b2, count, dtype))
-            power = jnp.asarray(hessian_power, dtype)
-            return (m_hat / (root**power + jnp.asarray(eps, dtype))).astype(m.dtype)
+        def direction(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+            dtype = m.dtype
+            root = safe_sqrt(v / bias_correction(b2, count, dtype))
+            denominator = _power(root, jnp.asarray(hessian_power, dtype)) + jnp.asarray(eps, dtype)
+            return (m / bias_correction(b1, count, dtype) / denominator).astype(g.dtype)
 
-        mu = jax.tree.map(lambda m, g: moving_average(m, g, b1), state.mu, updates)
-        nu = jax.tree.map(second_moment, state.nu, hvp)
-        return jax.tree.map(direction, mu, nu), ScaleByAdaHessianState(count, new_key, mu, nu)
+        mu = average(b1, state.mu, updates)
+        nu = average_of_squares(b2, state.nu, jax.tree.map(diagonal, state.nu, hvp))
+        updates = jax.tree.map(direction, updates, mu, nu)
+        return updates, ScaleByAdaHessianState(count, new_key, mu, nu)
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def adahessian(
@@ -220,19 +217,17 @@ def adahessian(
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
-    return with_standard_promotion(
-        optax.chain(
-            scale_by_adahessian(
-                b1=b1,
-                b2=b2,
-                eps=eps,
-                hessian_power=hessian_power,
-                spatial_averaging=spatial_averaging,
-                key=key,
-            ),
-            optax.add_decayed_weights(weight_decay, weight_decay_mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    return optax.chain(
+        scale_by_adahessian(
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            hessian_power=hessian_power,
+            spatial_averaging=spatial_averaging,
+            key=key,
+        ),
+        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -249,6 +244,13 @@ def _rademacher_like(key: jax.Array, params: optax.Params) -> optax.Params:
 
     drawn = [signs(keys[i], leaf) for i, leaf in enumerate(leaves)]
     return jax.tree.unflatten(jax.tree.structure(params), drawn)
+
+
+def _power(root: jax.Array, power: jax.Array) -> jax.Array:
+    """The power with a derivative of zero at zero, where its own may be infinite."""
+    is_zero = root == 0
+    at_zero = jnp.where(power > 0, 0, jnp.ones_like(root))
+    return jnp.where(is_zero, at_zero, jnp.where(is_zero, 1, root) ** power)
 
 
 def _diagonal(product: jax.Array, spatial_averaging: bool) -> jax.Array:

@@ -6,7 +6,6 @@ steps) and not arXiv 2606.09762 (isometry for continual learning).
 """
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range
+from optim._checks import check_learning_rate, check_params, check_range, static_integer
+from optim._leaves import broadcast_prefix, norm, working_dtype
 from optim._promotion import with_standard_promotion
 
 
@@ -80,7 +80,7 @@ def scale_by_adamo(
     adam = with_standard_promotion(optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root))
 
     def correct(grad: Any, adam_update: Any, param: Any, constrained: Any, axes: Any) -> Any:
-        axes = _static_axes(axes)
+        axes = static_integer("ensemble_axes", axes, 0)
         if not constrained or param.ndim - axes < 2 or param.size == 0:
             return adam_update
         if jnp.iscomplexobj(param):
@@ -98,8 +98,7 @@ def scale_by_adamo(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         del extra_args
-        if params is None:
-            raise ValueError("params must be the current parameters in AdamO's update, got None.")
+        check_params("AdamO", params)
         adam_updates, state = adam.update(updates, state)
         mask = matrix_mask(params) if callable(matrix_mask) else matrix_mask
         corrected = jax.tree.map(
@@ -107,8 +106,8 @@ def scale_by_adamo(
             updates,
             adam_updates,
             params,
-            _broadcast(True if mask is None else mask, updates),
-            _broadcast(0 if ensemble_axes is None else ensemble_axes, updates),
+            broadcast_prefix(True if mask is None else mask, updates),
+            broadcast_prefix(0 if ensemble_axes is None else ensemble_axes, updates),
         )
         return corrected, state
 
@@ -238,21 +237,6 @@ def adamo(
     )
 
 
-def _broadcast(prefix: Any, tree: Any) -> Any:
-    """Copies each leaf of a prefix tree to all leaves of the subtree it stands for."""
-    return jax.tree.map(lambda leaf, sub: jax.tree.map(lambda _: leaf, sub), prefix, tree)
-
-
-def _static_axes(axes: Any) -> int:
-    try:
-        number = operator.index(axes)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ValueError(f"ensemble_axes must be static integers of at least 0, got {axes!r}.")
-    return number
-
-
 def _correction(
     grad: jax.Array,
     adam_update: jax.Array,
@@ -264,8 +248,7 @@ def _correction(
     axes: int,
 ) -> jax.Array:
     """The correction of one leaf, member by member, in float32 or float64."""
-    # The corrections of bfloat16 and float16 weights would vanish in the rounding.
-    dtype = jnp.float32 if param.dtype.itemsize < 4 else param.dtype
+    dtype = working_dtype(param)
     kappa, tau, eps_r = (jnp.asarray(number, dtype) for number in (kappa, tau, eps_r))
     correct = functools.partial(_matrix_correction, dtype=dtype)
     for _ in range(axes):
@@ -295,9 +278,9 @@ def _matrix_correction(
     g = g / jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 1)
 
     residual = _orthogonality_residual(w)
-    residual_norm = _frobenius_norm(residual)
+    residual_norm = norm(residual)
     denominator = residual_norm + eps_r
-    scale = kappa * _frobenius_norm(u) / jnp.where(denominator > 0, denominator, 1)
+    scale = kappa * norm(u) / jnp.where(denominator > 0, denominator, 1)
 
     budget = -tau * jnp.maximum(jnp.sum(g * u), 0)
     predicted = scale * jnp.sum(g * residual)
@@ -316,9 +299,3 @@ def _orthogonality_residual(w: jax.Array) -> jax.Array:
     if rows < columns:
         return product(product(w, w.T) - jnp.eye(rows, dtype=w.dtype), w)
     return product(w, product(w.T, w) - jnp.eye(columns, dtype=w.dtype))
-
-
-def _frobenius_norm(x: jax.Array) -> jax.Array:
-    """Frobenius norm with a zero gradient at zero, where the root's own is infinite."""
-    square = jnp.sum(x * x)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_range
-from optim._leaves import bias_correction
-from optim._moments import (
+from optim._leaves import (
     at_count,
     average,
     average_of_squares,
+    bias_correction,
     safe_sqrt,
     working_zeros,
 )

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range
-from optim._leaves import bias_correction, check_params
-from optim._moments import (
+from optim._checks import check_learning_rate, check_params, check_range, static_integer
+from optim._leaves import (
     average,
     average_of_squares,
+    bias_correction,
     broadcast_prefix,
     norm,
     safe_sqrt,
-    static_integer,
     working_dtype,
     working_zeros,
 )

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import check_params, missing, wide_dtype
-from optim._promotion import with_standard_promotion
+from optim._checks import check_learning_rate, check_params, check_range, missing
+from optim._leaves import at_count, working_dtype, working_zeros
 
 
 class ScaleByAegdState(NamedTuple):
@@ -62,7 +61,7 @@ def scale_by_aegd(
     def init_fn(params: optax.Params) -> ScaleByAegdState:
         return ScaleByAegdState(
             count=jnp.zeros([], jnp.int32),
-            energy=jax.tree.map(lambda p: jnp.zeros_like(p, wide_dtype(p.dtype)), params),
+            energy=working_zeros(params),
         )
 
     def update_fn(
@@ -75,17 +74,16 @@ def scale_by_aegd(
     ) -> tuple[optax.Updates, ScaleByAegdState]:
         del extra_args
         check_params("aegd", params)
-        check_real("aegd", updates)
         if value is None:
             raise missing("aegd", "value", "the loss at the parameters")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = at_count(learning_rate, state.count)
 
         def root(dtype: Any) -> jax.Array:
             shifted = jnp.asarray(value, dtype) + jnp.asarray(c, dtype)
             return jnp.sqrt(jnp.maximum(shifted, jnp.asarray(floor, dtype)))
 
         def scaled(g: jax.Array, p: jax.Array) -> jax.Array:
-            dtype = wide_dtype(g.dtype)
+            dtype = working_dtype(g)
             decay = jnp.asarray(weight_decay, dtype) * p.astype(dtype)
             return g.astype(dtype) / (2 * root(dtype)) + decay
 
@@ -101,7 +99,7 @@ def scale_by_aegd(
         )
         return directions, ScaleByAegdState(optax.safe_increment(state.count), energy)
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def aegd(
@@ -181,6 +179,4 @@ def aegd(
     scale = scale_by_aegd(learning_rate, c, 0.0 if decoupled_weight_decay else weight_decay, floor)
     check_range("weight_decay", weight_decay, 0.0)
     decay = optax.add_decayed_weights(weight_decay if decoupled_weight_decay else 0.0)
-    return with_standard_promotion(
-        optax.chain(scale, decay, optax.scale_by_learning_rate(learning_rate))
-    )
+    return optax.chain(scale, decay, optax.scale_by_learning_rate(learning_rate))

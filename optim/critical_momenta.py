@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range
-from optim._leaves import bias_correction
-from optim._moments import (
+from optim._checks import check_learning_rate, check_range, static_integer
+from optim._leaves import (
     average,
     average_of_squares,
+    bias_correction,
     norm,
     safe_sqrt,
-    static_integer,
     widest_dtype,
     working_dtype,
     working_zeros,

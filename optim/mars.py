@@ -1,5 +1,6 @@
 """MARS: AdamW on a variance-reduced, clipped gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,23 +8,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
+from optim._checks import check_learning_rate, check_params, check_range, missing
 from optim._leaves import (
+    average,
+    average_of_squares,
     bias_correction,
-    check_params,
-    missing,
-    moving_average,
-    wide_dtype,
+    norm,
+    safe_sqrt,
+    working_dtype,
+    working_zeros,
 )
-from optim._promotion import with_standard_promotion
 
 
 class ScaleByMarsState(NamedTuple):
     """State of :func:`scale_by_mars`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    mu: optax.Updates  # like params: first moment
-    nu: optax.Updates  # like params: second moment
+    mu: optax.Updates  # like params, at least float32: first moment
+    nu: optax.Updates  # like mu: second moment
     previous: optax.Updates  # like params: last step's gradients, or parameters where exact
 
 
@@ -79,28 +81,36 @@ def scale_by_mars(
     check_range("b1_1d", b1_1d, 0.0, 1.0)
     check_range("b2_1d", b2_1d, 0.0, 1.0)
 
+    def is_matrix(leaf: Any) -> bool:
+        return optimize_1d or leaf.ndim == 2
+
     def corrected(g: jax.Array, previous: jax.Array) -> jax.Array:
         """The variance-reduced and clipped gradient, in float32 at least."""
-        dtype = wide_dtype(g.dtype)
-        if not (optimize_1d or g.ndim == 2):
+        dtype = working_dtype(g)
+        if not is_matrix(g):
             return g.astype(dtype)
         decay = jnp.asarray(b1, dtype)
         strength = jnp.asarray(gamma, dtype) * decay / (1 - decay)
         g, previous = g.astype(dtype), previous.astype(dtype)
         return _clip_norm(g + strength * (g - previous))
 
-    def direction(m: jax.Array, v: jax.Array, count: jax.Array) -> jax.Array:
-        dtype = wide_dtype(m.dtype)
-        matrix = optimize_1d or m.ndim == 2
-        m_hat = m.astype(dtype) / bias_correction(b1 if matrix else b1_1d, count, dtype)
-        v_hat = v.astype(dtype) / bias_correction(b2 if matrix else b2_1d, count, dtype)
-        return (m_hat / (jnp.sqrt(v_hat) + jnp.asarray(eps, dtype))).astype(m.dtype)
+    def first_moment(m: jax.Array, c: jax.Array) -> jax.Array:
+        return average(b1 if is_matrix(m) else b1_1d, m, c)
+
+    def second_moment(v: jax.Array, c: jax.Array) -> jax.Array:
+        return average_of_squares(b2 if is_matrix(v) else b2_1d, v, c)
+
+    def direction(g: jax.Array, m: jax.Array, v: jax.Array, *, count: jax.Array) -> jax.Array:
+        dtype = m.dtype
+        m_hat = m / bias_correction(b1 if is_matrix(m) else b1_1d, count, dtype)
+        v_hat = v / bias_correction(b2 if is_matrix(v) else b2_1d, count, dtype)
+        return (m_hat / (safe_sqrt(v_hat) + jnp.asarray(eps, dtype))).astype(g.dtype)
 
     def init_fn(params: optax.Params) -> ScaleByMarsState:
         return ScaleByMarsState(
             count=jnp.zeros([], jnp.int32),
-            mu=jax.tree.map(jnp.zeros_like, params),
-            nu=jax.tree.map(jnp.zeros_like, params),
+            mu=working_zeros(params),
+            nu=working_zeros(params),
             previous=jax.tree.map(jnp.zeros_like, params),
         )
 
@@ -114,7 +124,6 @@ def scale_by_mars(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByMarsState]:
         del extra_args
-        check_real("mars", updates)
         last, previous = state.previous, updates
         if exact:
             check_params("mars", params)
@@ -132,25 +141,19 @@ def scale_by_mars(
                     lambda old, new: jnp.where(first, new, old), state.previous, params
                 )
                 last = jax.grad(obj_fn)(at)
-            last = jax.tree.map(lambda old, g: jnp.where(first, g, old), last, updates)
+            last = jax.tree.map(
+                lambda old, g: jnp.where(first, g, old.astype(g.dtype)), last, updates
+            )
         count = optax.safe_increment(state.count)
         gradients = jax.tree.map(corrected, updates, last)
-        mu = jax.tree.map(
-            lambda m, c: moving_average(m, c, b1 if optimize_1d or m.ndim == 2 else b1_1d),
-            state.mu,
-            gradients,
-        )
-        nu = jax.tree.map(
-            lambda v, c: moving_average(v, c * c, b2 if optimize_1d or v.ndim == 2 else b2_1d),
-            state.nu,
-            gradients,
-        )
-        directions = jax.tree.map(lambda m, v: direction(m, v, count), mu, nu)
+        mu = jax.tree.map(first_moment, state.mu, gradients)
+        nu = jax.tree.map(second_moment, state.nu, gradients)
+        directions = jax.tree.map(functools.partial(direction, count=count), updates, mu, nu)
         # A copy, since the caller may donate the buffers of parameters and state.
         kept = jax.tree.map(lambda old, new: jnp.array(new, old.dtype), state.previous, previous)
         return directions, ScaleByMarsState(count, mu, nu, kept)
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def mars(
@@ -262,22 +265,20 @@ def mars(
             lambda leaf: (optimize_1d or leaf.ndim == 2) == matrix, params
         )
 
-    return with_standard_promotion(
-        optax.chain(
-            scale_by_mars(
-                b1=b1,
-                b2=b2,
-                eps=eps,
-                gamma=gamma,
-                b1_1d=b1_1d,
-                b2_1d=b2_1d,
-                optimize_1d=optimize_1d,
-                exact=exact,
-            ),
-            optax.add_decayed_weights(weight_decay, mask(True)),
-            optax.add_decayed_weights(weight_decay_1d, mask(False)),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    return optax.chain(
+        scale_by_mars(
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            gamma=gamma,
+            b1_1d=b1_1d,
+            b2_1d=b2_1d,
+            optimize_1d=optimize_1d,
+            exact=exact,
+        ),
+        optax.add_decayed_weights(weight_decay, mask(True)),
+        optax.add_decayed_weights(weight_decay_1d, mask(False)),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -285,5 +286,6 @@ def _clip_norm(x: jax.Array) -> jax.Array:
     """Scales a leaf to a Frobenius norm of at most 1; squares of large entries do not overflow."""
     size = jnp.maximum(jnp.max(jnp.abs(x), initial=0), 1)
     unit = x / size
-    norm = size * jnp.sqrt(jnp.sum(unit * unit))
-    return jnp.where(norm > 1, unit / jnp.where(norm > 1, norm / size, 1), x)
+    unit_norm = norm(unit)
+    is_long = size * unit_norm > 1
+    return jnp.where(is_long, unit / jnp.where(is_long, unit_norm, 1), x)

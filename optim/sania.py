@@ -6,9 +6,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import bias_correction, missing, moving_average, wide_dtype
-from optim._promotion import with_standard_promotion
+from optim._checks import check_learning_rate, check_range, missing
+from optim._leaves import (
+    average_of_squares,
+    bias_correction,
+    inner_product,
+    safe_sqrt,
+    widest_dtype,
+    working_zeros,
+)
 
 Preconditioner = Literal["adam", "adagrad"]
 
@@ -17,7 +23,7 @@ class ScaleBySaniaState(NamedTuple):
     """State of :func:`scale_by_sania`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    nu: optax.Updates  # like params: average, or sum, of squared gradients
+    nu: optax.Updates  # like params, at least float32: average, or sum, of squared gradients
 
 
 def scale_by_sania(
@@ -67,9 +73,7 @@ def scale_by_sania(
     check_range("f_min", f_min, -jnp.inf, open_low=True)
 
     def init_fn(params: optax.Params) -> ScaleBySaniaState:
-        return ScaleBySaniaState(
-            count=jnp.zeros([], jnp.int32), nu=jax.tree.map(jnp.zeros_like, params)
-        )
+        return ScaleBySaniaState(count=jnp.zeros([], jnp.int32), nu=working_zeros(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -80,34 +84,29 @@ def scale_by_sania(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleBySaniaState]:
         del params, extra_args
-        check_real("sania", updates)
         if value is None:
             raise missing("sania", "value", "the loss at the parameters")
         count = optax.safe_increment(state.count)
 
-        def accumulated(v: jax.Array, g: jax.Array) -> jax.Array:
-            square = jnp.square(g.astype(wide_dtype(g.dtype)))
-            if preconditioner == "adagrad":
-                return (v.astype(square.dtype) + square).astype(v.dtype)
-            return moving_average(v, square, b2)
-
         def direction(g: jax.Array, v: jax.Array) -> jax.Array:
-            dtype = wide_dtype(g.dtype)
-            v = v.astype(dtype)
             if preconditioner == "adam":
-                v = v / bias_correction(b2, count, dtype)
-            v = jnp.maximum(v, jnp.asarray(eps, dtype))
-            return g.astype(dtype) / (jnp.sqrt(v) if square_root else v)
+                v = v / bias_correction(b2, count, v.dtype)
+            v = jnp.maximum(v, jnp.asarray(eps, v.dtype))
+            return g.astype(v.dtype) / (jnp.sqrt(v) if square_root else v)
 
-        nu = jax.tree.map(accumulated, state.nu, updates)
+        if preconditioner == "adagrad":
+            nu = jax.tree.map(lambda v, g: v + jnp.square(g.astype(v.dtype)), state.nu, updates)
+        else:
+            nu = average_of_squares(b2, state.nu, updates)
         directions = jax.tree.map(direction, updates, nu)
-        step = _step_size(value, f_min, _inner(updates, directions))
+        n = inner_product(updates, directions, widest_dtype(updates))
+        step = _step_size(value, f_min, n)
         directions = jax.tree.map(
             lambda g, d: (step.astype(d.dtype) * d).astype(g.dtype), updates, directions
         )
         return directions, ScaleBySaniaState(count, nu)
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def sania(
@@ -193,24 +192,16 @@ def sania(
       squared gradients of most networks.
     """
     check_learning_rate(learning_rate)
-    return with_standard_promotion(
-        optax.chain(
-            scale_by_sania(
-                preconditioner=preconditioner,
-                b2=b2,
-                eps=eps,
-                f_min=f_min,
-                square_root=square_root,
-            ),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    return optax.chain(
+        scale_by_sania(
+            preconditioner=preconditioner,
+            b2=b2,
+            eps=eps,
+            f_min=f_min,
+            square_root=square_root,
+        ),
+        optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _inner(tree: Any, other: Any) -> jax.Array:
-    """The inner product of two trees, in float32 at least."""
-    products = jax.tree.map(lambda x, y: jnp.sum(x.astype(y.dtype) * y), tree, other)
-    return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
 
 
 def _step_size(value: jax.typing.ArrayLike, f_min: jax.typing.ArrayLike, n: jax.Array) -> jax.Array:
@@ -218,4 +209,4 @@ def _step_size(value: jax.typing.ArrayLike, f_min: jax.typing.ArrayLike, n: jax.
     inside = (n > 0) & (2 * gap <= n)
     # The inner selection keeps unused branches finite.
     rho = jnp.where(inside, 2 * gap / jnp.where(inside, n, 1), 0)
-    return jnp.where(inside, rho / (1 + jnp.sqrt(1 - rho)), 1)
+    return jnp.where(inside, rho / (1 + safe_sqrt(1 - rho)), 1)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import bias_correction, moving_average, wide_dtype
-from optim._promotion import with_standard_promotion
+from optim._checks import check_learning_rate, check_range, static_integer
+from optim._leaves import average, bias_correction, safe_sqrt, working_zeros
 
 Subsets = Literal["heuristics", "generic"]
 
@@ -19,7 +18,7 @@ class ScaleBySubsetNormState(NamedTuple):
     """State of :func:`scale_by_subset_norm`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    mu: optax.Updates  # like params
+    mu: optax.Updates  # like params, at least float32
     # One number for each subset: shape (rows, 1) or (1, columns) for "heuristics", (subsets,) for
     # "generic", and that of the parameter where it has no subsets.
     nu: optax.Updates
@@ -72,22 +71,18 @@ def scale_by_subset_norm(
     check_range("eps", eps, 0.0)
     if subsets not in get_args(Subsets):
         raise ValueError(f"subsets must be one of {', '.join(get_args(Subsets))}, got {subsets!r}.")
-    is_integer = isinstance(subset_size, int) and not isinstance(subset_size, bool)
-    if subset_size is not None and not (is_integer and subset_size >= 1):
-        raise ValueError(
-            f"subset_size must be a static integer of at least 1 or None, got {subset_size!r}."
-        )
+    largest = None if subset_size is None else static_integer("subset_size", subset_size, 1)
 
     def square_sums(square: jax.Array) -> jax.Array:
         if subsets == "heuristics":
             return _sum_over_axis(square)
-        return _sum_over_groups(square, subset_size)
+        return _sum_over_groups(square, largest)
 
     def init_fn(params: optax.Params) -> ScaleBySubsetNormState:
         return ScaleBySubsetNormState(
             count=jnp.zeros([], jnp.int32),
-            mu=jax.tree.map(jnp.zeros_like, params),
-            nu=jax.tree.map(lambda p: square_sums(jnp.zeros_like(p)), params),
+            mu=working_zeros(params),
+            nu=jax.tree.map(square_sums, working_zeros(params)),
         )
 
     def update_fn(
@@ -97,30 +92,28 @@ def scale_by_subset_norm(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleBySubsetNormState]:
         del params, extra_args
-        check_real("subset_norm", updates)
         count = optax.safe_increment(state.count)
 
-        def second_moment(v: jax.Array, g: jax.Array) -> jax.Array:
-            sums = square_sums(jnp.square(g.astype(wide_dtype(g.dtype))))
-            if accumulate:
-                return (v.astype(sums.dtype) + sums).astype(v.dtype)
-            return moving_average(v, sums, b2)
+        def second_moment(g: jax.Array, v: jax.Array) -> jax.Array:
+            sums = square_sums(jnp.square(g.astype(v.dtype)))
+            return v + sums if accumulate else average(b2, v, sums)
 
-        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
-            dtype = wide_dtype(m.dtype)
-            denominator = jnp.sqrt(v.astype(dtype)) + jnp.asarray(eps, dtype)
+        def direction(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+            dtype = m.dtype
+            denominator = safe_sqrt(v) + jnp.asarray(eps, dtype)
             if subsets == "generic":
                 denominator = _expand_groups(denominator, m)
             scale = 1 / bias_correction(b1, count, dtype)
             if not accumulate:
                 scale = scale * jnp.sqrt(bias_correction(b2, count, dtype))
-            return (scale * m.astype(dtype) / denominator).astype(m.dtype)
+            return (scale * m / denominator).astype(g.dtype)
 
-        mu = jax.tree.map(lambda m, g: moving_average(m, g, b1), state.mu, updates)
-        nu = jax.tree.map(lambda g, v: second_moment(v, g), updates, state.nu)
-        return jax.tree.map(direction, mu, nu), ScaleBySubsetNormState(count, mu, nu)
+        mu = average(b1, state.mu, updates)
+        nu = jax.tree.map(second_moment, updates, state.nu)
+        updates = jax.tree.map(direction, updates, mu, nu)
+        return updates, ScaleBySubsetNormState(count, mu, nu)
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def subset_norm(
@@ -213,19 +206,17 @@ def subset_norm(
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
-    return with_standard_promotion(
-        optax.chain(
-            scale_by_subset_norm(
-                b1=b1,
-                b2=b2,
-                eps=eps,
-                subsets=subsets,
-                subset_size=subset_size,
-                accumulate=accumulate,
-            ),
-            optax.add_decayed_weights(weight_decay, weight_decay_mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    return optax.chain(
+        scale_by_subset_norm(
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            subsets=subsets,
+            subset_size=subset_size,
+            accumulate=accumulate,
+        ),
+        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import as_key, moving_average, wide_dtype
-from optim._promotion import with_standard_promotion
+from optim._checks import check_learning_rate, check_range, static_integer
+from optim._leaves import as_key, average, working_dtype
 
 Projection = Literal["svd", "uniform", "topk"]
 
@@ -18,7 +17,8 @@ class ScaleBySubspaceMomentumState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
-    # Of a matrix: shape (rank, longer axis), in float32 at least. Of any other leaf: like it.
+    # Of a matrix: shape (rank, longer axis), in float32 at least. Of any other leaf: like it,
+    # at least float32.
     mu: optax.Updates
     # Of a matrix: shape (rank, shorter axis), in float32 at least, orthonormal rows. Of any other
     # leaf: optax.MaskedNode().
@@ -65,8 +65,8 @@ def scale_by_subspace_momentum(
       2411.07120.
     """
     check_range("b1", b1, 0.0, 1.0)
-    _check_count("rank", rank, traced=False)
-    _check_count("update_proj_gap", update_proj_gap, traced=True)
+    rank = static_integer("rank", rank, 1)
+    _check_gap(update_proj_gap)
     if projection not in get_args(Projection):
         raise ValueError(
             f"projection must be one of {', '.join(get_args(Projection))}, got {projection!r}."
@@ -74,13 +74,13 @@ def scale_by_subspace_momentum(
 
     def init_momentum(p: jax.Array) -> jax.Array:
         if p.ndim != 2:
-            return jnp.zeros_like(p)
-        return jnp.zeros((min(rank, *p.shape), max(p.shape)), wide_dtype(p.dtype))
+            return jnp.zeros_like(p, dtype=working_dtype(p))
+        return jnp.zeros((min(rank, *p.shape), max(p.shape)), working_dtype(p))
 
     def init_projection(p: jax.Array) -> Any:
         if p.ndim != 2:
             return optax.MaskedNode()
-        return jnp.zeros((min(rank, *p.shape), min(p.shape)), wide_dtype(p.dtype))
+        return jnp.zeros((min(rank, *p.shape), min(p.shape)), working_dtype(p))
 
     def init_fn(params: optax.Params) -> ScaleBySubspaceMomentumState:
         return ScaleBySubspaceMomentumState(
@@ -97,7 +97,6 @@ def scale_by_subspace_momentum(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleBySubspaceMomentumState]:
         del params, extra_args
-        check_real("subspace_momentum", updates)
         due = state.count % jnp.asarray(update_proj_gap, jnp.int32) == 0
         new_key, draw_key = jax.random.split(state.key)
         leaves = jax.tree.leaves(updates)
@@ -108,15 +107,15 @@ def scale_by_subspace_momentum(
         directions = []
         for i, g in enumerate(leaves):
             if g.ndim != 2:
-                momenta[i] = moving_average(momenta[i], g, b1)
-                directions.append(momenta[i])
+                momenta[i] = average(b1, momenta[i], g)
+                directions.append(momenta[i].astype(g.dtype))
                 continue
             tall = g.shape[0] > g.shape[1]
-            wide = g.astype(wide_dtype(g.dtype))
+            wide = g.astype(momenta[i].dtype)
             wide = wide.T if tall else wide
             chosen = _refresh(due, keys[i], wide, projections[i], projection)
             projected = _product(chosen, wide)
-            momenta[i] = moving_average(jnp.where(due, 0, momenta[i]), projected, b1)
+            momenta[i] = average(b1, jnp.where(due, 0, momenta[i]), projected)
             total = wide + _product(chosen.T, momenta[i] - projected)
             directions.append((total.T if tall else total).astype(g.dtype))
             projections[i] = chosen
@@ -128,7 +127,7 @@ def scale_by_subspace_momentum(
         )
         return treedef.unflatten(directions), new_state
 
-    return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def subspace_momentum(
@@ -221,15 +220,13 @@ def subspace_momentum(
     )
 
 
-def _check_count(name: str, value: Any, *, traced: bool) -> None:
-    if traced and isinstance(value, jax.core.Tracer):
+def _check_gap(value: Any) -> None:
+    if isinstance(value, jax.core.Tracer):
         return
     # Outside of jit, optax.inject_hyperparams gives an array of the number.
-    allowed = int | jax.Array if traced else int
-    is_integer = isinstance(value, allowed) and jnp.asarray(value).dtype.kind in "iu"
+    is_integer = isinstance(value, int | jax.Array) and jnp.asarray(value).dtype.kind in "iu"
     if not (is_integer and value >= 1):
-        kind = "an integer" if traced else "a static integer"
-        raise ValueError(f"{name} must be {kind} of at least 1, got {value!r}.")
+        raise ValueError(f"update_proj_gap must be an integer of at least 1, got {value!r}.")
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_range
-from optim._leaves import bias_correction
-from optim._moments import (
+from optim._leaves import (
     at_count,
+    bias_correction,
+    inner_product,
     safe_sqrt,
     widest_dtype,
     working_zeros,
@@ -118,7 +119,8 @@ def scale_by_swats(
 
         # The rate of the SGD step whose projection on Adam's is that step.
         estimate, is_valid = _ratio(
-            _inner(adam_steps, adam_steps, dtype), _inner(adam_steps, updates, dtype)
+            inner_product(adam_steps, adam_steps, dtype),
+            inner_product(adam_steps, updates, dtype),
         )
         decay = jnp.asarray(b2, dtype)
         rate_average = decay * state.rate_average + (1 - decay) * estimate
@@ -221,12 +223,6 @@ def swats(
         scale_by_swats(b1=b1, b2=b2, eps=eps, tolerance=tolerance, learning_rate=learning_rate),
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _inner(tree: optax.Updates, other: optax.Updates, dtype: Any) -> jax.Array:
-    """The inner product of two trees as vectors."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), tree, other)
-    return sum(jax.tree.leaves(products), start=jnp.zeros([], dtype))
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,14 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, nearest
-from optim._leaves import check_params
-from optim._moments import (
-    broadcast_prefix,
-    norm,
-    static_integer,
-    working_dtype,
-)
+from optim._checks import check_learning_rate, check_params, check_range, nearest, static_integer
+from optim._leaves import broadcast_prefix, norm, working_dtype
 
 Variant = Literal["paper", "repo"]
 

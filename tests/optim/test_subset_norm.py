@@ -107,7 +107,7 @@ def test_errors():
             "eps": (-1.0,),
             "weight_decay": (-1.0,),
             "subsets": ("rows",),
-            "subset_size": (0, 2.5, True, jnp.ones((), jnp.int32)),
+            "subset_size": (0, 2.5, True),
         },
     )
     with pytest.raises(ValueError, match="subset_size"):
