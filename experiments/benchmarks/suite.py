@@ -24,7 +24,9 @@ import numpy as np
 import optim
 from experiments.cli import prepare_xla
 from experiments.run_directory import run_paths, write_atomically
+from experiments.runs import load_runs
 from experiments.settings import change_settings
+from experiments.summary import summarise
 from experiments.tasks import TASKS, parse_environment
 from experiments.training import RunConfig, compiled, train
 
@@ -102,7 +104,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/suite"), help="directory of runs")
     parser.add_argument("--envs", nargs="+", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--optimizers", nargs="+", default=names(), help="names (default: ours)")
+    parser.add_argument(
+        "--table", action="store_true", help="only print what is there, as Markdown"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(arguments.out))
+        return
     prepare_xla()
     for environment in arguments.envs:
         for name in arguments.optimizers:
@@ -142,6 +150,38 @@ def compare(out: Path, environment: str, name: str) -> None:
     path = run_paths(out, [environment], [text])[environment, text]
     train(dataclasses.replace(run, optimizer=text), path, resume=path.exists())
     print(f"{environment} {text}", flush=True)
+
+
+def table(out: Path) -> str:
+    """Final returns of all runs in Markdown, an optimizer a line, by their mean rank."""
+    rows = summarise(load_runs([out]))
+    tasks = sorted({row.environment for row in rows})
+    cells: dict[str, dict[str, str]] = {}
+    ranks: dict[str, list[int]] = {}
+    for task in tasks:
+        ordered = sorted(
+            (row for row in rows if row.environment == task), key=lambda row: -row.final_return_iqm
+        )
+        for rank, row in enumerate(ordered):
+            name = row.optimizer.partition(":")[0]
+            ranks.setdefault(name, []).append(rank)
+            decimals = 1 if row.final_return_iqm < 100 else 0
+            iqm, low, high = (
+                f"{x:.{decimals}f}"
+                for x in (row.final_return_iqm, row.final_return_iqm_low, row.final_return_iqm_high)
+            )
+            diverged = f", {row.diverged_seeds} diverged" if row.diverged_seeds else ""
+            cells.setdefault(name, {})[task] = (
+                f"{row.learning_rate:g} | {iqm} [{low}, {high}]{diverged}"
+            )
+    lines = [
+        "| optimizer | " + " | ".join(f"learning rate | {task}" for task in tasks) + " |",
+        "|---|" + "---:|---:|" * len(tasks),
+    ]
+    for name in sorted(cells, key=lambda name: (-len(ranks[name]), np.mean(ranks[name]))):
+        line = " | ".join(cells[name].get(task, " | ") for task in tasks)
+        lines.append(f"| `{name}` | {line} |")
+    return "\n".join(lines)
 
 
 def _read(path: Path) -> list[dict[str, str]]:
