@@ -323,7 +323,7 @@ def ppo(
             metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
             return (optax.apply_updates(params, updates), optimizer_state), metrics
 
-        def epoch(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
+        def epoch(carry: Any, x: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, Metrics]:
             key, batch_progress, first_epoch = x
             order = jax.random.permutation(key, config.steps_per_iteration)
             first = first_epoch & (jnp.arange(config.minibatches) == 0)

@@ -235,8 +235,8 @@ def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
 class Numbers(NamedTuple):
     """What a compiled program takes as data, so that many runs share it."""
 
-    learning_rate: jax.Array  # shape=(seeds,), dtype=float32
-    iterations: jax.Array  # shape=(), dtype=int32
+    learning_rate: Any  # shape=(seeds,), dtype=float32
+    iterations: Any  # shape=(), dtype=int32
 
 
 class Program(NamedTuple):
