@@ -132,10 +132,11 @@ def ppo(
     arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
     minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
     1), at most 1) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one.
-    It also gets `obj_fn`, a Python function from parameters to the loss on the same minibatch, for
-    those that take second derivatives or a gradient elsewhere; it costs nothing where it is not
-    called. One that knows nothing of them works unchanged. The learner clips no gradients: that is
-    the chain's part.
+    It also gets `reset` (whether this is the first update on a new rollout) and, under optax's
+    names, what its line searches and second-order optimizers take: `grad` (the gradient before the
+    chain), and `value_fn` and `obj_fn`, both the Python function from parameters to the loss on the
+    same minibatch, which costs nothing where it is not called. One that knows nothing of all this
+    works unchanged. The learner clips no gradients: that is the chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
@@ -294,8 +295,14 @@ def ppo(
         state, transitions = rollout(state)
         samples = samples_from(state.params, transitions)
 
-        def update(carry: Any, samples: Samples, batch_progress: jax.Array) -> tuple[Any, Metrics]:
+        def update(
+            carry: Any, samples: Samples, batch_progress: jax.Array, reset: jax.Array
+        ) -> tuple[Any, Metrics]:
             params, optimizer_state = carry
+
+            def objective(params: Any) -> jax.Array:
+                return loss_of(params, samples)[0]
+
             (loss, (activations, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
                 params, samples
             )
@@ -308,20 +315,24 @@ def ppo(
                     activations=activations,
                     training_progress=training_progress,
                     batch_progress=batch_progress,
-                    obj_fn=lambda params: loss_of(params, samples)[0],
+                    reset=reset,
+                    grad=gradients,
+                    value_fn=objective,
+                    obj_fn=objective,
                 )
             metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
             return (optax.apply_updates(params, updates), optimizer_state), metrics
 
-        def epoch(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
-            key, batch_progress = x
+        def epoch(carry: Any, x: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, Metrics]:
+            key, batch_progress, first_epoch = x
             order = jax.random.permutation(key, config.steps_per_iteration)
+            first = first_epoch & (jnp.arange(config.minibatches) == 0)
             return jax.lax.scan(
-                lambda carry, rows: update(
-                    carry, jax.tree.map(lambda x: x[rows], samples), batch_progress
+                lambda carry, x: update(
+                    carry, jax.tree.map(lambda leaf: leaf[x[0]], samples), batch_progress, x[1]
                 ),
                 carry,
-                order.reshape(config.minibatches, -1),
+                (order.reshape(config.minibatches, -1), first),
             )
 
         key, shuffle_key = jax.random.split(state.key)
@@ -331,6 +342,7 @@ def ppo(
             (
                 jax.random.split(shuffle_key, config.epochs),
                 _progress(jnp.arange(config.epochs), config.epochs),
+                jnp.arange(config.epochs) == 0,
             ),
         )
         done = jnp.logical_or(transitions.terminated, transitions.truncated)

@@ -223,19 +223,20 @@ def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
     seeds = len(run.seeds)
     mesh = _mesh(seeds)
     program = _program(run.environment, _without_learning_rate(run.spec), run.settings, mesh)
-    numbers = Numbers(
-        learning_rate=jnp.float32(run.spec.learning_rate), iterations=jnp.int32(run.iterations)
-    )
     padded = [*run.seeds, *run.seeds[:1] * (-seeds % mesh.size)]
     keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
-    return program, numbers, jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
+    learning_rates = np.full(len(padded), run.spec.learning_rate, np.float32)
+    keys, learning_rates = jax.device_put(
+        (keys, learning_rates), NamedSharding(mesh, PartitionSpec("seeds"))
+    )
+    return program, Numbers(learning_rates, jnp.int32(run.iterations)), keys
 
 
 class Numbers(NamedTuple):
     """What a compiled program takes as data, so that many runs share it."""
 
-    learning_rate: jax.Array  # shape=(), dtype=float32
-    iterations: jax.Array  # shape=(), dtype=int32
+    learning_rate: Any  # shape=(seeds,), dtype=float32
+    iterations: Any  # shape=(), dtype=int32
 
 
 class Program(NamedTuple):
@@ -252,48 +253,51 @@ def _program(
 ) -> Program:
     environment = make_environment(environment_text)
 
-    def learner(numbers: Numbers) -> Learner:
+    def learner(numbers: Numbers) -> Learner:  # of one seed
         config = ppo_config(settings, numbers.iterations)
         return ppo(environment, config, chain(spec, settings, config, numbers.learning_rate))
 
+    each = functools.partial(jax.vmap, in_axes=(Numbers(0, None), 0))
+
     def init(numbers: Numbers, keys: jax.Array) -> Any:
-        return jax.vmap(learner(numbers).init)(keys)
+        return each(lambda numbers, key: learner(numbers).init(key))(numbers, keys)
 
     def advance(numbers: Numbers, state: Any, iterations: jax.Array) -> tuple[Any, Any]:
-        iterate = jax.vmap(learner(numbers).iterate)
-        metrics = jax.eval_shape(iterate, state)[1]
+        iterate = each(lambda numbers, state: learner(numbers).iterate(state))
+        metrics = jax.eval_shape(iterate, numbers, state)[1]
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
         def step(_: Any, carry: Any) -> Any:
             state, sums = carry
-            state, metrics = iterate(state)
+            state, metrics = iterate(numbers, state)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
         state, sums = jax.lax.fori_loop(0, iterations, step, (state, sums))
         return state, (sums, iterations, jax.vmap(_finite)(state.params))
 
     def evaluation(numbers: Numbers, state: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        policy = learner(numbers).policy
-
-        def one(state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(numbers: Numbers, state_and_key: Any) -> tuple[jax.Array, jax.Array]:
+            state, key = state_and_key
             key = jax.random.fold_in(key, _EVALUATION_STREAM)
-            return evaluate(environment, policy(state), key, EVALUATION_EPISODES)
+            policy = learner(numbers).policy(state)
+            return evaluate(environment, policy, key, EVALUATION_EPISODES)
 
-        return jax.vmap(one)(state, keys)
+        return each(one)(numbers, (state, keys))
 
     seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
+    numbers_spec = Numbers(seeds, everywhere)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     return Program(
-        jax.jit(shard(init, in_specs=(everywhere, seeds), out_specs=seeds)),
+        jax.jit(shard(init, in_specs=(numbers_spec, seeds), out_specs=seeds)),
         jax.jit(
             shard(
                 advance,
-                in_specs=(everywhere, seeds, everywhere),
+                in_specs=(numbers_spec, seeds, everywhere),
                 out_specs=(seeds, (seeds, everywhere, seeds)),
             ),
             donate_argnums=1,
         ),
-        jax.jit(shard(evaluation, in_specs=(everywhere, seeds, seeds), out_specs=seeds)),
+        jax.jit(shard(evaluation, in_specs=(numbers_spec, seeds, seeds), out_specs=seeds)),
     )
 
 

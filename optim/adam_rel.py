@@ -32,7 +32,8 @@ def scale_by_adam_rel(
 
     Returns:
       The transformation. Its state is Adam's, :class:`optax.ScaleByAdamState`, whose ``count`` is
-      of the updates since the last new objective. ``update`` takes the extra argument ``reset``.
+      of the updates since the last new objective. ``update`` takes the extra argument ``reset``,
+      which counts where there is no period.
 
     Raises:
       ValueError: If a number is outside its range.
@@ -70,7 +71,7 @@ def scale_by_adam_rel(
         count = state.count
         if period is not None:
             count = jnp.where(count >= jnp.asarray(period, count.dtype), 0, count)
-        if reset is not None:
+        elif reset is not None:
             count = jnp.where(reset, 0, count)
         return adam.update(updates, state._replace(count=count), params)
 
@@ -105,21 +106,22 @@ def adam_rel(
     (by :math:`\sqrt{10}` with the defaults) and that of Adam-Rel does not; where it stays the same,
     Adam-Rel warms up, from 0.32 of the learning rate with the defaults.
 
-    The objective changes in PPO with every rollout, hence ``period`` is epochs times minibatches;
-    in DQN with every hard update of the target network.
+    The objective changes in PPO with every rollout, that is after epochs times minibatches updates,
+    and in DQN with every hard update of the target network. The PPO of this project passes
+    ``reset``, so no period is needed there.
 
     Args:
       learning_rate: Step size, greater than 0, or a schedule. Schedules count all updates.
       b1: Decay rate of the first moment, in [0, 1).
       b2: Decay rate of the second moment, in [0, 1).
       eps: Added to the denominator outside the root, at least 0.
-      period: Updates between two new objectives, a whole number of at least 1. ``None`` leaves them
-        to ``reset``; without that, Adam-Rel is Adam, bit for bit.
+      period: Updates between two new objectives, a whole number of at least 1; ``reset`` is then
+        ignored. ``None`` leaves them to ``reset``; without that, Adam-Rel is Adam, bit for bit.
       eps_root: Added to the denominator inside the root, at least 0.
 
     Returns:
       The optimizer. ``update`` takes the extra argument ``reset``, a Boolean that says that this
-      gradient is the first of a new objective; a period counts from there.
+      gradient is the first of a new objective.
 
     Raises:
       ValueError: If a number is outside its range.

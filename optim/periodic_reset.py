@@ -28,7 +28,7 @@ def reset_state(
 
     .. math::
 
-      (s, n) \leftarrow (\text{init}(\theta), 0) \ \text{ if } n \ge \text{period or reset},
+      (s, n) \leftarrow (\text{init}(\theta), 0) \ \text{ if } n \ge \text{period, or if reset},
       \qquad (u, s) \leftarrow \text{update}(g, s, \theta), \qquad n \leftarrow n + 1,
 
     so the reset comes before the first update on the new objective. The parameters stay as they
@@ -37,13 +37,12 @@ def reset_state(
 
     Args:
       inner: The optimizer, or part of one, whose state is reset.
-      period: Updates between two resets, a whole number of at least 1; ``None`` leaves them to
-        ``reset``. With neither, this is the inner optimizer.
+      period: Updates between two resets, a whole number of at least 1; ``reset`` is then ignored.
+        ``None`` leaves them to ``reset``. With neither, this is the inner optimizer.
 
     Returns:
       The optimizer. ``update`` needs the parameters and takes the extra argument ``reset``, a
-      Boolean that says that this gradient is the first of a new objective; a period counts from
-      there.
+      Boolean that says that this gradient is the first of a new objective.
 
     Raises:
       ValueError: If ``period`` is no whole number of at least 1; from ``update``, if ``params`` is
@@ -86,7 +85,7 @@ def reset_state(
         due = jnp.zeros([], bool)
         if period is not None:
             due |= count >= jnp.asarray(period, count.dtype)
-        if (reset := extra_args.get("reset")) is not None:
+        elif (reset := extra_args.get("reset")) is not None:
             due |= jnp.asarray(reset, bool)
         if params is None:
             raise ValueError("params must be the current parameters to reset to, got None.")
@@ -115,15 +114,17 @@ def adam_reset(
     objective, :math:`m, v, t \leftarrow 0`.
 
     The authors reset at every update of the target network of a value-based agent. In PPO the
-    objective changes with every rollout, that is after epochs times minibatches updates.
+    objective changes with every rollout, that is after epochs times minibatches updates; the PPO of
+    this project passes ``reset`` there.
 
     Args:
       learning_rate: Step size, greater than 0, or a schedule. Schedules count all updates.
       b1: Decay rate of the first moment, in [0, 1).
       b2: Decay rate of the second moment, in [0, 1).
       eps: Added to the denominator outside the root, at least 0.
-      period: Updates between two resets, a whole number of at least 1. ``None`` leaves them to the
-        extra argument ``reset``; without that, this is Adam, bit for bit.
+      period: Updates between two resets, a whole number of at least 1; ``reset`` is then ignored.
+        ``None`` leaves them to the extra argument ``reset``; without that, this is Adam, bit for
+        bit.
       eps_root: Added to the denominator inside the root, at least 0.
 
     Returns:

@@ -89,13 +89,13 @@ _OWN: dict[str, OptimizerDetails] = {
         factory=adam_rel,
         summary="Adam-Rel: Adam whose step count starts anew with every new objective.",
         paper="Ellis et al., 2024, arXiv 2412.17113",
-        inputs="reset, unless period is given",
+        inputs="reset or a period",
     ),
     "adam_reset": OptimizerDetails(
         factory=adam_reset,
         summary="Adam whose moments and step count are reset with every new objective.",
         paper="Asadi et al., 2023, arXiv 2306.17833",
-        inputs="reset, unless period is given",
+        inputs="reset or a period",
     ),
     "adamo": OptimizerDetails(
         factory=adamo,
@@ -204,8 +204,7 @@ _OWN: dict[str, OptimizerDetails] = {
 
 # What optax offers besides, and why it is no name here.
 _EXCLUDED = {
-    "dpsgd": "it needs one gradient per example",
-    "lbfgs": "its line search needs the loss as a function",
+    "dpsgd": "it needs one gradient per example, a clipping norm and a noise level",
     "mechanize": "it wraps another optimizer",
     "polyak_sgd": "its step size is computed from the loss, it takes no learning_rate",
     "sam": "it wraps another optimizer",
@@ -217,6 +216,9 @@ _DEFAULTS: dict[str, dict[str, Option]] = {"noisy_sgd": {"key": 0}}
 
 # These multiply by the learning rate themselves and take no function for it.
 _WITHOUT_SCHEDULE = frozenset({"optimistic_adam", "rprop", "sm3"})
+
+# optax's line searches fail on any argument that is not theirs or the loss's.
+_ONLY_EXTRAS = {"lbfgs": ("value", "grad", "value_fn")}
 
 _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 
@@ -430,9 +432,26 @@ def make(
     if callable(rate) and not accepts_schedule(spec.name):
         raise ValueError(f"learning_rate must be a number for {spec.name!r}, got a schedule.")
     try:
-        return with_standard_promotion(factory(**options))
+        optimizer = with_standard_promotion(factory(**options))
     except ImportError as error:
         raise ValueError(str(error)) from error
+    if spec.name in _ONLY_EXTRAS:
+        return _with_only(optimizer, _ONLY_EXTRAS[spec.name])
+    return optimizer
+
+
+def _with_only(
+    optimizer: optax.GradientTransformationExtraArgs, names: tuple[str, ...]
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that is passed those extra arguments and no others."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        passed = {name: extra_args[name] for name in names if name in extra_args}
+        return optimizer.update(updates, state, params, **passed)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import probes
 import pytest
 from probes import quick_jit
 
+import optim
 from agents import environments
 from agents.networks import Actor, Critic
 from agents.ppo import PPOConfig, ppo
@@ -232,12 +233,14 @@ class Record(NamedTuple):
     activations: dict
     training_progress: jax.Array  # shape=(size,)
     batch_progress: jax.Array  # shape=(size,)
+    reset: jax.Array  # shape=(size,), 1 where it was true
+    recomputed: jax.Array  # shape=(size,), the loss by `value_fn` and `obj_fn`
 
 
 def recorder(size):
     """A transformation that leaves updates alone and keeps all that it is called with.
 
-    Its four extra arguments have no defaults: it does not work without them.
+    Its extra arguments have no defaults: it does not work without them.
     """
 
     def rows(tree):
@@ -254,14 +257,21 @@ def recorder(size):
         scalars = jnp.zeros((size,))
         return Record(
             jnp.zeros((), jnp.int32), rows(params), rows(params), scalars, activations, scalars,
-            scalars,
+            scalars, scalars, scalars,
         )  # fmt: skip
 
     def update(
-        updates, state, params, *, value, activations, training_progress, batch_progress, **extra
-    ):
+        updates, state, params, *, value, activations, training_progress, batch_progress, reset,
+        grad, value_fn, obj_fn, **extra,
+    ):  # fmt: skip
         assert not extra
-        new = (updates, params, value, activations, training_progress, batch_progress)
+        assert grad is updates  # It is first in the chain.
+        assert (reset.shape, reset.dtype) == ((), bool)
+        recomputed = (value_fn(params) + obj_fn(params)) / 2
+        new = (
+            updates, params, value, activations, training_progress, batch_progress,
+            reset.astype(jnp.float32), recomputed,
+        )  # fmt: skip
         for x in (value, training_progress, batch_progress):
             assert (x.shape, x.dtype, x.weak_type) == ((), jnp.float32, False)
 
@@ -304,7 +314,10 @@ def test_every_update_gets_all_extra_arguments(continuous):
     np.testing.assert_array_equal(batch, np.broadcast_to(expected, batch.shape))
     assert training[-1, 0, 0] == 1.0
     assert batch[0, -1, 0] == 1.0
+    # A new rollout's first update is its first epoch's first minibatch.
+    np.testing.assert_array_equal(np.flatnonzero(record.reset), 6 * np.arange(5))
 
+    np.testing.assert_allclose(record.recomputed, record.value, rtol=1e-5, atol=1e-6)
     assert len(np.unique(record.value)) > 20
     np.testing.assert_allclose(
         record.value.reshape(5, 6).mean(axis=1), metrics["loss"], rtol=1e-5, atol=1e-6
@@ -702,3 +715,16 @@ def test_size_of_the_networks_on_breakout():
 def test_wrong_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         ppo(probes.ConstantReward(), SMALL.replace(**setting), optax.adam(1e-3))
+
+
+@pytest.mark.parametrize("name", ["adahessian", "adam_reset", "lbfgs", "mars:exact=true", "sophia"])
+def test_optimizers_that_need_more_than_gradients(name):
+    """They get it: every parameter moves, none leaves the neighbourhood."""
+    config = SMALL.replace(iterations=3, epochs=2, minibatches=2)
+    learner = ppo(probes.ObservationAction(False), config, optim.make(name, 1e-2))
+    first = learner.init(KEYS[0])
+    state, _ = quick_jit(
+        lambda state: jax.lax.scan(lambda s, _: learner.iterate(s), state, length=3)
+    )(first)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, first.params)
+    assert all(0 < distance < 10 for distance in jax.tree.leaves(moved))

@@ -65,7 +65,8 @@ def test_moments_and_schedule_go_on():
     assert int(state[1].count) == int(expected[1].count) == 7
 
 
-def test_a_period_counts_from_the_last_reset():
+def test_a_period_comes_before_reset():
+    """So that a period of one's own holds under a learner that passes `reset`."""
     direction = optim.scale_by_adam_rel(period=3)
     grads = jnp.ones(1)
     state = direction.init(grads)
@@ -73,7 +74,7 @@ def test_a_period_counts_from_the_last_reset():
     for i in range(6):
         _, state = direction.update(grads, state, reset=jnp.asarray(i == 2))
         counts.append(int(state.count))
-    assert counts == [1, 2, 1, 2, 3, 1]
+    assert counts == [1, 2, 3, 1, 2, 3]
 
 
 def test_the_period_can_be_traced():

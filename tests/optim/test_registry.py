@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from extra_inputs import extra_inputs
 
 import optim
 from optim import registry
@@ -66,7 +65,10 @@ def train(name, learning_rate, params, steps=3):
             activations=activations,
             training_progress=jnp.float32(0.5),
             batch_progress=jnp.float32(0.5),
-            **extra_inputs(name, loss),
+            reset=jnp.zeros((), bool),
+            grad=grads,
+            value_fn=loss,
+            obj_fn=loss,
         )
         return (optax.apply_updates(params, updates), state), value
 

@@ -1,0 +1,201 @@
+"""Compares the optimizers that a learning rate is enough for, each at the best of a small sweep.
+
+    python -m experiments.benchmarks.suite --out runs/suite [--optimizers ...] [--envs ...]
+
+Every optimizer gets the same sweep: `len(FACTORS)` learning rates, its centre times each factor,
+two seeds each, all in one compiled program. The rate with the best mean final return (a seed that
+diverged or ended no episode counts as the worst) is kept; where it is the smallest or the largest,
+the sweep goes on once in that direction. Then other seeds are trained at that rate by
+`experiments.training.train`, so that `rl-optim report runs/suite` makes the tables. `sweep.csv`
+keeps all scores. What is there already is not done again, so that a run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import optim
+from experiments.cli import prepare_xla
+from experiments.run_directory import run_paths, write_atomically
+from experiments.runs import load_runs
+from experiments.settings import change_settings
+from experiments.summary import summarise
+from experiments.tasks import TASKS, parse_environment
+from experiments.training import RunConfig, compiled, train
+
+FACTORS = (0.3, 1.0, 3.0)
+SWEEP_SEEDS = (1000, 1001)
+SEEDS = tuple(range(len(FACTORS) * len(SWEEP_SEEDS)))  # as many lanes: the same compiled program
+FINAL = 0.2  # share of the iterations that a sweep's score is taken over
+STEPS = {"Breakout-MinAtar": 250_000, "inverted_pendulum:backend=spring": 150_000}
+SETTINGS = {"inverted_pendulum:backend=spring": ("num_envs=64", "num_steps=32", "minibatches=8")}
+# Centre of the sweep in units of the task's learning rate for Adam, where that is not 1: those
+# whose steps are not of Adam's size.
+CENTRES = {
+    "aegd": 30.0,
+    "sania": 100.0,
+    "sgdp": 100.0,
+    "subspace_momentum": 100.0,
+    "adahessian": 10.0,
+    "trac": 10.0,
+    "tvlars": 1000.0,
+}
+
+
+def names() -> list[str]:
+    """Adam first, then our own optimizers."""
+    return ["adam", *(name for name in optim.optimizer_names() if optim.details(name))]
+
+
+def sweep(run: RunConfig, rates: list[float]) -> np.ndarray:
+    """Final returns under several learning rates, shape (rates, sweep seeds)."""
+    lanes = [(rate, seed) for rate in rates for seed in SWEEP_SEEDS]
+    program, numbers, keys = compiled(
+        dataclasses.replace(run, seeds=tuple(range(len(lanes))))  # any seeds: replaced below
+    )
+    seeds = np.asarray([seed for _, seed in lanes], np.uint32)
+    keys = jax.device_put(jax.vmap(jax.random.key)(seeds), keys.sharding)
+    learning_rates = np.asarray([rate for rate, _ in lanes], np.float32)
+    numbers = numbers._replace(
+        learning_rate=jax.device_put(learning_rates, numbers.learning_rate.sharding)
+    )
+    final = max(1, round(FINAL * run.iterations))
+    state = program.init(numbers, keys)
+    state, _ = program.advance(numbers, state, jnp.int32(run.iterations - final))
+    _, (sums, _, finite) = program.advance(numbers, state, jnp.int32(final))
+    episodes = np.asarray(sums["episodes"])
+    returns = np.asarray(sums["episode_return_sum"]) / np.maximum(episodes, 1)
+    known = np.asarray(finite) & (episodes > 0) & np.isfinite(returns)
+    return np.where(known, returns, -np.inf).reshape(len(rates), len(SWEEP_SEEDS))
+
+
+def chosen_rate(run: RunConfig, centre: float, scores: dict[float, list[float]]) -> float:
+    """The best learning rate; what is tried is added to `scores`."""
+
+    def best() -> float:
+        return max(scores, key=lambda rate: float(np.mean(scores[rate])))
+
+    def attempt(rates: list[float]) -> None:
+        scores.update(zip(rates, sweep(run, rates).tolist(), strict=True))
+
+    attempt([_rounded(centre * factor) for factor in FACTORS])
+    further = {min(scores): 0.1, max(scores): 10.0}  # times FACTORS: the next three
+    if (edge := best()) in further:
+        attempt([_rounded(edge * further[edge] * factor) for factor in FACTORS])
+    return best()
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/suite"), help="directory of runs")
+    parser.add_argument("--envs", nargs="+", default=list(STEPS), choices=list(STEPS))
+    parser.add_argument("--optimizers", nargs="+", default=names(), help="names (default: ours)")
+    parser.add_argument(
+        "--table", action="store_true", help="only print what is there, as Markdown"
+    )
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(arguments.out))
+        return
+    prepare_xla()
+    for environment in arguments.envs:
+        for name in arguments.optimizers:
+            compare(arguments.out, environment, name)
+
+
+def compare(out: Path, environment: str, name: str) -> None:
+    """Chooses one optimizer's learning rate on one environment, and trains it."""
+    task = TASKS[parse_environment(environment)[0]]
+    settings = change_settings(task.settings, SETTINGS.get(environment, ()))
+    centre = task.learning_rate * CENTRES.get(name, 1.0)
+    run = RunConfig(
+        environment, f"{name}:learning_rate={centre}", STEPS[environment], SEEDS, settings
+    )
+    table = _read(out / "sweep.csv")
+    scores = {
+        float(row["learning_rate"]): [float(row["score"])]
+        for row in table
+        if (row["environment"], row["optimizer"]) == (environment, name)
+    }
+    if scores:
+        rate = max(scores, key=lambda rate: scores[rate][0])
+    else:
+        rate = chosen_rate(run, centre, scores)
+        table += [
+            {
+                "environment": environment,
+                "optimizer": name,
+                "learning_rate": repr(tried),
+                "score": repr(float(np.mean(returns))),
+                "chosen": str(int(tried == rate)),
+            }
+            for tried, returns in sorted(scores.items())
+        ]
+        _write(out / "sweep.csv", table)
+    text = f"{name}:learning_rate={rate}"
+    path = run_paths(out, [environment], [text])[environment, text]
+    train(dataclasses.replace(run, optimizer=text), path, resume=path.exists())
+    print(f"{environment} {text}", flush=True)
+
+
+def table(out: Path) -> str:
+    """Final returns of all runs in Markdown, an optimizer a line, by their mean rank."""
+    rows = summarise(load_runs([out]))
+    tasks = sorted({row.environment for row in rows})
+    cells: dict[str, dict[str, str]] = {}
+    ranks: dict[str, list[int]] = {}
+    for task in tasks:
+        ordered = sorted(
+            (row for row in rows if row.environment == task), key=lambda row: -row.final_return_iqm
+        )
+        for rank, row in enumerate(ordered):
+            name = row.optimizer.partition(":")[0]
+            ranks.setdefault(name, []).append(rank)
+            decimals = 1 if row.final_return_iqm < 100 else 0
+            iqm, low, high = (
+                f"{x:.{decimals}f}"
+                for x in (row.final_return_iqm, row.final_return_iqm_low, row.final_return_iqm_high)
+            )
+            diverged = f", {row.diverged_seeds} diverged" if row.diverged_seeds else ""
+            cells.setdefault(name, {})[task] = (
+                f"{row.learning_rate:g} | {iqm} [{low}, {high}]{diverged}"
+            )
+    lines = [
+        "| optimizer | " + " | ".join(f"learning rate | {task}" for task in tasks) + " |",
+        "|---|" + "---:|---:|" * len(tasks),
+    ]
+    for name in sorted(cells, key=lambda name: (-len(ranks[name]), np.mean(ranks[name]))):
+        line = " | ".join(cells[name].get(task, " | ") for task in tasks)
+        lines.append(f"| `{name}` | {line} |")
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
