@@ -228,8 +228,7 @@ def figure(rows: Sequence[Problem]) -> Figure:
             ax.axvline(0.0, color="#888888", linewidth=0.8)
             ax.set_xscale("symlog", linthresh=3.0)
             ax.set_yscale("symlog", linthresh=3.0)
-            right, judged = counts[f"{test}, all"]
-            ax.set_title(f"{title}: {right} of {judged}", loc="left")
+            ax.set_title("{}: {} of {}".format(title, *counts[f"{test}, all"]), loc="left")
             ax.set_xlabel(f"Predicted e-foldings in {STEPS} steps")
             ax.legend(loc="lower right")
         axes[0].set_ylabel("Seen e-foldings")
