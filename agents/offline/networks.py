@@ -49,6 +49,23 @@ def _dropped(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
+class _LayerNorm(nn.Module):
+    """Layer normalisation with a scale and a bias, in the dtype of its input.
+
+    flax's own computes partly in float32, which JAX's strict promotion refuses for float64, and its
+    default variance cancels where activations are large (in PARS, at actions of 1000).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
+        lead = (1,) * (x.ndim - 1)
+        return x * scale.reshape(lead + scale.shape) + bias.reshape(lead + bias.shape)
+
+
 class MultilayerPerceptron(nn.Module):
     """Dense layers with ReLU, and layer normalisation after it where asked; the base of the rest.
 
@@ -91,8 +108,7 @@ class MultilayerPerceptron(nn.Module):
                 x = nn.relu(x)
             activations[f"Dense_{i}"] = dict.fromkeys(("kernel", "bias"), _unit_activity(x))
             if hidden and self.layer_norm:
-                # The fast variance cancels where activations are large (PARS: actions of 1000).
-                x = nn.LayerNorm(use_fast_variance=False, name=f"LayerNorm_{i}")(x)
+                x = _LayerNorm(name=f"LayerNorm_{i}")(x)
                 activations[f"LayerNorm_{i}"] = dict.fromkeys(("scale", "bias"), _unit_activity(x))
             if hidden and self.dropout > 0.0 and key is not None:
                 key, layer_key = jax.random.split(key)
@@ -124,7 +140,8 @@ class GaussianActor(MultilayerPerceptron):
         """Gives the distribution, and activations; the key is for dropout."""
         x, activations = self.layers(observation, key)
         log_std = jnp.clip(
-            self.param("log_std", nn.initializers.zeros, (self.outputs,)), *LOG_STD_RANGE
+            self.param("log_std", nn.initializers.zeros, (self.outputs,), jnp.float32),
+            *LOG_STD_RANGE,
         )
         activations["log_std"] = jnp.exp(log_std)
         spread = jnp.broadcast_to(log_std.reshape((1,) * (x.ndim - 1) + log_std.shape), x.shape)
