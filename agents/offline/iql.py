@@ -203,7 +203,7 @@ def iql(
         >>> from agents.offline.iql import IQLConfig, iql
         >>> config = IQLConfig(iterations=1000, expectile=0.9, inverse_temperature=10.0)
         >>> learner = iql(11, 3, config, *(optax.adam(3e-4) for _ in range(3)))
-        >>> sorted(learner.init(jax.random.key(0)).params)
+        >>> sorted(jax.eval_shape(learner.init, jax.random.key(0)).params)
         ['actor', 'critic', 'value']
     """
     check(config, observation_size, action_size)

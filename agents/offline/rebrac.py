@@ -139,7 +139,7 @@ def rebrac(
         >>> from agents.offline.rebrac import ReBRACConfig, rebrac
         >>> config = ReBRACConfig(iterations=1000, actor_penalty=0.001, critic_penalty=0.01)
         >>> learner = rebrac(11, 3, config, optax.adam(1e-3), optax.adam(1e-3))
-        >>> state = learner.init(jax.random.key(0))
+        >>> state = jax.eval_shape(learner.init, jax.random.key(0))
         >>> sorted(state.params["critic"]["q0"])[:2]
         ['Dense_0', 'Dense_1']
     """

@@ -117,7 +117,7 @@ def td3_bc(
         >>> from agents.offline.common import Transitions
         >>> from agents.offline.td3_bc import TD3BCConfig, td3_bc
         >>> config = TD3BCConfig(
-        ...     iterations=1, critic_steps=4, batch_size=8, actor_widths=(8,), critic_widths=(8,)
+        ...     iterations=1, critic_steps=2, batch_size=8, actor_widths=(8,), critic_widths=(8,)
         ... )
         >>> learner = td3_bc(3, 2, config, optax.adam(3e-4), optax.adam(3e-4))
         >>> n = 16
@@ -125,7 +125,8 @@ def td3_bc(
         ...     jnp.ones((n, 3)), jnp.zeros((n, 2)), jnp.ones(n), jnp.ones((n, 3)),
         ...     jnp.ones(n, bool), jnp.zeros((n, 2)), jnp.zeros(n, bool),
         ... )
-        >>> state, metrics = jax.jit(learner.iterate)(learner.init(jax.random.key(0)), data)
+        >>> state = jax.jit(learner.init)(jax.random.key(0))
+        >>> state, metrics = jax.jit(learner.iterate)(state, data)
         >>> learner.policy(state)(jax.random.key(1), jnp.ones((5, 3))).shape
         (5, 2)
     """
