@@ -52,13 +52,13 @@ def circumstances() -> dict[str, str]:
     }
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as CSV, making the folder, and prints them."""
+def write(path: Path, rows: Sequence[Mapping[str, Any]], show: bool = True) -> None:
+    """Writes rows as CSV, making the folder, and prints them unless told not to."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
+    for row in rows if show else ():
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     print(f"Written: {path}")
