@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range
+from optim._checks import check_learning_rate, check_range, check_real
 from optim._promotion import with_standard_promotion
+
+# The preconditioner is learned from squares of the momentum, which must not overflow in float32.
+_LARGEST = 1e15
 
 
 def scale_by_kron(
@@ -36,7 +39,7 @@ def scale_by_kron(
 
     Raises:
       ImportError: If ``psgdax`` is not installed.
-      ValueError: If a number is outside its range.
+      ValueError: If a number is outside its range; from ``init``, if a parameter is complex.
 
     Example:
       >>> import importlib.util
@@ -74,8 +77,9 @@ def scale_by_kron(
         )
 
     def init_fn(params: optax.Params) -> optax.OptState:
+        check_real("kron", params)
         with _at_ease():
-            return direction().init(_cast(params))
+            return direction().init(optax.tree.zeros_like(_with_entries(params), dtype=jnp.float32))
 
     def update_fn(
         updates: optax.Updates,
@@ -84,11 +88,14 @@ def scale_by_kron(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         del params, extra_args
-        if not jax.tree.leaves(updates):
+        bounded = jax.tree.map(_bounded, _with_entries(updates))
+        if not jax.tree.leaves(bounded):
             return updates, state
         with _at_ease():
-            directions, state = direction().update(_cast(updates), state)
-        return jax.tree.map(lambda d, g: d.astype(g.dtype), directions, updates), state
+            directions, state = direction().update(bounded, state)
+        return jax.tree.map(
+            lambda g, d: g if d is None else d.astype(g.dtype), updates, directions
+        ), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -148,15 +155,16 @@ def kron(
 
     Raises:
       ImportError: If ``psgdax`` is not installed.
-      ValueError: If a number is outside its range.
+      ValueError: If a number is outside its range; from ``init``, if a parameter is complex.
 
     Example:
       >>> import importlib.util
+      >>> import jax
       >>> import jax.numpy as jnp
       >>> if importlib.util.find_spec("psgdax"):
       ...     optimizer = kron(learning_rate=1e-3)
       ...     params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
-      ...     updates, state = optimizer.update(params, optimizer.init(params), params)
+      ...     updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
 
     References:
       Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
@@ -169,9 +177,17 @@ def kron(
       instead of being corrected; kernels of convolutions keep all their axes.
 
     .. note::
+      Entries of the gradient are held within :math:`\pm 10^{15}`, far beyond what a learner meets,
+      so that their squares stay finite.
+
+    .. note::
       Under ``jax.vmap`` the preconditioner is computed at every update, used or not, and the noise
       is the same for all members unless ``seed`` is mapped too. Members of an ensemble on a leading
       axis share factors unless the optimizer is vmapped over that axis.
+
+    .. note::
+      It is not differentiable where all gradients of a tensor have been zero: the package takes the
+      root of their mean square.
 
     .. note::
       ``b1``, ``max_size`` and the size of the state must be known when the program is compiled:
@@ -218,5 +234,12 @@ def _matrices(params: optax.Params) -> Any:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
 
 
-def _cast(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+def _with_entries(tree: Any) -> Any:
+    """Without the leaves of size 0, of which the package would take a largest entry."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
+
+
+def _bounded(grad: jax.Array) -> jax.Array:
+    """The gradient in float32, small enough for a sum of its squares; what is not finite shows."""
+    grad = jnp.asarray(grad, jnp.float32)
+    return jnp.where(jnp.isfinite(grad), jnp.clip(grad, -_LARGEST, _LARGEST), grad)

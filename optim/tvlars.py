@@ -66,7 +66,7 @@ def scale_by_tvlars(
     check_range("trust_coefficient", trust_coefficient, 0.0, open_low=True)
     check_range("decay", decay, 0.0)
     check_range("alpha", alpha, 0.0, open_low=True)
-    check_range("delay", delay, float("-inf"))
+    check_range("delay", delay, float("-inf"), open_low=True)
     check_range("floor", floor, 0.0)
     check_range("max_norm", max_norm, 0.0, open_low=True)
     variants = get_args(Variant)

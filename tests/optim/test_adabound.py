@@ -1,16 +1,14 @@
 """AdaBound and AMSBound against a NumPy transcription, Adam, AMSGrad and cases worked by hand."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common_checks import check_behaviour, check_ranges, falling
 from numpy_adabound import NumpyAdaBound
 from numpy_adam import awkward_gradients, initial_params
-from replay import assert_same_walk, replay
+from ranges import check_ranges
+from replay import assert_same_walk, falling, first_update, replay
 
 import optim
 from optim._promotion import with_standard_promotion
@@ -71,7 +69,7 @@ def test_eps_is_adams_without_its_correction():
     """By hand at the first step: g / (|g| + eps / sqrt(1 - b2))."""
     params, grad = jnp.zeros(()), jnp.asarray(0.5)
     optimizer = optim.adabound(0.1, b2=0.99, eps=0.05, gamma=0.0)
-    updates, _ = optimizer.update(grad, optimizer.init(params), params)
+    updates, _ = first_update(optimizer, grad, params)
     np.testing.assert_allclose(updates, -0.1 * 0.5 / (0.5 + 0.05 / 0.1), rtol=1e-5)
 
 
@@ -80,7 +78,7 @@ def test_closed_bounds_are_sgd(factory):
     """With a large gamma every step size is final_lr, whatever the gradient."""
     optimizer = factory(0.1, final_lr=0.3, gamma=1e9)
     params, grads = jnp.zeros(3), jnp.array([1e-3, -1.0, 1e3])
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    updates, _ = first_update(optimizer, grads, params)
     np.testing.assert_allclose(updates, -0.3 * 0.1 * grads, rtol=1e-5)
 
 
@@ -115,20 +113,16 @@ def test_direction_times_learning_rate(factory):
 
 
 @BOTH
-def test_behaviour(factory):
-    check_behaviour(functools.partial(factory, weight_decay=0.01))
-    decay_rate = ("[0, 1)", [1.0, -0.1])
+def test_ranges(factory):
     check_ranges(
         factory,
-        {
-            "b1": decay_rate,
-            "b2": decay_rate,
-            "eps": ("(0, inf)", [0.0]),
-            "final_lr": ("(0, inf)", [0.0, -0.1]),
-            "gamma": ("[0, inf)", [-1e-3]),
-            "weight_decay": ("[0, inf)", [-0.1]),
-            "base_learning_rate": ("(0, inf)", [0.0, -1.0]),
-        },
+        b1="[0, 1)",
+        b2="[0, 1)",
+        eps="(0, inf)",
+        final_lr="(0, inf)",
+        gamma="[0, inf)",
+        weight_decay="[0, inf)",
+        base_learning_rate="(0, inf)",
     )
     with pytest.raises(ValueError, match=r"^base_learning_rate must be in \(0, inf\)"):
         factory(optax.linear_schedule(0.0, 0.1, 5))
@@ -139,6 +133,6 @@ def test_injected_schedule_to_zero():
     params = initial_params()
     optimizer = optax.inject_hyperparams(optim.adabound)(optax.linear_schedule(0.1, 0.0, 1))
     optimizer = with_standard_promotion(optimizer)
-    _, state = optimizer.update(params, optimizer.init(params), params)
+    _, state = first_update(optimizer, params, params)
     updates, _ = optimizer.update(params, state, params)
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0.0), updates)

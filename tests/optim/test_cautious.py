@@ -7,7 +7,7 @@ import optax
 import pytest
 from numpy_adam import awkward_gradients, initial_params
 from numpy_cautious import NumpyCautiousAdamW
-from replay import assert_same_walk, replay
+from replay import assert_same_walk, first_update, replay
 
 import optim
 from optim._promotion import with_standard_promotion
@@ -52,7 +52,7 @@ def test_mask_and_scale_by_hand(scale, factor):
     """Of four entries the momentum agrees with the gradient in two."""
     optimizer = optim.cautious(optax.sgd(1.0, momentum=1.0), scale)
     params = jnp.zeros(4)
-    _, state = optimizer.update(jnp.array([1.0, 1.0, 3.0, 1.0]), optimizer.init(params), params)
+    _, state = first_update(optimizer, jnp.array([1.0, 1.0, 3.0, 1.0]), params)
     updates, _ = optimizer.update(jnp.array([1.0, -3.0, -1.0, 0.0]), state, params)
     np.testing.assert_allclose(updates, factor * np.array([-2.0, 2.0, 0.0, 0.0]), rtol=1e-6)
 
@@ -70,14 +70,14 @@ def test_scale_is_bounded():
 def test_products_that_underflow_still_count():
     optimizer = optim.cautious(optax.sgd(1.0))
     grads = jnp.array([1e-30, -1e-30])
-    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    updates, _ = first_update(optimizer, grads, grads)
     np.testing.assert_array_equal(updates, -grads)
 
 
 def test_nan_shows():
     optimizer = optim.cautious(optax.sgd(1.0))
     grads = jnp.array([jnp.nan, 1.0])
-    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    updates, _ = first_update(optimizer, grads, grads)
     assert jnp.isnan(updates[0])
 
 
@@ -85,7 +85,7 @@ def test_decay_is_not_masked_by_sign():
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     optimizer = optim.cautious_adamw(0.1, weight_decay=0.5, mask={"kernel": True, "bias": False})
     grads = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    updates, _ = first_update(optimizer, grads, params)
     np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], 0.0)
 

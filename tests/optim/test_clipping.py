@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import quick_jit
 
 import optim
 
@@ -14,7 +15,7 @@ GRADS = {
 
 def clip(grads, max_norm=1.0):
     transform = optim.clip_by_network_norm(max_norm)
-    return jax.jit(transform.update)(grads, transform.init(grads))[0]
+    return quick_jit(transform.update)(grads, transform.init(grads))[0]
 
 
 def test_each_network_is_clipped_alone():
@@ -24,7 +25,7 @@ def test_each_network_is_clipped_alone():
         jax.tree.map(
             np.testing.assert_array_equal,
             clipped[name],
-            jax.jit(expected.update)(grads, expected.init(grads))[0],
+            quick_jit(expected.update)(grads, expected.init(grads))[0],
         )
     assert np.isclose(optax.tree.norm(clipped["actor"]), 1.0)
     jax.tree.map(np.testing.assert_array_equal, clipped["critic"], GRADS["critic"])

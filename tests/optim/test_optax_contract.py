@@ -1,10 +1,9 @@
 """optax's own generic tests, run on our optimizers.
 
 Their lists of optimizers are fixed when their classes are made. The bodies are not: each is taken
-out of its decorators and decorated again with our list.
+out of its decorators and called with ours.
 """
 
-import importlib.util
 import inspect
 from unittest import mock
 
@@ -12,67 +11,53 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import suite
 from absl.testing import parameterized
 from optax._src import sharding_test
 from optax.contrib import _common_test
+from quick import quick_jit
 
-import optim
+HALF_AND_FULL = ("bfloat16", "float32")
+TARGETS = ("parabola", "rosenbrock", "matrix_parabola", "mixed_tensor_target")
 
-
-def kron(learning_rate: optax.ScalarOrSchedule):
-    """Its other numbers must be static, which one of the tests makes tracers."""
-    return optim.kron(learning_rate)
-
-
-def cautious_sgd(learning_rate: optax.ScalarOrSchedule, scale: str):
-    return optim.cautious(optax.sgd(learning_rate, momentum=0.9), scale)
-
-
-def reset_sgd(learning_rate: optax.ScalarOrSchedule, period: int):
-    return optim.reset_state(optax.sgd(learning_rate, momentum=0.9), period)
-
-
-# One line for each optimizer: name, factory, arguments with which it converges.
-OPTIMIZERS = {
-    "adabound": (optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
-    "adahessian": (optim.adahessian, {"learning_rate": 0.3}),
-    "adam_cm": (optim.adam_cm, {"learning_rate": 1e-3}),
-    "adam_rel": (optim.adam_rel, {"learning_rate": 1e-2, "period": 1000}),
-    "adam_reset": (optim.adam_reset, {"learning_rate": 1e-2, "period": 1000}),
-    "adamo": (optim.adamo, {"learning_rate": 1e-2}),
-    "adamo_strong": (optim.adamo, {"learning_rate": 1e-2, "kappa": 0.5, "tau": 0.05}),
-    "adamod": (optim.adamod, {"learning_rate": 1e-2}),
-    "adamp": (optim.adamp, {"learning_rate": 1e-2}),
-    "aegd": (optim.aegd, {"learning_rate": 5e-3}),
-    "amsbound": (optim.amsbound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
-    "cautious_adamw": (optim.cautious_adamw, {"learning_rate": 1e-2}),
-    "cautious_sgd": (cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}),
-    "exadam": (optim.exadam, {"learning_rate": 5e-3}),
-    "mars": (optim.mars, {"learning_rate": 1e-3, "weight_decay_1d": 0.0}),
-    "mars_exact": (
-        optim.mars,
-        {"learning_rate": 1e-3, "exact": True, "optimize_1d": True},
-    ),
-    "reset_sgd": (reset_sgd, {"learning_rate": 1e-3, "period": 1000}),
-    "sania": (optim.sania, {"learning_rate": 1.0}),
-    "sgdp": (optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
-    "subset_norm": (optim.subset_norm, {"learning_rate": 1e-2}),
-    "subset_norm_generic": (optim.subset_norm, {"learning_rate": 1e-2, "subsets": "generic"}),
-    "subspace_momentum": (optim.subspace_momentum, {"learning_rate": 1e-3, "rank": 1}),
-    "swats": (optim.swats, {"learning_rate": 1e-2}),
-    "trac": (optim.trac_adam, {"learning_rate": 1e-2}),
-    "trac_exact": (
-        optim.trac_adam,
-        {"learning_rate": 1e-2, "s_prev": 1e-2, "exact_reference": True},
-    ),
-    "tvlars": (optim.tvlars, {"learning_rate": 1.0, "floor": 1.0}),
+# Every body, and the arguments besides the optimizer with which optax runs it. A wrapper is never
+# given, hence `wrap` makes no difference.
+CONTRIB = {
+    "test_gradient_accumulation": [{"dtype": dtype} for dtype in HALF_AND_FULL],
+    "test_optimizers": [
+        {"target": getattr(_common_test, f"_setup_{target}"), "dtype": "float32"}
+        for target in TARGETS
+    ],
+    "test_optimizers_accept_extra_args": [{"wrap": False}],
+    "test_optimizers_accept_learning_rate_schedule_if_type_annotated_as_such": [{}],
+    "test_optimizers_can_be_wrapped_in_inject_hyperparams": [{}],
+    "test_preserve_dtype": [{"dtype": dtype} for dtype in HALF_AND_FULL],
+    "test_state_shape_dtype_shard_stability": [
+        {"dtype": dtype} for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+    ],
 }
+# Not compiled as a whole, or often.
+LONG = {
+    "test_optimizers_accept_learning_rate_schedule_if_type_annotated_as_such",
+    "test_state_shape_dtype_shard_stability",
+}
+SHARDING = (
+    "test_init_with_abstract_input",
+    "test_state_sharding_type_init_match_update",
+    "test_state_sharding_type_preserved_with_jit",
+)
 
-if importlib.util.find_spec("psgdax"):
-    OPTIMIZERS["kron"] = (kron, {"learning_rate": 1e-3})
 
-# What needs more than gradients and parameters, and an optimizer of optax that needs the same.
-ALIKE = {"adahessian": "sophia", "aegd": "momo", "mars_exact": "sophia", "sania": "momo"}
+class Unskippable(parameterized.TestCase):
+    """What optax's tests take for themselves."""
+
+    __test__ = False
+
+    def runTest(self):  # noqa: N802
+        """Not a test: unittest wants one to make an instance."""
+
+    def skipTest(self, reason):  # noqa: N802
+        self.fail(f"must run, but would be skipped: {reason}")
 
 
 class Alike(str):
@@ -81,44 +66,33 @@ class Alike(str):
     __hash__ = str.__hash__
 
     def __eq__(self, other):
-        return str(self) == other or ALIKE.get(str(self)) == other
+        return str(self) == other or suite.CASES[str(self)].like == other
 
 
-def given(name, optimizer):
-    """The optimizer with what it needs bound, for tests that pass nothing."""
-    if name not in ALIKE:
-        return optimizer
+def at_top(quick, plain):
+    """Only the outermost program may be told how it is to be compiled."""
 
-    def loss(params):
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+    def call(*args, **kwargs):
+        leaves = jax.tree.leaves((args, kwargs))
+        is_inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        return (plain if is_inside else quick)(*args, **kwargs)
 
-    extra = {"value": 1.0, "obj_fn": loss}
-    update = lambda *args, **kwargs: optimizer.update(*args, **kwargs, **extra)  # noqa: E731
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+    return call
 
 
-CASES = tuple(
-    {"opt_name": Alike(name), "opt_kwargs": kwargs, "wrapper_name": None, "wrapper_kwargs": None}
-    for name, (_, kwargs) in OPTIMIZERS.items()
-)
-NAMED = tuple(
-    (name, given(name, factory(**kwargs))) for name, (factory, kwargs) in OPTIMIZERS.items()
-)
-
-EXPECTED = {
-    "test_gradient_accumulation",
-    "test_optimizers",
-    "test_optimizers_accept_extra_args",
-    "test_optimizers_accept_learning_rate_schedule_if_type_annotated_as_such",
-    "test_optimizers_can_be_wrapped_in_inject_hyperparams",
-    "test_preserve_dtype",
-    "test_state_shape_dtype_shard_stability",
-}
-EXPECTED_SHARDING = {
-    "test_init_with_abstract_input",
-    "test_state_sharding_type_init_match_update",
-    "test_state_sharding_type_preserved_with_jit",
-}
+@pytest.fixture
+def at_ease(monkeypatch):
+    """Without our strict settings, which optax's tests do not meet, and with a quick compiler."""
+    jit, scan = jax.jit, jax.lax.scan
+    quick_scan = lambda *args, **kwargs: quick_jit(lambda: scan(*args, **kwargs))()  # noqa: E731
+    monkeypatch.setattr(jax, "jit", lambda f, **kw: at_top(quick_jit(f, **kw), jit(f, **kw)))
+    monkeypatch.setattr(jax.lax, "scan", at_top(quick_scan, scan))
+    monkeypatch.setattr(_common_test, "_get_opt_factory", lambda name: suite.CASES[name].factory)
+    # optax 0.2.8 compares versions as strings, in which 0.10 comes before 0.7.2.
+    if jax.__version_info__ >= (0, 7, 2):
+        monkeypatch.setattr(jax, "__version__", "0.9.9")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def bodies(case):
@@ -131,98 +105,81 @@ def bodies(case):
     }
 
 
-CONTRIB = bodies(_common_test.ContribTest)
-SHARDING = bodies(sharding_test.ShardingTest)
+CONTRIB_BODIES = bodies(_common_test.ContribTest)
+SHARDING_BODIES = bodies(sharding_test.ShardingTest)
 
 
 def test_optax_has_the_tests_known_here():
-    assert set(CONTRIB) == EXPECTED
-    assert set(SHARDING) == EXPECTED_SHARDING
+    assert set(CONTRIB_BODIES) == set(CONTRIB)
+    assert set(SHARDING_BODIES) == set(SHARDING)
 
 
-# With one scale for all parameters, some of them are still on their way after 30 000 steps.
-ON_THE_WAY = ("trac", "trac_exact")
+def words(argument):
+    name = getattr(argument, "__name__", str(argument))
+    return name.removeprefix("test_").removeprefix("_setup_")
 
 
-def converges(self, opt_name, **kwargs):
-    """optax's test of convergence, with a wider tolerance where ON_THE_WAY says so."""
-    if opt_name in ON_THE_WAY:
-        close = _common_test.test_utils.assert_trees_all_close
-        wide = lambda a, b, **_: close(a, b, rtol=0, atol=0.3)  # noqa: E731
-        self.enterContext(mock.patch.object(_common_test.test_utils, close.__name__, wide))
-    CONTRIB["test_optimizers"](self, opt_name=opt_name, **kwargs)
-
-
-class OptaxTest(parameterized.TestCase):
-    """Relaxes our strict settings, which optax's tests do not meet, and refuses to skip."""
-
-    def setUp(self):
-        super().setUp()
-        self.enterContext(jax.numpy_dtype_promotion("standard"))
-        self.enterContext(jax.numpy_rank_promotion("allow"))
-
-    def skipTest(self, reason):  # noqa: N802
-        self.fail(f"must run, but would be skipped: {reason}")
-
-
-class ContribTest(OptaxTest):
-    def setUp(self):
-        super().setUp()
-        factories = {name: factory for name, (factory, _) in OPTIMIZERS.items()}
-        self.enterContext(
-            mock.patch.object(_common_test, "_get_opt_factory", factories.__getitem__)
-        )
-
-    test_gradient_accumulation = parameterized.product(CASES, dtype=("bfloat16", "float32"))(
-        CONTRIB["test_gradient_accumulation"]
-    )
-    test_optimizers = parameterized.product(
-        CASES,
-        target=(
-            _common_test._setup_parabola,
-            _common_test._setup_rosenbrock,
-            _common_test._setup_matrix_parabola,
-            _common_test._setup_mixed_tensor_target,
-        ),
-        dtype=("float32",),
-    )(converges)
-    test_optimizers_accept_extra_args = parameterized.product(CASES, wrap=[True, False])(
-        CONTRIB["test_optimizers_accept_extra_args"]
-    )
-    test_optimizers_accept_learning_rate_schedule = parameterized.product(CASES)(
-        CONTRIB["test_optimizers_accept_learning_rate_schedule_if_type_annotated_as_such"]
-    )
-    test_optimizers_can_be_wrapped_in_inject_hyperparams = parameterized.product(CASES)(
-        CONTRIB["test_optimizers_can_be_wrapped_in_inject_hyperparams"]
-    )
-    test_preserve_dtype = parameterized.product(CASES, dtype=("bfloat16", "float32"))(
-        CONTRIB["test_preserve_dtype"]
-    )
-    test_state_shape_dtype_shard_stability = parameterized.product(
-        CASES, dtype=(jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
-    )(CONTRIB["test_state_shape_dtype_shard_stability"])
-
-
-class ShardingTest(OptaxTest):
-    def setUp(self):
-        super().setUp()
-        assert len(jax.devices()) == 8
-        # optax 0.2.8 compares versions as strings, in which 0.10 comes before 0.7.2.
-        if jax.__version_info__ >= (0, 7, 2):
-            self.enterContext(mock.patch.object(jax, "__version__", "0.9.9"))
-
-    test_init_with_abstract_input = parameterized.named_parameters(*NAMED)(
-        SHARDING["test_init_with_abstract_input"]
-    )
-    test_state_sharding_type_init_match_update = parameterized.named_parameters(*NAMED)(
-        SHARDING["test_state_sharding_type_init_match_update"]
-    )
-    test_state_sharding_type_preserved_with_jit = parameterized.named_parameters(*NAMED)(
-        SHARDING["test_state_sharding_type_preserved_with_jit"]
+def check_contrib(body, arguments, name):
+    CONTRIB_BODIES[body](
+        Unskippable(),
+        opt_name=Alike(name),
+        opt_kwargs=dict(suite.CASES[name].options),
+        wrapper_name=None,
+        wrapper_kwargs=None,
+        **arguments,
     )
 
 
-@pytest.mark.parametrize(("case", "count"), [(ContribTest, 16), (ShardingTest, 3)])
-def test_every_body_runs_on_every_optimizer(case, count):
-    cases = [name for name in dir(case) if name.startswith("test")]
-    assert len(cases) == count * len(OPTIMIZERS)
+def combinations():
+    """Every body with every optimizer, but convergence with those that do not converge."""
+    for body, several in CONTRIB.items():
+        for arguments in several:
+            for parameter in suite.parameters(long=body in LONG):
+                (name,) = parameter.values
+                if body == "test_optimizers" and not suite.CASES[name].converges:
+                    continue
+                label = "-".join(map(words, (body, *arguments.values(), name)))
+                yield pytest.param(body, arguments, name, marks=parameter.marks, id=label)
+
+
+@pytest.mark.usefixtures("at_ease")
+@pytest.mark.parametrize(("body", "arguments", "name"), combinations())
+def test_contrib(body, arguments, name):
+    check_contrib(body, arguments, name)
+
+
+def test_what_does_not_converge_has_a_variant_that_does():
+    exceptions = {name for name, case in suite.CASES.items() if not case.converges}
+    assert exceptions == {"trac"}
+    assert suite.CASES["trac_settling"].converges
+
+
+def given(name):
+    """The optimizer with what it needs bound, for tests that pass nothing."""
+    case = suite.CASES[name]
+    optimizer = case.build()
+    if case.like is None:
+        return optimizer
+
+    def loss(params):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+    extra = {"value": 1.0, "obj_fn": loss}
+    update = lambda *args, **kwargs: optimizer.update(*args, **kwargs, **extra)  # noqa: E731
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+@pytest.mark.usefixtures("at_ease")
+@pytest.mark.parametrize("name", suite.parameters(long=True))
+@pytest.mark.parametrize("body", SHARDING)
+def test_sharding(body, name):
+    assert len(jax.devices()) == 8
+    SHARDING_BODIES[body](Unskippable(), optimizer=given(name))
+
+
+@pytest.mark.usefixtures("at_ease")
+def test_a_failure_of_optaxs_tests_is_one_here():
+    """No tolerance is loosened and nothing is swallowed: too small a learning rate is found."""
+    wrong = {"adamo": suite.Case(suite.CASES["adamo"].factory, {"learning_rate": 1e-6})}
+    with mock.patch.object(suite, "CASES", wrong), pytest.raises(AssertionError):
+        check_contrib("test_optimizers", CONTRIB["test_optimizers"][0], "adamo")

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from quick import quick_jit
 
 import optim
 from optim import registry
@@ -76,14 +77,39 @@ def train(name, learning_rate, params, steps=3):
     return params, values
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Of ours and of optax's, those that are most used or have a way of their own.
+QUICK = (
+    "adam",
+    "adam_rel",
+    "adamo",
+    "adamw",
+    "aegd",
+    "lbfgs",
+    "lion",
+    "mars",
+    "muon",
+    "noisy_sgd",
+    "optimistic_adam",
+    "rmsprop",
+    "rprop",
+    "schedule_free_sgd",
+    "sgd",
+    "sm3",
+    "sophia",
+    "trac",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_every_optimizer_trains(name):
     """With a float; and with a tracer, vmapped over seeds, which gives the same."""
     skip_without_its_package(name)
     stacked = jax.vmap(make_params)(jax.random.split(jax.random.key(0), 2))
     first = jax.tree.map(lambda leaf: leaf[0], stacked)
 
-    @jax.jit
+    @quick_jit
     def both(rate, stacked, first):
         traced = jax.vmap(lambda params: train(name, rate, params))(stacked)
         return traced, train(name, 0.01, first)
@@ -141,6 +167,7 @@ def test_exclusions_are_real_and_say_why():
 
 
 def test_special_cases_exist():
+    assert set(QUICK) <= set(NAMES)
     assert registry._WITHOUT_SCHEDULE.issubset(NAMES)
     assert set(registry._DEFAULTS).issubset(NAMES)
 
@@ -149,10 +176,10 @@ def test_made_is_the_factorys():
     params = make_params(jax.random.key(0))
     grads = make_params(jax.random.key(1))
     made = optim.make("adamw:b1=0.8,weight_decay=0.1,mask=none,nesterov=true", 1e-3)
-    updates, _ = jax.jit(made.update)(grads, made.init(params), params)
+    updates, _ = quick_jit(made.update)(grads, made.init(params), params)
     with jax.numpy_dtype_promotion("standard"):
         direct = optax.adamw(1e-3, b1=0.8, weight_decay=0.1, nesterov=True)
-        expected, _ = jax.jit(direct.update)(grads, direct.init(params), params)
+        expected, _ = quick_jit(direct.update)(grads, direct.init(params), params)
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
@@ -258,6 +285,7 @@ def test_every_option_has_a_kind_or_is_for_python_only():
         "clip_value_fn",
         "hessian_diagonal_fn",
         "init_step",
+        "linesearch",
         "mask",
         "matrix_mask",
         "muon_weight_dimension_numbers",

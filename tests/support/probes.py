@@ -7,23 +7,14 @@ written from scratch.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from quick import quick_jit as quick_jit
 
 from agents.environment import Box, Discrete, Environment
-
-# The tests' programs take longer to compile than to run, so the compiler is told to hurry.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 class ProbeState(NamedTuple):
