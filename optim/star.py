@@ -162,11 +162,11 @@ class STAR:
                 dtype = accumulated[0].dtype
                 weights = cast(meta_params, dtype)
                 g = clip_gradient(gradient.astype(dtype), grad_clip)
-                accumulators, preconditioned = _accumulate(weights, g, accumulated)
-                step, fallback = _network(
-                    weights, state.count, param.astype(dtype), g, preconditioned, accumulators
+                accumulators = _accumulate(weights, g, accumulated)
+                learned, fallback = _network(
+                    weights, state.count, param.astype(dtype), g, accumulators
                 )
-                step = jnp.asarray(rate, dtype) * step + jnp.asarray(nominal, dtype) * fallback
+                step = jnp.asarray(rate, dtype) * learned + jnp.asarray(nominal, dtype) * fallback
                 steps.append((-step).astype(param.dtype))
                 after.append(accumulators)
             fields = zip(*after, strict=True) if after else [()] * len(state[1:])
@@ -315,8 +315,8 @@ def _decay(offset: jax.Array, initial: tuple[float, ...], ndim: int) -> jax.Arra
 
 def _accumulate(
     weights: MetaParams, g: jax.Array, accumulated: list[jax.Array]
-) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """The accumulators after a gradient, and that gradient as Adafactor preconditions it."""
+) -> tuple[jax.Array, ...]:
+    """The accumulators after a gradient."""
     momentum, square, rows, columns, diagonal = accumulated
     decay = _decay(weights["momentum_decays"], _MOMENTUM_DECAYS, g.ndim)
     momentum = decay * momentum + (1 - decay) * g[None]
@@ -327,24 +327,12 @@ def _accumulate(
     if g.ndim < 2:
         decay = _decay(weights["adafactor_decays"], _FACTORED_DECAYS, g.ndim)
         diagonal = decay * diagonal + (1 - decay) * g2
-        preconditioned = g[None] * _safe_rsqrt(diagonal + 1e-9)
     else:
         decay = _decay(weights["adafactor_decays"], _FACTORED_DECAYS, g.ndim - 1)
         smaller, larger = (axis + 1 for axis in _largest_axes(g.shape))
-        mean = lambda axis: jnp.squeeze(_mean(g2, axis), axis)  # noqa: E731
-        rows = decay * rows + (1 - decay) * mean(larger)
-        columns = decay * columns + (1 - decay) * mean(smaller)
-        row_factor, column_factor = _factors(rows, columns, g.shape)
-        preconditioned = g[None] * row_factor * column_factor
-    return (momentum, square, rows, columns, diagonal), preconditioned
-
-
-def _factors(
-    rows: jax.Array, columns: jax.Array, shape: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array]:
-    smaller, larger = (axis + 1 for axis in _largest_axes(shape))
-    rows, columns = jnp.expand_dims(rows, larger), jnp.expand_dims(columns, smaller)
-    return _safe_rsqrt(rows / (_mean(rows, smaller) + 1e-9)), _safe_rsqrt(columns)
+        rows = decay * rows + (1 - decay) * jnp.squeeze(_mean(g2, larger), larger)
+        columns = decay * columns + (1 - decay) * jnp.squeeze(_mean(g2, smaller), smaller)
+    return momentum, square, rows, columns, diagonal
 
 
 def _safe_rsqrt(x: jax.Array) -> jax.Array:
@@ -356,7 +344,6 @@ def _network(
     count: jax.Array,
     param: jax.Array,
     g: jax.Array,
-    preconditioned: jax.Array,
     accumulated: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array]:
     """The learned and the nominal direction of one leaf."""
@@ -364,16 +351,17 @@ def _network(
     root = jax.lax.rsqrt(square + 1e-6)[None]
     adam = momentum * root
     if g.ndim < 2:
-        row_feature = column_feature = diagonal
+        rows = columns = diagonal
+        scaled_gradient = g[None] * _safe_rsqrt(diagonal + 1e-9)
         scaled_momentum = momentum * jax.lax.rsqrt(diagonal + 1e-6)
     else:
         smaller, larger = (axis + 1 for axis in _largest_axes(g.shape))
-        # Products with ones, which take on the sharding of the leaf.
+        rows, columns = jnp.expand_dims(rows, larger), jnp.expand_dims(columns, smaller)
+        # Products with a full array, unlike broadcasting, keep to the leaf's sharding.
         ones = jnp.ones_like(g)[None]
-        row_feature = jnp.expand_dims(rows, larger) * ones
-        column_feature = jnp.expand_dims(columns, smaller) * ones
-        row_factor, column_factor = _factors(rows, columns, g.shape)
-        scaled_momentum = momentum * row_factor * column_factor
+        factor = _safe_rsqrt(rows / (_mean(rows, smaller) + 1e-9)) * ones * _safe_rsqrt(columns)
+        scaled_gradient, scaled_momentum = g[None] * factor, momentum * factor
+        rows, columns = rows * ones, columns * ones
     features = jnp.concatenate(
         [
             g[None],
@@ -382,11 +370,11 @@ def _network(
             square[None],
             adam,
             root,
-            preconditioned,
-            row_feature,
-            column_feature,
-            jax.lax.rsqrt(row_feature + 1e-8),
-            jax.lax.rsqrt(column_feature + 1e-8),
+            scaled_gradient,
+            rows,
+            columns,
+            jax.lax.rsqrt(rows + 1e-8),
+            jax.lax.rsqrt(columns + 1e-8),
             scaled_momentum,
         ]
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from absl.testing import parameterized
+from fixed_meta_params import FACTORIES, converging
 from optax._src import sharding_test
 from optax.contrib import _common_test
 
@@ -66,6 +67,12 @@ OPTIMIZERS = {
         {"learning_rate": 1e-2, "s_prev": 1e-2, "exact_reference": True},
     ),
     "tvlars": (optim.tvlars, {"learning_rate": 1.0, "floor": 1.0}),
+}
+
+# Learned ones, with meta-parameters that were set by hand.
+OPTIMIZERS |= {
+    name: (factory, {"meta_params": converging(name), "learning_rate": 1e-3})
+    for name, factory in FACTORIES.items()
 }
 
 if importlib.util.find_spec("psgdax"):
@@ -201,6 +208,13 @@ class ContribTest(OptaxTest):
     test_state_shape_dtype_shard_stability = parameterized.product(
         CASES, dtype=(jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
     )(CONTRIB["test_state_shape_dtype_shard_stability"])
+
+
+# Of the learned ones that share their code one is quick; the others run with --slow.
+for _name, _test in vars(ContribTest).items():
+    shown = getattr(_test, "__x_params_repr__", "")
+    if any(f"opt_name='{name}'" in shown for name in ("linear_optim", "l2lgd2", "star")):
+        pytest.mark.slow(_test)
 
 
 class ShardingTest(OptaxTest):
