@@ -7,6 +7,7 @@ Weights are named and shaped as flax names and shapes those of ``GRUCell`` and o
 
 import abc
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -79,11 +80,15 @@ def recurrent_weight(name: str, key: jax.Array, shape: tuple[int, ...]) -> jax.A
         return jnp.zeros(shape, jnp.float32)
     if layer not in ("hr", "hz", "hn"):
         return jax.nn.initializers.lecun_normal()(key, shape, jnp.float32)
+    return _orthogonal(key, shape)
+
+
+@functools.partial(jax.jit, static_argnums=1)  # compiled once for kernels of the same size
+def _orthogonal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     initializer = jax.nn.initializers.orthogonal()
     # Decompositions that XLA batches on a CPU wait for threads that wait for each other.
-    return jax.custom_batching.sequential_vmap(lambda key: initializer(key, shape, jnp.float32))(
-        key
-    )
+    draw = jax.custom_batching.sequential_vmap(lambda key: initializer(key, shape, jnp.float32))
+    return draw(key)
 
 
 def init_weights(
@@ -437,27 +442,42 @@ class RecurrentArchitecture(abc.ABC):
         ) -> tuple[optax.Updates, Any]:
             del params, extra_args
             check_real(name, updates)
-            gradients, treedef = jax.tree.flatten(updates)
-            columns = [treedef.flatten_up_to(field) for field in state]
-            directions, after = [], []
-            for gradient, *hidden in zip(gradients, *columns, strict=True):
+
+            def update_leaf(gradient: jax.Array, *hidden: jax.Array) -> tuple[jax.Array, ...]:
                 dtype = hidden[0].dtype
                 constant = jax.lax.stop_gradient(gradient).astype(dtype)
-                direction, states = self.direction(
-                    cast(meta_params, dtype), clip_gradient(constant, grad_clip), tuple(hidden)
+                direction, hidden = self.direction(
+                    cast(meta_params, dtype), clip_gradient(constant, grad_clip), hidden
                 )
-                directions.append(direction.astype(gradient.dtype))
-                after.append(states)
-            fields = zip(*after, strict=True) if after else [()] * len(state)
-            return (
-                jax.tree.unflatten(treedef, directions),
-                self.State(*(jax.tree.unflatten(treedef, list(field)) for field in fields)),
-            )
+                return direction.astype(gradient.dtype), *hidden
+
+            results = jax.tree.map(update_leaf, updates, *state)
+            directions, *hidden = unzip(updates, results, 1 + len(state))
+            return directions, self.State(*hidden)
 
         return optax.chain(
             optax.GradientTransformationExtraArgs(init_fn, update_fn),
             optax.scale_by_learning_rate(learning_rate),
         )
+
+
+def unzip(tree: Any, results: Any, number: int) -> list[Any]:
+    """Turns a tree with a tuple in the place of each leaf into so many trees.
+
+    Args:
+      tree: A tree with the leaves.
+      results: The same with tuples.
+      number: Length of the tuples, which cannot be seen where there are no leaves.
+
+    Returns:
+      The trees.
+
+    Example:
+      >>> unzip({"a": 0}, {"a": (1, 2)}, 2)
+      [{'a': 1}, {'a': 2}]
+    """
+    pick = lambda i: jax.tree.map(lambda _, result: result[i], tree, results)  # noqa: E731
+    return [pick(i) for i in range(number)]
 
 
 def _name(path: Any) -> str:

@@ -22,6 +22,7 @@ from optim._recurrent import (
     init_weights,
     mlp,
     mlp_shapes,
+    unzip,
 )
 
 _MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
@@ -155,25 +156,20 @@ class STAR:
             rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
             nominal = nominal_step(state.count) if callable(nominal_step) else nominal_step
 
-            gradients, treedef = jax.tree.flatten(updates)
-            columns = [treedef.flatten_up_to(field) for field in (params, *state[1:])]
-            steps, after = [], []
-            for gradient, param, *accumulated in zip(gradients, *columns, strict=True):
+            def update_leaf(gradient: Any, param: Any, *accumulated: Any) -> tuple[jax.Array, ...]:
                 dtype = accumulated[0].dtype
                 weights = cast(meta_params, dtype)
                 g = clip_gradient(gradient.astype(dtype), grad_clip)
-                accumulators = _accumulate(weights, g, accumulated)
+                accumulated = _accumulate(weights, g, accumulated)
                 learned, fallback = _network(
-                    weights, state.count, param.astype(dtype), g, accumulators
+                    weights, state.count, param.astype(dtype), g, accumulated
                 )
                 step = jnp.asarray(rate, dtype) * learned + jnp.asarray(nominal, dtype) * fallback
-                steps.append((-step).astype(param.dtype))
-                after.append(accumulators)
-            fields = zip(*after, strict=True) if after else [()] * len(state[1:])
-            return jax.tree.unflatten(treedef, steps), STARState(
-                optax.safe_increment(state.count),
-                *(jax.tree.unflatten(treedef, list(field)) for field in fields),
-            )
+                return (-step).astype(param.dtype), *accumulated
+
+            results = jax.tree.map(update_leaf, updates, params, *state[1:])
+            steps, *accumulators = unzip(updates, results, len(state))
+            return steps, STARState(optax.safe_increment(state.count), *accumulators)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -314,7 +310,7 @@ def _decay(offset: jax.Array, initial: tuple[float, ...], ndim: int) -> jax.Arra
 
 
 def _accumulate(
-    weights: MetaParams, g: jax.Array, accumulated: list[jax.Array]
+    weights: MetaParams, g: jax.Array, accumulated: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, ...]:
     """The accumulators after a gradient."""
     momentum, square, rows, columns, diagonal = accumulated

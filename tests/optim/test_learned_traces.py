@@ -79,7 +79,8 @@ def test_numpy_trace(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["optim4rl", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[1:])]
+    "name",
+    [n if n == "linear_optim" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
 )
 def test_numpy_trace_in_float64(name):
     """Here the meta-gradient is that of central differences in NumPy."""

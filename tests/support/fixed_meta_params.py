@@ -29,6 +29,22 @@ def zeros(name, **sizes):
     return fill(ARCHITECTURES[name](**sizes).shapes())
 
 
+def drawn(name, seed=0, **sizes):
+    """Meta-parameters that nothing has to be compiled for; decay rates hardly move."""
+    meta = zeros(name, **sizes)
+    rng = np.random.default_rng(seed)
+
+    def fill(tree):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                fill(value)
+            else:
+                value[:] = rng.normal(size=value.shape) * (0.02 if "decays" in key else 0.5)
+
+    fill(meta)
+    return meta
+
+
 def converging(name):
     """Meta-parameters to converge with at a learning rate of 1e-3."""
     meta = zeros(name)
