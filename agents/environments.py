@@ -19,6 +19,16 @@ GYMNAX = (
     "Pendulum-v1",
     "Catch-bsuite",
 )
+GRIDWORLDS = (
+    "small_sparse_short",
+    "small_sparse_long",
+    "small_dense_short",
+    "small_dense_long",
+    "big_sparse_short",
+    "big_sparse_long",
+    "big_dense_short",
+    "big_dense_long",
+)
 BRAX = (
     "ant",
     "halfcheetah",
@@ -32,7 +42,7 @@ BRAX = (
 
 def environment_names() -> tuple[str, ...]:
     """Names that `make` accepts."""
-    return GYMNAX + BRAX
+    return GYMNAX + GRIDWORLDS + BRAX
 
 
 def make(name: str, **options: Any) -> Environment:
@@ -40,9 +50,9 @@ def make(name: str, **options: Any) -> Environment:
 
     Args:
         name: one of `environment_names()`.
-        **options: for Gymnax, fields of the environment's parameters (`max_steps_in_episode=200`);
-            for Brax, `backend` ('generalized', 'positional', 'spring' or 'mjx') and
-            `max_episode_steps`.
+        **options: for Gymnax and the gridworlds, fields of the environment's parameters
+            (`max_steps_in_episode=200`); for Brax, `backend` ('generalized', 'positional',
+            'spring' or 'mjx') and `max_episode_steps`.
 
     Returns:
         The environment, which neither resets itself nor counts episodes: see `agents.wrappers`.
@@ -59,7 +69,7 @@ def make(name: str, **options: Any) -> Environment:
         ((4,), Discrete(size=2))
     """
     # Each library takes seconds to import, so only the one that is asked for is.
-    if name in GYMNAX:
+    if name in GYMNAX + GRIDWORLDS:
         from agents.gymnax_environment import GymnaxEnvironment
 
         return GymnaxEnvironment(name, **options)

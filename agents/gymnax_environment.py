@@ -10,8 +10,14 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
 
+from agents import gridworlds as gridworlds  # registers them
 from agents._promotion import relaxed_promotion, strong, typed_like
 from agents.environment import Box, Discrete, Environment, Info, State
+
+
+def default_parameters(name: str) -> Any:
+    """The parameters that Gymnax gives an environment, as a dataclass."""
+    return gymnax.make(name)[1]
 
 
 class GymnaxEnvironment(Environment):

@@ -67,8 +67,8 @@ def list_names(what: str) -> None:
                 for name, task in TASKS.items()
             }
             note = (
-                "Brax's environments (in small letters) take :backend=generalized, positional "
-                "(default), spring or mjx; Gymnax's take their parameters, e.g. "
+                "Brax's environments (ant and what follows) take :backend=generalized, positional "
+                "(default), spring or mjx; all others take Gymnax's parameters, e.g. "
                 ":max_steps_in_episode=200."
             )
         case "optimizers":

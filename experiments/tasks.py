@@ -46,6 +46,7 @@ _BRAX = Settings(
     cached_resets=True,
 )
 _CLASSIC = Settings(num_envs=4, minibatches=4, nonlinearity="tanh")
+_GRIDWORLD = Settings(num_steps=20, minibatches=4, discount=0.995, widths=(32,))
 _PENDULUM = dataclasses.replace(
     _CLASSIC,
     num_envs=16,
@@ -73,6 +74,7 @@ TASKS: dict[str, Task] = {
     "MountainCarContinuous-v0": Task(_PENDULUM, 1e-3, published=False),
     "Pendulum-v1": Task(_PENDULUM, 1e-3, published=False),
     "Catch-bsuite": Task(_CLASSIC, 1e-3, published=False),
+    **{name: Task(_GRIDWORLD, 1e-3, published=False) for name in environments.GRIDWORLDS},
     "ant": Task(_BRAX, 3e-4, _adam(b1=0.99, b2=0.99), 6517.31),
     "humanoid": Task(_BRAX, 3e-4, _adam(b1=0.9, b2=0.999)),
     "walker2d": Task(_BRAX, 1e-3, _adam(b1=0.9, b2=0.999)),
@@ -120,9 +122,9 @@ def _default_options(name: str) -> dict[str, bool | int | float | str]:
 
         parameters = inspect.signature(BraxEnvironment).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not p.empty}
-    import gymnax
+    from agents.gymnax_environment import default_parameters
 
-    values = vars(gymnax.make(name)[1])
+    values = vars(default_parameters(name))
     return {key: value for key, value in values.items() if isinstance(value, bool | int | float)}
 
 

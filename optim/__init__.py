@@ -38,8 +38,14 @@ from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
+from optim.l2lgd2 import L2LGD2 as L2LGD2
+from optim.l2lgd2 import l2lgd2 as l2lgd2
+from optim.linear_optim import LinearOptim as LinearOptim
+from optim.linear_optim import linear_optim as linear_optim
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.optim4rl import Optim4RL as Optim4RL
+from optim.optim4rl import optim4rl as optim4rl
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
 from optim.registry import OptimizerDetails as OptimizerDetails
@@ -51,6 +57,8 @@ from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
+from optim.star import STAR as STAR
+from optim.star import star as star
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
 from optim.subset_norm import subset_norm as subset_norm
 from optim.subspace_momentum import scale_by_subspace_momentum as scale_by_subspace_momentum
@@ -63,6 +71,10 @@ from optim.tvlars import scale_by_tvlars as scale_by_tvlars
 from optim.tvlars import tvlars as tvlars
 
 __all__ = [
+    "L2LGD2",
+    "STAR",
+    "LinearOptim",
+    "Optim4RL",
     "OptimizerDetails",
     "OptimizerSpec",
     "accepts_schedule",
@@ -83,9 +95,12 @@ __all__ = [
     "details",
     "exadam",
     "kron",
+    "l2lgd2",
+    "linear_optim",
     "make",
     "mars",
     "nearest",
+    "optim4rl",
     "optimizer_names",
     "reset_state",
     "sania",
@@ -109,6 +124,7 @@ __all__ = [
     "scale_by_swats",
     "scale_by_tvlars",
     "sgdp",
+    "star",
     "subset_norm",
     "subspace_momentum",
     "swats",

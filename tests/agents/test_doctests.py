@@ -7,7 +7,7 @@ import pytest
 import agents
 
 MODULES = [f"agents.{module.name}" for module in pkgutil.iter_modules(agents.__path__)]
-WITH_EXAMPLES = {"advantages", "distributions", "environments", "evaluation", "ppo"}
+WITH_EXAMPLES = {"advantages", "distributions", "environments", "evaluation", "gridworlds", "ppo"}
 
 
 @pytest.mark.parametrize("name", MODULES)

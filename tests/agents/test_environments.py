@@ -33,6 +33,14 @@ FACTS = {
     "MountainCarContinuous-v0": ((2,), Box(1, -1.0, 1.0), 999),
     "Pendulum-v1": ((3,), Box(1, -2.0, 2.0), 200),
     "Catch-bsuite": ((10, 5), Discrete(3), None),
+    "small_sparse_short": ((3, 5, 10), Discrete(9), 50),
+    "small_sparse_long": ((3, 10, 5), Discrete(9), 500),
+    "small_dense_short": ((3, 6, 8), Discrete(9), 50),
+    "small_dense_long": ((3, 8, 6), Discrete(9), 500),
+    "big_sparse_short": ((5, 12, 14), Discrete(9), 50),
+    "big_sparse_long": ((5, 14, 12), Discrete(9), 500),
+    "big_dense_short": ((5, 11, 15), Discrete(9), 50),
+    "big_dense_long": ((5, 15, 11), Discrete(9), 500),
     "ant": (None, Box(8, -1.0, 1.0), 1000),
     "halfcheetah": ((17,), Box(6, -1.0, 1.0), 1000),
     "hopper": ((11,), Box(3, -1.0, 1.0), 1000),
@@ -74,7 +82,8 @@ def assert_contract(environment):
 
 def test_every_name_is_known():
     assert environments.environment_names() == tuple(FACTS)
-    assert set(environments.GYMNAX) | set(environments.BRAX) == set(FACTS)
+    groups = (environments.GYMNAX, environments.GRIDWORLDS, environments.BRAX)
+    assert set().union(*groups) == set(FACTS)
 
 
 def assert_facts(environment):
@@ -87,7 +96,7 @@ def assert_facts(environment):
     assert isinstance(environment.max_episode_steps, int)
 
 
-@pytest.mark.parametrize("name", environments.GYMNAX)
+@pytest.mark.parametrize("name", environments.GYMNAX + environments.GRIDWORLDS)
 def test_gymnax_contract(name):
     environment = made(name)
     assert environment.name == name

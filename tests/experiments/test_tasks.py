@@ -3,7 +3,7 @@
 import pytest
 
 import optim
-from agents.environments import environment_names
+from agents.environments import BRAX, environment_names
 from experiments.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
 
 
@@ -11,7 +11,7 @@ def test_every_environment_has_a_task() -> None:
     assert set(TASKS) == set(environment_names())
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if not name.islower()])
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in BRAX])
 def test_gymnax_environments_are_made(name: str) -> None:
     assert make_environment(name).name == name
     assert make_environment(f"{name}:max_steps_in_episode=7").max_episode_steps == 7
@@ -48,6 +48,8 @@ def test_parse() -> None:
         ("CartPole-v1:gravity=nan", "option 'gravity' of 'CartPole-v1' must be a finite number; "),
         ("CartPole-v1:gravity=true", "option 'gravity' of 'CartPole-v1' must be a finite number; "),
         ("CartPole-v1:max_steps_in_episode=1.5", "option 'max_steps_in_episode' of 'CartPole-v1' "),
+        ("big_dense_long:respawn_probability=2", "respawn_probability must be in [0, 1]; got 2."),
+        ("big_dense_long:respawn=1", "'big_dense_long' has no option 'respawn'; the nearest is "),
         ("Asterix-MinAtar:ramping=1", "option 'ramping' of 'Asterix-MinAtar' must be true or "),
         ("Acrobot-v1:available_torque=1", "'Acrobot-v1' has no option 'available_torque'; the "),
     ],
