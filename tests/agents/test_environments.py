@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import quick_jit
+from quick import quick_jit
 
 from agents import environments
 from agents.brax_environment import BACKENDS

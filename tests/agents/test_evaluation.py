@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import probes
-from probes import quick_jit
+from quick import quick_jit
 
 from agents.evaluation import evaluate
 

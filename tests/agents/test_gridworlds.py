@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import quick_jit
+from quick import quick_jit
 from scipy.stats import binom
 
 from agents import environments, gridworlds

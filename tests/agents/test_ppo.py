@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import probes
 import pytest
-from probes import quick_jit
+from quick import quick_jit
 
 import optim
 from agents import environments

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from probes import quick_jit
+from quick import quick_jit
 
 from agents.wrappers import (
     AutoReset,

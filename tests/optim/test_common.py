@@ -1,4 +1,4 @@
-"""What every hand-crafted optimizer must bear, over one list of them: `suite.CASES`."""
+"""What every optimizer must bear, over one list of them: `suite.CASES`."""
 
 import functools
 

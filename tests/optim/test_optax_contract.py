@@ -13,17 +13,9 @@ import optax
 import pytest
 import suite
 from absl.testing import parameterized
-from fixed_meta_params import FACTORIES, converging
 from optax._src import sharding_test
 from optax.contrib import _common_test
 from quick import quick_jit
-
-# The learned ones have tests of their own for all else; here with meta-parameters set by hand.
-LEARNED = {
-    name: suite.Case(factory, {"meta_params": converging(name), "learning_rate": 1e-3})
-    for name, factory in FACTORIES.items()
-}
-CASES = suite.CASES | LEARNED
 
 HALF_AND_FULL = ("bfloat16", "float32")
 TARGETS = ("parabola", "rosenbrock", "matrix_parabola", "mixed_tensor_target")
@@ -56,14 +48,6 @@ SHARDING = (
 )
 
 
-def parameters(*, long=False):
-    """All names; of the learned ones, which share their code, the first is quick."""
-    first = next(iter(LEARNED))
-    return suite.parameters(long=long) + [
-        pytest.param(name, marks=() if name == first else pytest.mark.slow) for name in LEARNED
-    ]
-
-
 class Unskippable(parameterized.TestCase):
     """What optax's tests take for themselves."""
 
@@ -82,7 +66,7 @@ class Alike(str):
     __hash__ = str.__hash__
 
     def __eq__(self, other):
-        return str(self) == other or CASES[str(self)].like == other
+        return str(self) == other or suite.CASES[str(self)].like == other
 
 
 def at_top(quick, plain):
@@ -103,7 +87,7 @@ def at_ease(monkeypatch):
     quick_scan = lambda *args, **kwargs: quick_jit(lambda: scan(*args, **kwargs))()  # noqa: E731
     monkeypatch.setattr(jax, "jit", lambda f, **kw: at_top(quick_jit(f, **kw), jit(f, **kw)))
     monkeypatch.setattr(jax.lax, "scan", at_top(quick_scan, scan))
-    monkeypatch.setattr(_common_test, "_get_opt_factory", lambda name: CASES[name].factory)
+    monkeypatch.setattr(_common_test, "_get_opt_factory", lambda name: suite.CASES[name].factory)
     # optax 0.2.8 compares versions as strings, in which 0.10 comes before 0.7.2.
     if jax.__version_info__ >= (0, 7, 2):
         monkeypatch.setattr(jax, "__version__", "0.9.9")
@@ -139,7 +123,7 @@ def check_contrib(body, arguments, name):
     CONTRIB_BODIES[body](
         Unskippable(),
         opt_name=Alike(name),
-        opt_kwargs=dict(CASES[name].options),
+        opt_kwargs=dict(suite.CASES[name].options),
         wrapper_name=None,
         wrapper_kwargs=None,
         **arguments,
@@ -150,29 +134,29 @@ def combinations():
     """Every body with every optimizer, but convergence with those that do not converge."""
     for body, several in CONTRIB.items():
         for arguments in several:
-            for parameter in parameters(long=body in LONG):
+            for parameter in suite.parameters(long=body in LONG):
                 (name,) = parameter.values
-                if body == "test_optimizers" and not CASES[name].converges:
+                if body == "test_optimizers" and not suite.CASES[name].converges:
                     continue
                 label = "-".join(map(words, (body, *arguments.values(), name)))
                 yield pytest.param(body, arguments, name, marks=parameter.marks, id=label)
 
 
 @pytest.mark.usefixtures("at_ease")
-@pytest.mark.parametrize(("body", "arguments", "name"), combinations())
+@pytest.mark.parametrize(("body", "arguments", "name"), list(combinations()))
 def test_contrib(body, arguments, name):
     check_contrib(body, arguments, name)
 
 
 def test_what_does_not_converge_has_a_variant_that_does():
-    exceptions = {name for name, case in CASES.items() if not case.converges}
+    exceptions = {name for name, case in suite.CASES.items() if not case.converges}
     assert exceptions == {"trac"}
-    assert CASES["trac_settling"].converges
+    assert suite.CASES["trac_settling"].converges
 
 
 def given(name):
     """The optimizer with what it needs bound, for tests that pass nothing."""
-    case = CASES[name]
+    case = suite.CASES[name]
     optimizer = case.build()
     if case.like is None:
         return optimizer
@@ -186,7 +170,7 @@ def given(name):
 
 
 @pytest.mark.usefixtures("at_ease")
-@pytest.mark.parametrize("name", parameters(long=True))
+@pytest.mark.parametrize("name", suite.parameters(long=True))
 @pytest.mark.parametrize("body", SHARDING)
 def test_sharding(body, name):
     assert len(jax.devices()) == 8
@@ -196,6 +180,6 @@ def test_sharding(body, name):
 @pytest.mark.usefixtures("at_ease")
 def test_a_failure_of_optaxs_tests_is_one_here():
     """No tolerance is loosened and nothing is swallowed: too small a learning rate is found."""
-    wrong = {"adamo": suite.Case(CASES["adamo"].factory, {"learning_rate": 1e-6})}
-    with mock.patch.dict(CASES, wrong), pytest.raises(AssertionError):
+    wrong = {"adamo": suite.Case(suite.CASES["adamo"].factory, {"learning_rate": 1e-6})}
+    with mock.patch.object(suite, "CASES", wrong), pytest.raises(AssertionError):
         check_contrib("test_optimizers", CONTRIB["test_optimizers"][0], "adamo")

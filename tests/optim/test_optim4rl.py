@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from fixed_meta_params import converging, zeros
-from probes import quick_jit
+from quick import quick_jit
 
 import optim
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from fixed_meta_params import drawn, zeros
-from probes import quick_jit
+from quick import quick_jit
 
 import optim
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from fixed_meta_params import FACTORIES
 from numpy_learned import nest, part
-from probes import quick_jit
+from quick import quick_jit
 
 # Names of the authors' traces and, in them, of STAR's accumulators.
 GOLDEN = {"optim4rl": "optim4rl", "linear_optim": "linear", "l2lgd2": "l2lgd2", "star": "star"}

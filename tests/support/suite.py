@@ -1,8 +1,8 @@
-"""The list of our hand-crafted optimizers that the common tests run over.
+"""The list of our optimizers that the common tests run over.
 
 Every name of the registry that is ours is here, and beside it the variants and wrappers whose state
 or computation is of another kind. Each comes with arguments with which it converges to within 3e-2
-on the four targets of optax's own tests.
+on the four targets of optax's own tests; the learned ones with meta-parameters set by hand.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 import pytest
+from fixed_meta_params import FACTORIES, converging
 
 import optim
 
@@ -130,7 +131,16 @@ CASES: dict[str, Case] = {
     ),
 }
 
-# These run in every test, the other names of the registry in the short ones; with --slow all in all.
+CASES |= {
+    name: Case(
+        factory,
+        {"meta_params": converging(name), "learning_rate": 1e-3},
+        needs_params=name == "star",
+    )
+    for name, factory in FACTORIES.items()
+}
+
+# These run in every test, other names of the registry in the short ones; --slow runs all in all.
 QUICK = ("adamo", "adamp", "cautious_adamw", "mars_exact", "trac")
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import quick_jit
+from quick import quick_jit
 
 import optim
 from agents.offline import common, iql, pars, rebrac, sqog, td3, td3_bc

@@ -14,7 +14,7 @@ import numpy as np
 import numpy_offline as reference
 import optax
 import pytest
-from probes import quick_jit
+from quick import quick_jit
 
 from agents.offline import iql, pars, rebrac, sqog, td3, td3_bc
 from agents.offline.common import Transitions, td_target
