@@ -38,8 +38,10 @@ Three tests come out of :func:`stability`:
 not shrink it. A real mode that grows by a factor r a step sees the target with gain
 :math:`\alpha r / (r - 1 + \alpha)`, which is 1 at r = 1 whatever :math:`\alpha` is: averaging slows
 a real mode down and cannot stabilise it, while :math:`S_\alpha` treats the target as if it were
-multiplied by :math:`\alpha` for ever and often calls a growing system stable. With
-:math:`\alpha = 1` all three agree.
+multiplied by :math:`\alpha` for ever and often calls a growing system stable. An oscillating mode
+it can stabilise, so that ``radius`` may call unstable what a target network holds. With
+:math:`\alpha = 1` all three agree. ``python -m experiments.benchmarks.stability`` compares the
+tests with what live Adam does.
 
 All three are statements about an infinitesimal neighbourhood in which Z, Z' and D stand still. They
 hold for a linear critic for as long as :math:`\hat v` keeps its size, and for a network over short
