@@ -237,10 +237,10 @@ def adam_preconditioner(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> import optax
-      >>> adam = optax.adam(1e-3, eps=0.5)
+      >>> import optim
+      >>> adamo = optim.adamo(1e-3, eps=0.5)
       >>> params = jnp.zeros(2)
-      >>> _, state = adam.update(jnp.asarray([1.5, 0.5]), adam.init(params), params)
+      >>> _, state = adamo.update(jnp.asarray([1.5, 0.5]), adamo.init(params), params)
       >>> print(adam_preconditioner(state, eps=0.5).round(4))
       [0.5 1. ]
     """
