@@ -38,8 +38,10 @@ Three tests come out of :func:`stability`:
 not shrink it. A real mode that grows by a factor r a step sees the target with gain
 :math:`\alpha r / (r - 1 + \alpha)`, which is 1 at r = 1 whatever :math:`\alpha` is: averaging slows
 a real mode down and cannot stabilise it, while :math:`S_\alpha` treats the target as if it were
-multiplied by :math:`\alpha` for ever and often calls a growing system stable. With
-:math:`\alpha = 1` all three agree.
+multiplied by :math:`\alpha` for ever and often calls a growing system stable. An oscillating mode
+it can stabilise, so that ``radius`` may call unstable what a target network holds. With
+:math:`\alpha = 1` all three agree. ``python -m experiments.benchmarks.stability`` compares the
+tests with what live Adam does.
 
 All three are statements about an infinitesimal neighbourhood in which Z, Z' and D stand still. They
 hold for a linear critic for as long as :math:`\hat v` keeps its size, and for a network over short
@@ -235,10 +237,10 @@ def adam_preconditioner(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> import optax
-      >>> adam = optax.adam(1e-3, eps=0.5)
+      >>> import optim
+      >>> adamo = optim.adamo(1e-3, eps=0.5)
       >>> params = jnp.zeros(2)
-      >>> _, state = adam.update(jnp.asarray([1.5, 0.5]), adam.init(params), params)
+      >>> _, state = adamo.update(jnp.asarray([1.5, 0.5]), adamo.init(params), params)
       >>> print(adam_preconditioner(state, eps=0.5).round(4))
       [0.5 1. ]
     """

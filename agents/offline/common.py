@@ -137,11 +137,25 @@ def check(config: OfflineConfig, observation_size: int, action_size: int) -> Non
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1; got {count}.")
+    check_share("discount", config.discount)
+    check_share("polyak", config.polyak)
     if config.initialization not in INITIALIZATIONS:
         raise ValueError(
             f"initialization must be one of {', '.join(INITIALIZATIONS)}; "
             f"got {config.initialization!r}."
         )
+
+
+def check_share(name: str, value: Number) -> None:
+    """Refuses a concrete number outside [0, 1]; tracers have no value yet and pass.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not isinstance(value, jax.core.Tracer) and not np.all(
+        (np.asarray(value) >= 0) & (np.asarray(value) <= 1)
+    ):
+        raise ValueError(f"{name} must be in [0, 1]; got {value}.")
 
 
 def observation_statistics(transitions: Transitions, epsilon: float = 1e-3) -> Normalizer:

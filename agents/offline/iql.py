@@ -23,6 +23,7 @@ from agents.offline.common import (
     Transitions,
     averaged,
     check,
+    check_share,
     descend,
     sample,
     sum_of_mean_squares,
@@ -187,8 +188,8 @@ def iql(
         `policy(state)` acts by the mean.
 
     Raises:
-        ValueError: if a count is below 1, the initialization is unknown, or the dropout rate is not
-            in [0, 1).
+        ValueError: if a count is below 1, the initialization is unknown, or the discount, the rate
+            of averaging, the expectile or the dropout rate is out of its range.
 
     References:
         Kostrikov et al., Offline Reinforcement Learning with Implicit Q-Learning, 2021,
@@ -207,6 +208,7 @@ def iql(
         ['actor', 'critic', 'value']
     """
     check(config, observation_size, action_size)
+    check_share("expectile", config.expectile)
     if not 0.0 <= config.actor_dropout < 1.0:
         raise ValueError(f"actor_dropout must be in [0, 1); got {config.actor_dropout}.")
     networks = make_networks(config, action_size)

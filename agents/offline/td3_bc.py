@@ -101,8 +101,8 @@ def td3_bc(
         squared Euclidean distance between the actor's actions and the data's).
 
     Raises:
-        ValueError: if a count is below 1, actor_period does not divide critic_steps, or the
-            initialization is unknown.
+        ValueError: if a count is below 1, actor_period does not divide critic_steps, the discount
+            or the rate of averaging is not in [0, 1], or the initialization is unknown.
 
     References:
         Fujimoto and Gu, A Minimalist Approach to Offline Reinforcement Learning, 2021,

@@ -370,6 +370,8 @@ def test_collapse_line():
         ({"critic_steps": 0}, "critic_steps must be at least 1; got 0"),
         ({"batch_size": -1}, "batch_size must be at least 1; got -1"),
         ({"actor_period": 3}, "actor_period must be at least 1 and divide critic_steps = 2; got 3"),
+        ({"discount": 1.5}, r"discount must be in \[0, 1\]; got 1.5"),
+        ({"polyak": float("nan")}, r"polyak must be in \[0, 1\]; got nan"),
         ({"initialization": "he"}, "initialization must be one of uniform, edac, orthogonal"),
     ],
 )
@@ -381,5 +383,7 @@ def test_bad_settings_are_named(change, message):
 def test_bad_sizes_and_dropout_are_named():
     with pytest.raises(ValueError, match="action_size must be at least 1; got 0"):
         td3_bc.td3_bc(4, 0, td3_bc.TD3BCConfig(**TINY), optax.sgd(0.1), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"expectile must be in \[0, 1\]; got -0.1"):
+        iql.iql(4, 1, iql.IQLConfig(**TINY, expectile=-0.1), *[optax.sgd(0.1)] * 3)
     with pytest.raises(ValueError, match=r"actor_dropout must be in \[0, 1\); got 1"):
         iql.iql(4, 1, iql.IQLConfig(**TINY, actor_dropout=1.0), *[optax.sgd(0.1)] * 3)
