@@ -44,6 +44,15 @@ from optim.linear_optim import LinearOptim as LinearOptim
 from optim.linear_optim import linear_optim as linear_optim
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.meta_params import load as load
+from optim.meta_params import load_meta_params as load_meta_params
+from optim.meta_params import load_metadata as load_metadata
+from optim.meta_params import load_open_npy as load_open_npy
+from optim.meta_params import packaged_meta_params as packaged_meta_params
+from optim.meta_params import save_meta_params as save_meta_params
+from optim.open import OPEN as OPEN
+from optim.open import OPENState as OPENState
+from optim.open import open_optimizer as open_optimizer
 from optim.optim4rl import Optim4RL as Optim4RL
 from optim.optim4rl import optim4rl as optim4rl
 from optim.periodic_reset import adam_reset as adam_reset
@@ -53,6 +62,7 @@ from optim.registry import OptimizerSpec as OptimizerSpec
 from optim.registry import accepts_schedule as accepts_schedule
 from optim.registry import describe as describe
 from optim.registry import details as details
+from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.sania import sania as sania
@@ -72,8 +82,10 @@ from optim.tvlars import tvlars as tvlars
 
 __all__ = [
     "L2LGD2",
+    "OPEN",
     "STAR",
     "LinearOptim",
+    "OPENState",
     "Optim4RL",
     "OptimizerDetails",
     "OptimizerSpec",
@@ -96,14 +108,22 @@ __all__ = [
     "exadam",
     "kron",
     "l2lgd2",
+    "learned_names",
     "linear_optim",
+    "load",
+    "load_meta_params",
+    "load_metadata",
+    "load_open_npy",
     "make",
     "mars",
     "nearest",
+    "open_optimizer",
     "optim4rl",
     "optimizer_names",
+    "packaged_meta_params",
     "reset_state",
     "sania",
+    "save_meta_params",
     "scale_by_adabound",
     "scale_by_adahessian",
     "scale_by_adam_cm",

@@ -345,6 +345,7 @@ class RecurrentArchitecture(abc.ABC):
       hidden_size: Units of each recurrent network.
       mlp_widths: Units of the hidden layers between these and their outputs.
       State: Class of the state, a named tuple with a field for each recurrent network.
+      feature_version: Of what meta-parameters are multiplied with; files of others are refused.
 
     Raises:
       ValueError: If a size is no whole number of at least 1.
@@ -358,6 +359,7 @@ class RecurrentArchitecture(abc.ABC):
     hidden_size: int = 8
     mlp_widths: tuple[int, ...] = ()
     State: ClassVar[Any]
+    feature_version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mlp_widths", tuple(self.mlp_widths))

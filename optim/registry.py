@@ -27,9 +27,15 @@ from optim.cautious import cautious_adamw
 from optim.critical_momenta import adam_cm
 from optim.exadam import exadam
 from optim.kron import kron
+from optim.l2lgd2 import l2lgd2
+from optim.linear_optim import linear_optim
 from optim.mars import mars
+from optim.meta_params import ARCHITECTURES, load, without_weights
+from optim.open import open_optimizer
+from optim.optim4rl import optim4rl
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
+from optim.star import star
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
@@ -45,7 +51,7 @@ class OptimizerDetails:
     """What there is to know about one of our own optimizers before choosing it.
 
     Attributes:
-      factory: Builds it from a learning rate, or its weights, and options.
+      factory: Builds it from a learning rate, or meta-parameters if it is learned, and options.
       summary: One line, with a full stop, shorter than 90 characters.
       paper: Authors, year and arXiv number.
       inputs: What ``update`` needs besides gradients and parameters, of what a learner has, or
@@ -202,6 +208,47 @@ _OWN: dict[str, OptimizerDetails] = {
     ),
 }
 
+# Learned ones, which are used with weights: NAME@WEIGHTS.
+_LEARNED: dict[str, OptimizerDetails] = {
+    "l2lgd2": OptimizerDetails(
+        factory=l2lgd2,
+        summary="L2LGD2: a network gives the logarithm of a factor of each gradient.",
+        paper="Andrychowicz et al., 2016, arXiv 1606.04474; as in Lan et al., 2024, "
+        "arXiv 2302.01470",
+        state="8, the hidden size",
+        cost="a GRU and a dense layer for each parameter",
+    ),
+    "linear_optim": OptimizerDetails(
+        factory=linear_optim,
+        summary="LinearOptim: a network gives each gradient a factor and an offset.",
+        paper="Lan et al., 2024, arXiv 2302.01470",
+        state="8, the hidden size",
+        cost="a GRU and a dense layer for each parameter",
+    ),
+    "open": OptimizerDetails(
+        factory=open_optimizer,
+        summary="OPEN: a network gives steps and noise, told of progress, layer and dormancy.",
+        paper="Goldie et al., 2024, arXiv 2407.07082",
+        inputs="activations, training_progress and batch_progress, each optional",
+        state="14: 6, and the features of the GRU",
+        cost="a GRU and a perceptron for each parameter",
+    ),
+    "optim4rl": OptimizerDetails(
+        factory=optim4rl,
+        summary="Optim4RL: two networks give the logarithms of Adam's two moments.",
+        paper="Lan et al., 2024, arXiv 2302.01470",
+        state="16, twice the hidden size",
+        cost="two GRUs and dense layers for each parameter",
+    ),
+    "star": OptimizerDetails(
+        factory=star,
+        summary="STAR: a network's steps on Adam's and Adafactor's features, beside nominal ones.",
+        paper="Harrison et al., 2022, arXiv 2209.11208; as in Lan et al., 2024, arXiv 2302.01470",
+        state="4, and 6 for each row and column of a matrix",
+        cost="a perceptron with 39 inputs for each parameter",
+    ),
+}
+
 # What optax offers besides, and why it is no name here.
 _EXCLUDED = {
     "dpsgd": "it needs one gradient per example, a clipping norm and a noise level",
@@ -318,11 +365,24 @@ def optimizer_names() -> list[str]:
     return sorted(_factories())
 
 
+def learned_names() -> list[str]:
+    """Lists the learned optimizers, which :func:`make` builds from ``NAME@WEIGHTS``, sorted.
+
+    Returns:
+      The names.
+
+    Example:
+      >>> learned_names()
+      ['l2lgd2', 'linear_optim', 'open', 'optim4rl', 'star']
+    """
+    return sorted(ARCHITECTURES)
+
+
 def describe(name: str) -> str:
     """Describes an optimizer in one line.
 
     Args:
-      name: One of :func:`optimizer_names`.
+      name: One of :func:`optimizer_names` or :func:`learned_names`.
 
     Returns:
       The line.
@@ -334,9 +394,9 @@ def describe(name: str) -> str:
       >>> describe("adam")
       'The Adam optimizer.'
     """
+    if known := details(name):
+        return known.summary
     factory = _factory(name)
-    if name in _OWN:
-        return _OWN[name].summary
     if isinstance(factory, functools.partial):
         fixed = ", ".join(f"{key}={value}" for key, value in factory.keywords.items())
         return f"optax.{factory.func.__name__} with {fixed}."
@@ -348,7 +408,7 @@ def details(name: str) -> OptimizerDetails | None:
     """Tells paper, inputs, state and cost of one of our own optimizers.
 
     Args:
-      name: One of :func:`optimizer_names`.
+      name: One of :func:`optimizer_names` or :func:`learned_names`.
 
     Returns:
       The details; None if the optimizer is optax's.
@@ -362,6 +422,8 @@ def details(name: str) -> OptimizerDetails | None:
       >>> details("adam") is None
       True
     """
+    if name in _LEARNED:
+        return _LEARNED[name]
     _factory(name)
     return _OWN.get(name)
 
@@ -370,7 +432,7 @@ def accepts_schedule(name: str) -> bool:
     """Says whether an optimizer takes a schedule as its learning rate; all take a tracer.
 
     Args:
-      name: One of :func:`optimizer_names`.
+      name: One of :func:`optimizer_names` or :func:`learned_names`; the latter take none.
 
     Returns:
       Whether ``make(name, schedule)`` works.
@@ -382,6 +444,8 @@ def accepts_schedule(name: str) -> bool:
       >>> accepts_schedule("adam"), accepts_schedule("rprop")
       (True, False)
     """
+    if name in ARCHITECTURES:
+        return False
     _factory(name)
     return name not in _WITHOUT_SCHEDULE
 
@@ -394,7 +458,7 @@ def make(
     Args:
       spec: A spec, or its text; a bare name is one.
       learning_rate: Number greater than 0, tracer or schedule. A learning rate among the spec's
-        options comes first.
+        options comes first. Learned optimizers, which set their own steps, are given none.
 
     Returns:
       The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
@@ -402,6 +466,7 @@ def make(
     Raises:
       ValueError: If the optimizer, its weights or an option is unknown, a value is not allowed, or
         there is no learning rate.
+      OSError: If a file of weights cannot be read.
 
     Example:
       >>> import jax.numpy as jnp
@@ -413,16 +478,12 @@ def make(
     """
     if isinstance(spec, str):
         spec = OptimizerSpec.parse(spec)
+    if spec.name in ARCHITECTURES:
+        return _make_learned(spec, learning_rate)
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
-    parameters = inspect.signature(factory).parameters
-    for key, value in spec.options:
-        if key not in parameters:
-            raise ValueError(
-                f"{spec.name!r} has no option {key!r}; the nearest is {nearest(key, parameters)!r}."
-            )
-        _check_option(key, value, parameters[key])
+    _check_options(spec, inspect.signature(factory).parameters)
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | dict(spec.options)
     options.setdefault("learning_rate", learning_rate)
     rate = options["learning_rate"]
@@ -438,6 +499,33 @@ def make(
     if spec.name in _ONLY_EXTRAS:
         return _with_only(optimizer, _ONLY_EXTRAS[spec.name])
     return optimizer
+
+
+def _make_learned(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    if spec.weights is None:
+        raise without_weights(spec.name)
+    parameters = dict(inspect.signature(ARCHITECTURES[spec.name].transform).parameters)
+    for key in ("self", "meta_params"):
+        parameters.pop(key)
+    _check_options(spec, parameters)
+    if learning_rate is not None:
+        hint = "; it can be an option" if "learning_rate" in parameters else ""
+        raise ValueError(
+            f"learning_rate must be None for {spec.name!r}, which sets its own steps, got "
+            f"{learning_rate!r}{hint}."
+        )
+    return load(f"{spec.name}@{spec.weights}", **dict(spec.options))
+
+
+def _check_options(spec: OptimizerSpec, parameters: Mapping[str, inspect.Parameter]) -> None:
+    for key, value in spec.options:
+        if key not in parameters:
+            raise ValueError(
+                f"{spec.name!r} has no option {key!r}; the nearest is {nearest(key, parameters)!r}."
+            )
+        _check_option(key, value, parameters[key])
 
 
 def _with_only(
@@ -488,7 +576,8 @@ def _factory(name: str) -> Factory:
         return factories[name]
     if name in _EXCLUDED:
         raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
-    raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, factories)!r}.")
+    known = [*factories, *ARCHITECTURES]
+    raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, known)!r}.")
 
 
 def _parse_value(text: str) -> Option:
@@ -537,7 +626,7 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
     if get_origin(parameter.annotation) is Literal:
         choices = get_args(parameter.annotation)
         return f"one of {', '.join(choices)}", lambda value: value in choices
-    if isinstance(default, bool):
+    if isinstance(default, bool) or (default is None and members[0] is bool):
         return "true or false", lambda value: isinstance(value, bool)
     is_tree = any(get_origin(member) in (Iterable, Mapping) for member in members)
     takes_number = isinstance(default, float) or (default is None and not is_tree)

@@ -1,7 +1,7 @@
 """STAR: a small network on the features of Adam and Adafactor, next to a plain Adam-like step."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ class STAR:
 
     Attributes:
       mlp_widths: Units of the network's hidden layers.
+      feature_version: Of what meta-parameters are multiplied with; files of others are refused.
 
     Raises:
       ValueError: If a width is no whole number of at least 1.
@@ -69,6 +70,7 @@ class STAR:
       >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
     """
 
+    feature_version: ClassVar[int] = 1
     mlp_widths: tuple[int, ...] = (4, 4)
 
     def __post_init__(self) -> None:

@@ -233,7 +233,19 @@ def test_malformed_specs(text):
     [
         ("adm", "unknown optimizer 'adm'; the nearest is 'adam'"),
         ("ADAM", "the nearest is 'adam'"),
-        ("open@breakout", "unknown optimizer 'open'"),
+        ("open", "'open' is learned and needs weights: open@WEIGHTS, with a file or one of: "),
+        ("star:learning_rate=0.1", "'star' is learned and needs weights: star@WEIGHTS"),
+        ("opne@x", "unknown optimizer 'opne'; the nearest is 'open'"),
+        ("open@x:subtract_means=false", "no option 'subtract_means'; the nearest is 'subtract_m"),
+        ("open@x:subtract_mean=1", "subtract_mean must be true or false, got 1"),
+        ("open@x:noise_mask=2", "noise_mask must be true or false or none, got 2"),
+        ("open@x:key=none", "key must be an integer, got none"),
+        ("open@x:layer_proportion=1", "layer_proportion must be set in Python"),
+        ("open@x:learning_rate=0.1", "'open' has no option 'learning_rate'"),
+        ("open@x", "learning_rate must be None for 'open', which sets its own steps, got 0.001."),
+        ("optim4rl@x", "got 0.001; it can be an option"),
+        ("optim4rl@x:learning_rate=-1", r"learning_rate must be in \(0, inf\), got -1"),
+        ("optim4rl@x:grad_clip=true", "grad_clip must be a number or none, got true"),
         ("adam@breakout", "'adam' has no learned weights, got weights 'breakout'"),
         ("adam:beta2=0.9", "'adam' has no option 'beta2'; the nearest is 'b2'"),
         ("adam:b1=0.9,b1=0.8", "'b1' of 'adam' must be given once"),
@@ -259,6 +271,19 @@ def test_malformed_specs(text):
 def test_errors(text, message):
     with pytest.raises(ValueError, match=message):
         optim.make(text, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("open@nowhere", "'open' has no packaged meta-parameters 'nowhere', it has "),
+        ("open@no/such.file", "in a file that exists, got 'no/such.file'"),
+        ("open@/tmp/", "in a file that exists, got '/tmp/'"),
+    ],
+)
+def test_weights_that_are_not_there(text, message):
+    with pytest.raises(ValueError, match=message):
+        optim.make(text)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), np.float32(-1.0)])

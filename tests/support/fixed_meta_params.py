@@ -11,6 +11,7 @@ FACTORIES = {
     "star": optim.star,
 }
 ARCHITECTURES = {
+    "open": optim.OPEN,
     "optim4rl": optim.Optim4RL,
     "linear_optim": optim.LinearOptim,
     "l2lgd2": optim.L2LGD2,
@@ -46,9 +47,25 @@ def drawn(name, seed=0, **sizes):
 
 
 def converging(name):
-    """Meta-parameters to converge with at a learning rate of 1e-3."""
+    """Meta-parameters to converge with at a learning rate of 1e-3.
+
+    OPEN sees no absolute size of a gradient, so that with any weights its steps near a minimum are
+    as long as elsewhere: it needs steps that are made shorter from outside.
+    """
     meta = zeros(name)
     match name:
+        case "open":
+            # Steps along an average of the gradient's sign. One unit remembers it; the perceptron
+            # passes it on as it is, in two halves, beside large numbers that make up LayerNorm's
+            # deviation.
+            meta["gru_params"]["iz"]["bias"][:] = 1.0
+            meta["gru_params"]["in"]["kernel"][13, 0] = 3.0
+            for dense, norm in (("layers_0", "layers_1"), ("layers_3", "layers_4")):
+                meta["params"][dense]["bias"][2:4] = [10, -10]
+                meta["params"][norm]["scale"][:2] = 10 / np.sqrt(8)
+            meta["params"]["layers_0"]["kernel"][0, :2] = [1, -1]
+            meta["params"]["layers_3"]["kernel"][:2, :2] = [[1, -1], [-1, 1]]
+            meta["params"]["layers_6"]["kernel"][:2, 0] = [1, -1]
         case "optim4rl":
             # Steps grow with gradients from 1e-4 to 1, in four stages: units in pairs,
             # tanh(w g + 1) - tanh(w g - 1), see whether w g is small. A little memory as well.

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 import pytest
-from fixed_meta_params import FACTORIES, converging
+from fixed_meta_params import FACTORIES, converging, drawn
 
 import optim
 
@@ -57,6 +57,21 @@ def trac_settling(
     adam = optax.adam(learning_rate, eps_root=1e-8)
     decay = optax.scale_by_schedule(lambda count: 1 / (1 + jnp.asarray(count, float) / 100))
     return optim.trac(optax.chain(adam, decay), s_prev=s_prev, exact_reference=exact_reference)
+
+
+def open_noisy(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    """OPEN takes no learning rate; its own is 1e-3."""
+    optimizer = optim.open_optimizer(meta_params, noise_mask=True)
+    return optax.chain(optimizer, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+
+
+def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    """Without noise and mean, which keep it from any minimum, and with ever shorter steps."""
+    return optax.chain(
+        optim.open_optimizer(meta_params, noise_mask=False, subtract_mean=False),
+        optax.scale_by_schedule(lambda count: 1e3 * jnp.exp(-jnp.asarray(count, float) / 2500)),
+        optax.scale_by_learning_rate(learning_rate, flip_sign=False),
+    )
 
 
 ROOT = {"eps_root": 1e-8}
@@ -138,6 +153,13 @@ CASES |= {
         needs_params=name == "star",
     )
     for name, factory in FACTORIES.items()
+}
+
+CASES |= {
+    "open": Case(open_noisy, {"meta_params": drawn("open"), "learning_rate": 1.0}, converges=False),
+    "open_settling": Case(
+        open_settling, {"meta_params": converging("open"), "learning_rate": 1e-2}
+    ),
 }
 
 # These run in every test, other names of the registry in the short ones; --slow runs all in all.

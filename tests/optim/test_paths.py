@@ -1,0 +1,92 @@
+"""Layers and entries of trees, by the names on the way to leaves."""
+
+import jax
+import pytest
+
+from optim._paths import layer_positions, leaf_paths, match_leaves
+
+
+def dense(*names):
+    return {name: {"bias": 0, "kernel": 0} for name in names}
+
+
+def positions(tree):
+    """By the leaf's path."""
+    paths = leaf_paths(tree)
+    return dict(zip(map("/".join, paths), layer_positions(paths), strict=True))
+
+
+def by_layer(tree):
+    """Without kernel and bias, which always have the same."""
+    found = {}
+    for path, position in positions(tree).items():
+        layer = path.removesuffix("/kernel").removesuffix("/bias")
+        assert found.setdefault(layer, position) == position
+    return found
+
+
+def test_networks_with_and_without_a_params_level():
+    actor, critic = dense("Dense_0", "Dense_1", "Dense_2") | {"log_std": 0}, dense("Dense_0", "out")
+    expected = {
+        "actor/Dense_0": 0,
+        "actor/Dense_1": 1 / 3,
+        "actor/Dense_2": 2 / 3,
+        "actor/log_std": 1,
+        "critic/Dense_0": 0,
+        "critic/out": 1,
+    }
+    assert by_layer({"actor": actor, "critic": critic}) == pytest.approx(expected)
+    levels = {"actor": {"params": actor}, "critic": {"params": critic}}
+    assert by_layer(levels) == pytest.approx(expected)
+    assert by_layer({"params": {"actor": actor, "critic": critic}}) == pytest.approx(expected)
+
+
+def test_a_single_network():
+    names = [f"Dense_{i}" for i in range(12)]
+    expected = {name: i / 11 for i, name in enumerate(names)}
+    assert by_layer(dense(*names)) == pytest.approx(expected)
+    assert by_layer({"params": dense(*names)}) == pytest.approx(expected)
+    assert by_layer({"actor": dense(*names)})["actor/Dense_10"] == pytest.approx(10 / 11)
+
+
+def test_nested_modules_are_layers_where_they_hold_leaves():
+    tree = {"actor": {"torso": dense("Conv_0", "Dense_0"), "head": dense("Dense_0")}}
+    expected = {"actor/head/Dense_0": 0, "actor/torso/Conv_0": 0.5, "actor/torso/Dense_0": 1}
+    assert by_layer(tree) == expected
+
+
+def test_lists_and_single_layers():
+    assert positions([dense("a")["a"]] * 11)["10/kernel"] == 1
+    assert positions({"actor": dense("Dense_0"), "critic": dense("Dense_0")}) == dict.fromkeys(
+        ["actor/Dense_0/bias", "actor/Dense_0/kernel", "critic/Dense_0/bias",
+         "critic/Dense_0/kernel"], 0.0
+    )  # fmt: skip
+    assert positions(5) == {"": 0.0}
+    assert positions({"w": 0, "b": 0}) == {"b": 0.0, "w": 0.0}
+    assert positions({}) == {}
+
+
+def test_order_is_that_of_names_whatever_the_order_given():
+    tree = {"actor": dense("Dense_1", "Dense_0")}
+    assert by_layer(tree) == {"actor/Dense_0": 0, "actor/Dense_1": 1}
+
+
+def test_matching():
+    paths = leaf_paths({"actor": {"params": dense("a")}, "critic": {"params": dense("a")}})
+    match = lambda given: match_leaves("mask", given, paths)  # noqa: E731
+    assert match(1) == [1, 1, 1, 1]
+    assert match({"actor": 1, "critic": {"a": {"bias": 2, "kernel": 3}}}) == [1, 1, 2, 3]
+    assert match({"params": {"actor": {"a": 1}, "critic": 0}, "more": 5}) == [1, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"mask .* has actor, but nothing for critic/a/bias"):
+        match({"actor": 1})
+    with pytest.raises(ValueError, match="it has no entries, but nothing for actor/a/bias"):
+        match({})
+    with pytest.raises(ValueError, match=r"it has actor/a/b, actor/a/c, actor/a/d, actor/a/e, .*,"):
+        match({"actor": {"a": dict.fromkeys("bcdefg", 0)}})
+
+
+def test_masked_leaves_are_none():
+    """As in a tree of `optax.masked`."""
+    tree = {"actor": dense("Dense_0", "Dense_1")}
+    tree["actor"]["Dense_0"] = jax.tree.map(lambda _: None, tree["actor"]["Dense_0"])
+    assert by_layer(tree) == {"actor/Dense_1": 0}
