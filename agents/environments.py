@@ -38,10 +38,22 @@ BRAX = (
     "reacher",
     "walker2d",
 )
+GYMNASIUM = (
+    "Ant-v5",
+    "HalfCheetah-v5",
+    "Hopper-v5",
+    "Humanoid-v5",
+    "InvertedDoublePendulum-v5",
+    "InvertedPendulum-v5",
+    "Pusher-v5",
+    "Reacher-v5",
+    "Swimmer-v5",
+    "Walker2d-v5",
+)
 
 
 def environment_names() -> tuple[str, ...]:
-    """Names that `make` accepts."""
+    """Names that `make` accepts, but for `GYMNASIUM`, which needs the extra `offline`."""
     return GYMNAX + GRIDWORLDS + BRAX
 
 
@@ -49,16 +61,18 @@ def make(name: str, **options: Any) -> Environment:
     """Builds a single environment.
 
     Args:
-        name: one of `environment_names()`.
+        name: one of `environment_names()` or `GYMNASIUM`.
         **options: for Gymnax and the gridworlds, fields of the environment's parameters
             (`max_steps_in_episode=200`); for Brax, `backend` ('generalized', 'positional',
-            'spring' or 'mjx') and `max_episode_steps`.
+            'spring' or 'mjx') and `max_episode_steps`; for Gymnasium's MuJoCo tasks,
+            `max_episode_steps`.
 
     Returns:
         The environment, which neither resets itself nor counts episodes: see `agents.wrappers`.
 
     Raises:
         ValueError: if the name or an option is unknown.
+        ImportError: if an environment of `GYMNASIUM` is asked for without the extra `offline`.
 
     Examples:
         >>> import jax
@@ -81,4 +95,10 @@ def make(name: str, **options: Any) -> Environment:
                 f"{name} has no option {unknown[0]!r}; it has backend, max_episode_steps."
             )
         return BraxEnvironment(name, **options)
+    if name in GYMNASIUM:
+        from agents.gymnasium_environment import GymnasiumEnvironment
+
+        if unknown := sorted(set(options) - {"max_episode_steps"}):
+            raise ValueError(f"{name} has no option {unknown[0]!r}; it has max_episode_steps.")
+        return GymnasiumEnvironment(name, **options)
     raise ValueError(f"unknown environment {name!r}; choose from {', '.join(environment_names())}.")

@@ -1,4 +1,4 @@
-"""The face of every learner: three pure functions."""
+"""The face of every learner: pure functions."""
 
 from __future__ import annotations
 
@@ -27,3 +27,10 @@ class Learner(NamedTuple):
     policy: Callable[[Any], Policy]
     """`policy(state) -> act`, where `act(key, observation)` gives actions for raw observations of
     any leading shape."""
+
+    play: Callable[[Any], tuple[Any, Any]]
+    """`play(state) -> (state, samples)`: a rollout and no updates."""
+
+    loss: Callable[[Any, Any], tuple[jax.Array, Metrics]]
+    """`loss(params, samples) -> (loss, metrics)`: what an update descends, on all samples at once.
+    Together with `play` it judges parameters by fresh experience."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from agents.wrappers import (
 )
 
 Number = float | jax.Array
+T = TypeVar("T")
 
 
 @struct.dataclass
@@ -48,6 +49,16 @@ class PPOConfig:
         normalize_observations: static; by running mean and standard deviation.
         normalize_rewards: static; by the running standard deviation of the discounted return.
         cached_resets: static; see `agents.wrappers.AutoReset`.
+        normalize_advantages: static; whether they are centred and scaled within the minibatch.
+        reward_scale: rewards are multiplied by it before anything is learned from them; returns in
+            the metrics are not.
+        constant_rollouts: static; whether what is learned from counts as a constant where a
+            lifetime is differentiated, as in `meta.pipeline`. Otherwise derivatives flow through
+            rollouts: the probabilities that actions were drawn with then depend on the parameters
+            just as the new ones do, and the first update after a rollout has a surrogate loss
+            without derivative.
+        rematerialise: static; where a lifetime is differentiated, whether the inside of each update
+            is computed again on the way back instead of being kept. It saves most of the memory.
     """
 
     iterations: int | jax.Array
@@ -65,6 +76,10 @@ class PPOConfig:
     normalize_observations: bool = struct.field(pytree_node=False, default=False)
     normalize_rewards: bool = struct.field(pytree_node=False, default=False)
     cached_resets: bool = struct.field(pytree_node=False, default=False)
+    normalize_advantages: bool = struct.field(pytree_node=False, default=True)
+    reward_scale: Number = 1.0
+    constant_rollouts: bool = struct.field(pytree_node=False, default=True)
+    rematerialise: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -115,13 +130,17 @@ class Samples(NamedTuple):
 
 
 def ppo(
-    environment: Environment, config: PPOConfig, optimizer: optax.GradientTransformation
+    environment: Environment,
+    config: PPOConfig,
+    optimizer: optax.GradientTransformation,
+    *,
+    act_by_mean: bool = False,
 ) -> Learner:
     r"""PPO on `config.num_envs` copies of an environment.
 
     With :math:`\rho` the ratio of the new to the old probability of an action, A the advantage
-    (centred and scaled within the minibatch), V the value, :math:`\hat V` its target and H the
-    entropy, each update descends the gradient of
+    (unless told otherwise, centred and scaled within the minibatch), V the value, :math:`\hat V`
+    its target and H the entropy, each update descends the gradient of
 
     .. math::
         -\overline{\min(\rho A,\; \operatorname{clip}(\rho, 1 \pm c) A)}
@@ -142,6 +161,8 @@ def ppo(
         environment: a single environment, as `agents.environments.make` gives it.
         config: settings.
         optimizer: any optax transformation, for the tree `{"actor": ..., "critic": ...}`.
+        act_by_mean: whether `policy` takes the mean of its distribution instead of a sample; for
+            `Box` actions only.
 
     Returns:
         The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
@@ -204,11 +225,16 @@ def ppo(
             iteration=jnp.zeros((), jnp.int32),
         )
 
+    # Already on the way in, so that nothing of an environment is ever differentiated.
+    constant = jax.lax.stop_gradient if config.constant_rollouts else _same
+
     def rollout(state: PPOState) -> tuple[PPOState, Transition]:
+        actor_params = constant(state.params["actor"])
+
         def step(carry: Any, key: jax.Array) -> tuple[Any, Transition]:
             observation, environment_state = carry
             action_key, environment_key = jax.random.split(key)
-            distribution, _ = actor.apply({"params": state.params["actor"]}, observation)
+            distribution, _ = actor.apply({"params": actor_params}, observation)
             action = distribution.sample(action_key)
             next_observation, environment_state, reward, terminated, truncated, info = (
                 environment.step(environment_key, environment_state, action)
@@ -228,21 +254,23 @@ def ppo(
             return (next_observation, environment_state), transition
 
         key, rollout_key = jax.random.split(state.key)
-        (observation, environment_state), transitions = jax.lax.scan(
+        played = jax.lax.scan(
             step,
             (state.observation, state.environment_state),
             jax.random.split(rollout_key, config.num_steps),
         )
+        (observation, environment_state), transitions = constant(played)
         state = state._replace(
             observation=observation, environment_state=environment_state, key=key
         )
         return state, transitions
 
     def samples_from(params: dict[str, Any], transitions: Transition) -> Samples:
-        value, _ = critic.apply({"params": params["critic"]}, transitions.observation)
-        next_value, _ = critic.apply({"params": params["critic"]}, transitions.final_observation)
+        critic_params = constant(params["critic"])
+        value, _ = critic.apply({"params": critic_params}, transitions.observation)
+        next_value, _ = critic.apply({"params": critic_params}, transitions.final_observation)
         advantage = generalized_advantages(
-            transitions.reward,
+            transitions.reward * config.reward_scale,
             value,
             next_value,
             transitions.terminated,
@@ -267,9 +295,9 @@ def ppo(
         value, critic_activations = critic.apply({"params": params["critic"]}, samples.observation)
         log_ratio = distribution.log_probability(samples.action) - samples.log_probability
         ratio = jnp.exp(log_ratio)
-        advantage = (samples.advantage - samples.advantage.mean()) / (
-            samples.advantage.std() + 1e-8
-        )
+        advantage = samples.advantage
+        if config.normalize_advantages:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         clipped_ratio = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
         policy_loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
         clipped_value = samples.value + jnp.clip(value - samples.value, -config.clip, config.clip)
@@ -293,12 +321,13 @@ def ppo(
     def iterate(state: PPOState) -> tuple[PPOState, Metrics]:
         training_progress = _progress(state.iteration, config.iterations)
         state, transitions = rollout(state)
-        samples = samples_from(state.params, transitions)
+        all_samples = samples_from(state.params, transitions)
 
         def update(
-            carry: Any, samples: Samples, batch_progress: jax.Array, reset: jax.Array
+            carry: Any, batch: jax.Array, batch_progress: jax.Array, reset: jax.Array
         ) -> tuple[Any, Metrics]:
             params, optimizer_state = carry
+            samples = jax.tree.map(lambda leaf: leaf[batch], all_samples)
 
             def objective(params: Any) -> jax.Array:
                 return loss_of(params, samples)[0]
@@ -323,14 +352,15 @@ def ppo(
             metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
             return (optax.apply_updates(params, updates), optimizer_state), metrics
 
+        if config.rematerialise:
+            update = jax.checkpoint(update, prevent_cse=False)  # a scan's body is not merged
+
         def epoch(carry: Any, x: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, Metrics]:
             key, batch_progress, first_epoch = x
             order = jax.random.permutation(key, config.steps_per_iteration)
             first = first_epoch & (jnp.arange(config.minibatches) == 0)
             return jax.lax.scan(
-                lambda carry, x: update(
-                    carry, jax.tree.map(lambda leaf: leaf[x[0]], samples), batch_progress, x[1]
-                ),
+                lambda carry, x: update(carry, x[0], batch_progress, x[1]),
                 carry,
                 (order.reshape(config.minibatches, -1), first),
             )
@@ -364,11 +394,23 @@ def ppo(
         def act(key: jax.Array, observation: jax.Array) -> jax.Array:
             observation = environment.normalize_observation(state.environment_state, observation)
             distribution, _ = actor.apply({"params": state.params["actor"]}, observation)
-            return distribution.sample(key)
+            return distribution.mean if act_by_mean else distribution.sample(key)
 
         return act
 
-    return Learner(init, iterate, policy)
+    def play(state: PPOState) -> tuple[PPOState, Samples]:
+        state, transitions = rollout(state)
+        return state, samples_from(state.params, transitions)
+
+    def loss(params: Any, samples: Samples) -> tuple[jax.Array, Metrics]:
+        value, (_, metrics) = loss_of(params, samples)
+        return value, metrics
+
+    return Learner(init, iterate, policy, play, loss)
+
+
+def _same(x: T) -> T:
+    return x
 
 
 def _progress(position: jax.Array, length: int | jax.Array) -> jax.Array:

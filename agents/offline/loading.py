@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from agents.offline.common import Transitions
 
 Arrays = dict[str, NDArray[Any]]
+ENVIRONMENT_KEY = "rl_optim_environment"  # in metadata.json, of environments Gymnasium lacks
 _MINARI_FILE = "main_data.hdf5"
 _MINARI_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 _D4RL_KEYS = ("observations", "actions", "rewards", "terminals")
@@ -48,7 +49,14 @@ class Dataset:
     """Undiscounted returns of the episodes that terminated or were cut off, in order."""
 
     environment: str | None
-    """The environment's name, where the files have it."""
+    """The environment's name, where the files have it: Gymnasium's, or, in data that `rl-optim
+    collect` wrote, `NAME[:key=value,...]` as that command takes it."""
+
+    reference_returns: tuple[float, float] | None = None
+    """Mean returns of a random and of an expert policy, where the files have them."""
+
+    title: str = ""
+    """Minari's identifier of the data set; else its file's name."""
 
     def environment_action(self, action: ArrayLike) -> NDArray[np.float32]:
         """Takes actions in [-1, 1] of any leading shape back to the environment's bounds."""
@@ -150,6 +158,8 @@ def load(
         action_high=high,
         episode_returns=np.concatenate([part["returns"] for part in parts]),
         environment=_environment(metadata),
+        reference_returns=_reference_returns(metadata),
+        title=str(metadata.get("dataset_id") or file_path.stem),
     )
 
 
@@ -187,7 +197,15 @@ def _decoded(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _environment(metadata: Mapping[str, Any]) -> str | None:
-    return _decoded(metadata, "env_spec").get("id")
+    return metadata.get(ENVIRONMENT_KEY) or _decoded(metadata, "env_spec").get("id")
+
+
+def _reference_returns(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
+    values = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+    if not all(isinstance(value, int | float) and np.isfinite(value) for value in values):
+        return None
+    low, high = (float(value) for value in values)  # type: ignore[arg-type]
+    return (low, high) if low < high else None
 
 
 def _bounds(

@@ -624,7 +624,7 @@ def test_grid_of_discounts_is_one_program():
 def test_every_numeric_setting_can_be_traced():
     config = SMALL.replace(normalize_rewards=True)
     numeric = jax.tree.leaves(config)
-    assert len(numeric) == 6  # iterations, discount, trace decay, clip and two weights
+    assert len(numeric) == 7  # iterations, discount, trace decay, clip, two weights, reward scale
 
     def step(config, key):
         learner = ppo(probes.ObservationAction(), config, optax.adam(1e-3))

@@ -1,0 +1,254 @@
+"""Meta-training by evolution: populations of meta-parameters, judged by the lifetimes they give."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from agents._promotion import relaxed_promotion, strong
+from meta.population import MEMBERS, gathered, over_members, population_mesh, whole_life
+from meta.strategies import EvolutionConfig, costs, decayed, make_strategy
+from meta.task import Lifetimes
+from meta.trainer import MetaParams, Metrics, Trainer
+
+_ASK, _LIVE, _TELL = range(3)  # folded into a generation's key
+
+
+class EvolutionState(NamedTuple):
+    """State of `evolution`."""
+
+    key: jax.Array  # stays as it is; each generation folds in its number
+    generation: jax.Array  # shape=(), dtype=int32
+    strategy: Any  # evosax's state
+    lives: tuple[Any, ...]  # for each task (population, lives, ...); empty if not truncated
+
+
+def evolution(
+    init: Callable[[jax.Array], MetaParams],
+    lifetimes: Sequence[Lifetimes],
+    config: EvolutionConfig,
+    mesh: Mesh | None = None,
+) -> Trainer:
+    r"""Evolution of meta-parameters by the fitness of the lifetimes that they give.
+
+    With OpenAI's strategy, the default, generation t draws :math:`\epsilon_1, \ldots,
+    \epsilon_{P/2}` from a standard normal distribution, plays with the members
+    :math:`\mu_t \pm \sigma_t \epsilon_i`, and moves the mean by Adam, along
+
+    .. math::
+        \hat g_t = \frac{1}{P \sigma_t} \sum_{i=1}^{P/2} (r_i^+ - r_i^-)\, \epsilon_i, \qquad
+        \sigma_t = \sigma_0 d^t,
+
+    where r are the members' ranks by fitness, spread evenly over [-1/2, 1/2]. Members with
+    antithetic perturbations always play the same tasks with the same seeds. SNES, PGPE and
+    Sep-CMA-ES play and rank likewise. The strategies for truncated lifetimes (`persistent_es`,
+    `noise_reuse_es`) play one stretch of the members' lifetimes in each generation, and begin new
+    ones, all members at once, when these are over.
+
+    All lifetimes of a generation are one compiled program, in which members are spread over the
+    devices of the mesh, also of several processes if jax has been told of them. What they come to
+    is gathered, and the update of the distribution, a small program, is computed on every device.
+    So the result does not depend on how many devices there are, but for the rounding of products
+    in batches of another size; with `members_at_once=1` not even for that.
+
+    Args:
+        init: draws the first mean from a key: an architecture's `init`, or one that returns known
+            meta-parameters.
+        lifetimes: one for each task, all with as many stretches.
+        config: settings.
+        mesh: the devices, as one axis named 'members'; by default as many of all as can have
+            equally many members.
+
+    Returns:
+        The trainer. Its metrics are `fitness_mean`, `fitness_best` and `fitness_worst` over the
+        members, leaving out those that `failed` (how many: their fitness was not finite);
+        `task_fitness`, the mean on each task, shape (tasks,); `sigma` and `mean_norm`, the mean
+        standard deviation of the members and the norm of the mean of which they were drawn.
+
+    Raises:
+        ValueError: if the numbers of members, tasks, devices and stretches do not fit together.
+
+    References:
+        - Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement
+          Learning, 2017, `arXiv:1703.03864 <https://arxiv.org/abs/1703.03864>`_
+        - Goldie et al., Can Learned Optimization Make Reinforcement Learning Less Difficult?,
+          2024, `arXiv:2407.07082 <https://arxiv.org/abs/2407.07082>`_
+        - Vicol et al., Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
+          Evolution Strategies, 2021, `arXiv:2112.13835 <https://arxiv.org/abs/2112.13835>`_
+        - Li et al., Noise-Reuse in Online Evolution Strategies, 2023,
+          `arXiv:2304.12180 <https://arxiv.org/abs/2304.12180>`_
+
+    .. note::
+        Persistent and noise-reuse evolution are ranked too, where their papers weigh perturbations
+        by the fitness itself: returns differ by orders of magnitude between tasks and stretches,
+        and a failed member has none. Their learners all begin anew in the same generation.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from meta.evolution import evolution
+        >>> from meta.strategies import EvolutionConfig
+        >>> from meta.task import Lifetimes
+        >>> hill = Lifetimes(lambda x, key: key, lambda x, key: (key, -jnp.sum((x["a"] - 1) ** 2)))
+        >>> config = EvolutionConfig(population=8, sigma=0.1, learning_rate=0.1)
+        >>> trainer = evolution(lambda key: {"a": jnp.zeros(2)}, [hill], config)
+        >>> state = trainer.init(jax.random.key(0))
+        >>> for _ in range(30):
+        ...     state, metrics = trainer.step(state)
+        >>> bool(metrics["fitness_mean"] > -0.2), int(metrics["failed"])
+        (True, 0)
+    """
+    kind, tasks = config.kind, len(lifetimes)
+    stretches = _stretches(lifetimes, config)
+    if config.task_sampling == "pairs" and (config.population // 2) % tasks:
+        raise ValueError(
+            f"population must be a multiple of {2 * tasks}, two for each task, where each pair "
+            f"plays one; got {config.population}."
+        )
+    example = jax.eval_shape(init, jax.random.key(0))
+    with relaxed_promotion():
+        strategy, parameters = make_strategy(example, config, stretches)
+    # Perturbations are drawn independently, so that it may be the same pairs that play a task in
+    # every generation.
+    players = np.broadcast_to(np.arange(config.population), (tasks, config.population))
+    if config.task_sampling == "pairs":
+        players = np.arange(config.population).reshape(-1, tasks).T
+    if mesh is None:
+        mesh = population_mesh([players.shape[1]])
+    elif players.shape[1] % mesh.size:
+        raise ValueError(
+            f"the members that play a task, {players.shape[1]}, must be a multiple of the mesh's "
+            f"{mesh.size} devices."
+        )
+    spread = functools.partial(over_members, at_once=config.members_at_once)
+
+    def on_this_device(x: Any) -> Any:  # of what has an entry for each player of a task
+        count = players.shape[1] // mesh.size
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(
+                leaf, jax.lax.axis_index(MEMBERS) * count, count
+            ),
+            x,
+        )
+
+    def births(key: jax.Array) -> list[jax.Array]:
+        """The keys of lifetimes, for each task (players, lives)."""
+        if config.task_sampling == "all":
+            keys = jax.random.split(key, (tasks, 1, config.lives))
+            keys = jnp.broadcast_to(keys, (*players.shape, config.lives))
+        else:
+            keys = jax.random.split(key, (tasks, players.shape[1] // 2, config.lives))
+            keys = jnp.concatenate([keys, keys], axis=1)
+        return [on_this_device(task_keys) for task_keys in keys]
+
+    def begin(key: jax.Array) -> EvolutionState:
+        init_key, strategy_key, lives_key, key = jax.random.split(key, 4)
+        mean = init(init_key)
+        with relaxed_promotion():
+            state = strong(strategy.init(strategy_key, mean, parameters))
+        lives: tuple[Any, ...] = ()
+        if kind.truncated:
+            copies = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (players.shape[1] // mesh.size, *x.shape)), mean
+            )
+            lives = tuple(
+                spread(life.init)(copies, keys)
+                for life, keys in zip(lifetimes, births(lives_key), strict=True)
+            )
+        return EvolutionState(key, jnp.zeros((), jnp.int32), state, lives)
+
+    def play(state: EvolutionState) -> tuple[MetaParams, Any, tuple[Any, ...], jax.Array]:
+        """The members, the distribution that drew them, their lives and, by task, their fitness."""
+        key = jax.random.fold_in(state.key, state.generation)
+        distribution = state.strategy
+        if kind.fixed_sigma:
+            sigma = decayed(config.sigma, config.sigma_decay)(state.generation)
+            distribution = distribution.replace(std=sigma)
+        with relaxed_promotion():
+            population, distribution = strategy.ask(
+                jax.random.fold_in(key, _ASK), distribution, parameters
+            )
+        lives, fitness = [], []
+        all_keys = births(jax.random.fold_in(key, _LIVE))
+        for task, (life, keys) in enumerate(zip(lifetimes, all_keys, strict=True)):
+            own = on_this_device(jnp.asarray(players[task]))
+            members = jax.tree.map(operator.itemgetter(own), population)
+            if kind.truncated:
+                is_over = state.generation % stretches == 0
+                born = functools.partial(spread(life.init), members, keys)
+                now = jax.lax.cond(is_over, born, functools.partial(_same, state.lives[task]))
+                now, task_fitness = spread(life.advance)(members, now)
+                lives.append(now)
+            else:
+                task_fitness = spread(whole_life(life))(members, keys)
+            fitness.append(task_fitness.mean(axis=1))
+        return population, strong(distribution), tuple(lives), jnp.stack(fitness)
+
+    def learn(
+        state: EvolutionState,
+        population: MetaParams,
+        distribution: Any,
+        fitness_played: jax.typing.ArrayLike,
+    ) -> tuple[Any, Metrics]:
+        """The next distribution, from the fitness of shape (tasks, players)."""
+        played = jnp.where(jnp.isfinite(fitness_played), fitness_played, jnp.nan)
+        if config.task_sampling == "all":
+            fitness = played.mean(axis=0)
+        else:
+            fitness = jnp.zeros(config.population).at[players].set(played)
+        metrics = {
+            "fitness_mean": jnp.nanmean(fitness),
+            "fitness_best": jnp.nanmax(fitness),
+            "fitness_worst": jnp.nanmin(fitness),
+            "failed": jnp.sum(jnp.isnan(fitness), dtype=jnp.int32),
+            "task_fitness": jnp.nanmean(played, axis=1),
+            "sigma": jnp.mean(distribution.std),
+            "mean_norm": jnp.linalg.norm(distribution.mean),
+        }
+        key = jax.random.fold_in(state.key, state.generation)
+        cost = costs(fitness, config.task_sampling)
+        with relaxed_promotion():
+            distribution, _ = strategy.tell(
+                jax.random.fold_in(key, _TELL), population, cost, distribution, parameters
+            )
+        return strong(distribution), metrics
+
+    here, split = PartitionSpec(), PartitionSpec(MEMBERS)  # on every device, spread over devices
+    state_spec = EvolutionState._make([here, here, here, split])
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    begin = jax.jit(shard(begin, in_specs=here, out_specs=state_spec))
+    fitness_spec = PartitionSpec(None, MEMBERS)
+    play = jax.jit(shard(play, in_specs=(state_spec,), out_specs=(here, here, split, fitness_spec)))
+    learn = jax.jit(shard(learn, in_specs=(state_spec, here, here, here), out_specs=(here, here)))
+
+    def step(state: EvolutionState) -> tuple[EvolutionState, Metrics]:
+        population, distribution, lives, fitness = play(state)
+        distribution, metrics = learn(state, population, distribution, gathered(fitness))
+        return EvolutionState(state.key, state.generation + 1, distribution, lives), metrics
+
+    return Trainer(begin, step, lambda state: strategy.get_mean(state.strategy))
+
+
+def _stretches(lifetimes: Sequence[Lifetimes], config: EvolutionConfig) -> int:
+    counts = {lives.stretches for lives in lifetimes}
+    if len(counts) != 1:
+        raise ValueError(
+            f"lifetimes must be at least one, and all with as many stretches; got {sorted(counts)}."
+        )
+    (stretches,) = counts
+    if config.kind.truncated != (stretches > 1):
+        allowed = "at least 2" if config.kind.truncated else "1"
+        raise ValueError(
+            f"the stretches of a lifetime must be {allowed} for {config.strategy}; got {stretches}."
+        )
+    return stretches
+
+
+def _same(x: Any) -> Any:
+    return x

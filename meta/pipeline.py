@@ -1,0 +1,442 @@
+"""Meta-training by pipeline training: meta-gradients from learners of all ages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+import optim
+from agents._promotion import relaxed_promotion, strong
+from meta.population import MEMBERS, gathered, population_mesh
+from meta.trainer import MetaParams, Metrics, Trainer
+from meta.windows import Windows
+
+SCHEDULES = ("staggered", "newborn")
+_GROWTH = -1  # in the place of an iteration's number, for the keys of those who live before
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """Settings of `pipeline`.
+
+    Attributes:
+        agents: learners on each task, over all devices, at least 1.
+        agents_at_once: learners that a device computes side by side, the others after them; None
+            for all. Bounds the memory.
+        schedule: 'staggered': all ages are there from the first iteration on, because all but the
+            youngest have lived under the first meta-parameters before. 'newborn': all are born
+            together and only replaced at different times, so that ages are spread after a whole
+            interval, as in the authors' code.
+        optimizer: of the meta-parameters, `NAME[:key=value,...]` as `optim.make` takes it.
+        task_norm: each task's meta-gradient is scaled to this norm, up or down; None for no change.
+        max_norm: the meta-gradient is clipped to this norm; None for no limit.
+        max_entry: each entry of the meta-gradient is clipped to within this; None for no limit.
+        age_bins: into how many stretches of a life returns are sorted in the metrics, at least 1.
+
+    Raises:
+        ValueError: on construction, if anything in it is not allowed.
+    """
+
+    agents: int = 64
+    agents_at_once: int | None = None
+    schedule: str = "staggered"
+    optimizer: str = "adam:learning_rate=1e-3"
+    task_norm: float | None = None
+    max_norm: float | None = 0.5
+    max_entry: float | None = None
+    age_bins: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("agents", "agents_at_once", "age_bins"):
+            value = getattr(self, name)
+            if (value is not None or name != "agents_at_once") and not (
+                isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            ):
+                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}.")
+        for name in ("task_norm", "max_norm", "max_entry"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise ValueError(f"{name} must be in (0, inf); got {value!r}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}."
+            )
+        self.transformation()  # says what is not allowed
+
+    def transformation(self) -> optax.GradientTransformation:
+        """Clipping and the optimizer of the meta-parameters."""
+        parts: list[optax.GradientTransformation] = []
+        if self.max_norm is not None:
+            parts.append(optax.clip_by_global_norm(self.max_norm))
+        if self.max_entry is not None:
+            parts.append(optax.clip(self.max_entry))
+        return optax.chain(*parts, optim.make(self.optimizer))
+
+
+class PipelineState(NamedTuple):
+    """State of `pipeline`."""
+
+    key: jax.Array  # stays as it is; each iteration folds in its number
+    iteration: jax.Array  # shape=(), dtype=int32
+    meta_params: MetaParams
+    optimizer_state: optax.OptState  # of the meta-parameters
+    skipped: jax.Array  # shape=(), dtype=int32: steps that were not taken
+    skipped_in_a_row: jax.Array  # shape=(), dtype=int32: the last ones of them
+    lives: tuple[Any, ...]  # for each task (agents, ...)
+
+
+def reset_offsets(interval: int, agents: int) -> np.ndarray:
+    """In which iteration of every interval each agent is replaced.
+
+    Args:
+        interval: meta-iterations of a life.
+        agents: how many.
+
+    Returns:
+        int array of shape (agents,), rising from 0 to interval - 1 (0 if there is one agent).
+
+    Examples:
+        >>> reset_offsets(4, 6)
+        array([0, 0, 1, 1, 2, 3])
+    """
+    return np.linspace(0, interval - 1, agents).astype(np.int64)
+
+
+def pipeline(
+    init: Callable[[jax.Array], MetaParams],
+    windows: Sequence[Windows],
+    config: PipelineConfig,
+    mesh: Mesh | None = None,
+) -> Trainer:
+    r"""Descent of the loss that learners of all ages have after a window of their life.
+
+    In meta-iteration t, n agents on each of K tasks go through a window under the present
+    meta-parameters :math:`\phi`, and Adam (or another optimizer) gets the clipped mean of the
+    gradients of their losses on fresh experience,
+
+    .. math::
+        g = \frac{1}{K} \sum_{k=1}^K g_k, \qquad
+        g_k = \frac{1}{n} \sum_{j=1}^n \nabla_\phi L_{kj}(\phi).
+
+    Agent j is replaced by a newborn one at the start of iteration t = 0, 1, ... if
+    :math:`t \bmod I = \lfloor j\,(I-1)/(n-1) \rfloor`, where I is the number of windows in a life,
+    so that at any time all ages are there and early, middle and late learning count alike. A
+    replacement has new parameters, a new optimizer's state and a new environment. All others go on
+    from where they were: parameters, hidden states and environments are carried over in value, and
+    no derivative crosses from one window into another.
+
+    A meta-gradient that is not finite is not followed: meta-parameters and their optimizer stay as
+    they are. Agents whose parameters or optimizer's state are not finite are replaced as soon as
+    possible (one in each iteration and on each device, beside those whose time has come), without
+    a change of when their place is renewed.
+
+    Agents are spread over devices. The result does not depend on how many there are, but for
+    rounding.
+
+    Args:
+        init: draws the first meta-parameters from a key: an architecture's `init`, or one that
+            returns known meta-parameters.
+        windows: one for each task.
+        config: settings.
+        mesh: the devices, as one axis named 'members'; by default as many of all as can have
+            equally many agents.
+
+    Returns:
+        The trainer. Its metrics are `meta_loss`, the mean over agents and tasks, and `task_loss`,
+        shape (tasks,); `gradient_norm`, of g before any clipping, and `task_gradient_norm`, of each
+        :math:`g_k`, shape (tasks,); `skipped` and `skipped_in_a_row`, the steps that were not
+        taken; `failed`, agents that are replaced before their time; and by task and age, both of
+        shape (tasks, age_bins): `episodes_by_age`, how many episodes ended in the windows of agents
+        of that age, and `return_by_age`, their mean return, NaN where there were none. Bin b holds
+        the ages, in windows lived before this one, from bI/age_bins on.
+
+    Raises:
+        ValueError: if there is no task, or the numbers of agents, devices and those at once do not
+            fit together.
+
+    References:
+        Lan et al., Learning to Optimize for Reinforcement Learning, RLC 2024,
+        `arXiv:2302.01470 <https://arxiv.org/abs/2302.01470>`_
+
+    .. note::
+        The authors' agents are all newborn at the start, so that ages are spread only after a whole
+        interval: `schedule="newborn"`. With PPO they train one agent on each device, so that on one
+        device all agents are replaced at once; here, it is as for A2C. They end the run at the
+        first NaN.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from meta.pipeline import PipelineConfig, pipeline
+        >>> from meta.windows import Windows
+        >>> metrics = {"episodes": jnp.int32(1), "return_sum": jnp.float32(2.0)}
+        >>> bowl = Windows(
+        ...     init=lambda x, key: jnp.zeros(()),
+        ...     grow=lambda x, life: life + 1.0,
+        ...     loss=lambda x, life: (jnp.sum((x["a"] - 1.0) ** 2), (life + 1.0, metrics)),
+        ...     number=4,
+        ... )
+        >>> config = PipelineConfig(agents=8, optimizer="adam:learning_rate=0.1")
+        >>> trainer = pipeline(lambda key: {"a": jnp.zeros(2)}, [bowl], config)
+        >>> state = trainer.init(jax.random.key(0))
+        >>> for _ in range(30):
+        ...     state, metrics = trainer.step(state)
+        >>> bool(metrics["meta_loss"] < 0.1), int(metrics["skipped"])
+        (True, 0)
+    """
+    tasks = len(windows)
+    if not tasks:
+        raise ValueError("windows must be at least one, for a task; got none.")
+    if mesh is None:
+        mesh = population_mesh([config.agents])
+    elif config.agents % mesh.size:
+        raise ValueError(
+            f"agents must be a multiple of the mesh's {mesh.size} devices; got {config.agents}."
+        )
+    count = config.agents // mesh.size  # on each device
+    at_once = count if config.agents_at_once is None else min(config.agents_at_once, count)
+    if count % at_once:
+        raise ValueError(
+            f"agents_at_once must divide the {count} agents of a device; got {at_once}."
+        )
+    optimizer = config.transformation()
+    intervals = [life.number for life in windows]
+    offsets = [reset_offsets(interval, config.agents) for interval in intervals]
+    # Agents that a device replaces in one iteration, and one that failed.
+    births = [
+        min(count, 1 + max(np.unique(part, return_counts=True)[1].max() for part in parts))
+        for parts in (np.split(offset, mesh.size) for offset in offsets)
+    ]
+
+    def own() -> jax.Array:
+        """Numbers of the agents on this device."""
+        return jax.lax.axis_index(MEMBERS) * count + jnp.arange(count)
+
+    def birth_keys(key: jax.Array, task: int, iteration: jax.typing.ArrayLike) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, task), jnp.asarray(iteration, jnp.int32))
+        return jax.vmap(functools.partial(jax.random.fold_in, key))(own())
+
+    def age(task: int, iteration: jax.Array) -> jax.Array:
+        """Windows that each agent on this device has lived, if it is where it should be."""
+        return (iteration - jnp.asarray(offsets[task], jnp.int32)[own()]) % intervals[task]
+
+    def begin(key: jax.Array) -> PipelineState:
+        init_key, key = jax.random.split(key)
+        meta_params = strong(init(init_key))
+        with relaxed_promotion():
+            optimizer_state = strong(optimizer.init(meta_params))
+        lives = tuple(
+            jax.vmap(functools.partial(life.init, meta_params))(birth_keys(key, task, _GROWTH))
+            for task, life in enumerate(windows)
+        )
+        zero = jnp.zeros((), jnp.int32)
+        return PipelineState(key, zero, meta_params, optimizer_state, zero, zero, lives)
+
+    def grow(task: int, meta_params: MetaParams, lives: Any) -> Any:
+        """Lets agents live for as long as they should have lived before the first iteration."""
+
+        def until(life: Any, windows_lived: jax.Array) -> Any:
+            one = functools.partial(windows[task].grow, meta_params)
+            return jax.lax.fori_loop(0, windows_lived, lambda _, life: one(life), life)
+
+        return chunked(jax.vmap(until))(lives, age(task, jnp.zeros((), jnp.int32)))
+
+    def chunked(function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of (agents, ...) that is applied to so many agents at once."""
+        if at_once == count:
+            return function
+
+        def apply(*x: Any) -> Any:
+            parts = jax.tree.map(lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), x)
+            results = jax.lax.map(lambda part: function(*part), parts)
+            return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), results)
+
+        return apply
+
+    def replaced(
+        task: int, meta_params: MetaParams, keys: jax.Array, due: jax.Array, lives: Any
+    ) -> tuple[Any, jax.Array]:
+        """Lives with newborn ones where they are due or have failed, and how many have failed."""
+        failed = ~_all_finite(lives, count)
+        first = jnp.argsort(jnp.where(due, 0, jnp.where(failed, 1, 2)), stable=True)
+        first = first[: births[task]]
+        needed = (due | failed)[first]
+        born = jax.vmap(functools.partial(windows[task].init, meta_params))(keys[first])
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            keep = needed.reshape(-1, *[1] * (new.ndim - 1))
+            return old.at[first].set(jnp.where(keep, new, old[first]))
+
+        return jax.tree.map(put, lives, born), jnp.sum(failed & ~due, dtype=jnp.int32)
+
+    def play(
+        task: int, meta_params: MetaParams, key: jax.Array, iteration: jax.Array, lives: Any
+    ) -> tuple[Any, Any]:
+        """A window of all agents on this device, and its sums, with an axis for the devices."""
+        ages = age(task, iteration)
+        keys = birth_keys(key, task, iteration)
+        lives, failed = replaced(task, meta_params, keys, ages == 0, lives)
+
+        def total(meta_params: MetaParams, lives: Any) -> tuple[jax.Array, Any]:
+            losses, (lives, metrics) = jax.vmap(windows[task].loss, (None, 0))(meta_params, lives)
+            return jnp.sum(losses), (lives, metrics)
+
+        def sums(lives: Any) -> tuple[Any, Any]:
+            (loss, (lives, metrics)), gradient = jax.value_and_grad(total, has_aux=True)(
+                meta_params, lives
+            )
+            return (loss, gradient), (lives, metrics)
+
+        if at_once == count:
+            summed, (lives, metrics) = sums(lives)
+        else:
+            parts = jax.tree.map(lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), lives)
+            one = jax.tree.map(lambda leaf: leaf[0], parts)
+            zeros = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums, one)[0]
+            )
+
+            def step(carry: Any, part: Any) -> tuple[Any, Any]:
+                new, rest = sums(part)
+                return jax.tree.map(jnp.add, carry, new), rest
+
+            summed, rest = jax.lax.scan(step, zeros, parts)
+            lives, metrics = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), rest)
+        loss, gradient = summed
+        bins = ages * config.age_bins // intervals[task]
+        in_bin = (bins[None] == jnp.arange(config.age_bins)[:, None]).astype(jnp.float32)
+        numbers = {
+            "loss": loss,
+            "gradient": gradient,
+            "failed": failed,
+            "episodes": in_bin @ metrics["episodes"].astype(jnp.float32),
+            "return_sum": in_bin @ metrics["return_sum"].astype(jnp.float32),
+        }
+        return lives, jax.tree.map(lambda x: x[None], numbers)
+
+    def learn(
+        meta_params: MetaParams,
+        optimizer_state: optax.OptState,
+        skipped: tuple[jax.Array, jax.Array],
+        summed: Sequence[Any],
+    ) -> tuple[Any, ...]:
+        """One step of the meta-parameters, from each task's sums on all devices."""
+        totals = [jax.tree.map(lambda x: jnp.sum(x, axis=0), numbers) for numbers in summed]
+        gradients = [jax.tree.map(lambda x: x / config.agents, t["gradient"]) for t in totals]
+        norms = [optax.tree.norm(gradient) for gradient in gradients]
+        if config.task_norm is not None:
+            factors = [
+                jnp.where(norm > 0, config.task_norm / jnp.where(norm > 0, norm, 1.0), 0.0)
+                for norm in norms
+            ]
+            gradients = [
+                jax.tree.map(lambda x, f=factor: x * f, gradient)
+                for gradient, factor in zip(gradients, factors, strict=True)
+            ]
+        gradient = jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / tasks, *gradients)
+        norm = optax.tree.norm(gradient)
+        with relaxed_promotion():
+            updates, new_state = optimizer.update(gradient, optimizer_state, meta_params)
+            new_params = optax.apply_updates(meta_params, updates)
+        # A step may overflow too.
+        good = jnp.isfinite(norm) & jnp.all(
+            _all_finite([x[None] for x in jax.tree.leaves(new_params)], 1)
+        )
+        new, old = (new_params, new_state), (meta_params, optimizer_state)
+        meta_params, optimizer_state = jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
+        bad = (~good).astype(jnp.int32)
+        skipped = (skipped[0] + bad, jnp.where(good, 0, skipped[1] + 1))
+        losses = jnp.stack([t["loss"] for t in totals]) / config.agents
+        episodes = jnp.stack([t["episodes"] for t in totals])
+        returns = jnp.stack([t["return_sum"] for t in totals])
+        metrics = {
+            "meta_loss": jnp.mean(losses),
+            "gradient_norm": norm,
+            "skipped": skipped[0],
+            "skipped_in_a_row": skipped[1],
+            "failed": sum((t["failed"] for t in totals[1:]), start=totals[0]["failed"]),
+            "task_loss": losses,
+            "task_gradient_norm": jnp.stack(norms),
+            "episodes_by_age": episodes.astype(jnp.int32),
+            "return_by_age": jnp.where(episodes > 0, returns / jnp.maximum(episodes, 1.0), jnp.nan),
+        }
+        return meta_params, optimizer_state, skipped, metrics
+
+    here, split = PartitionSpec(), PartitionSpec(MEMBERS)  # on every device, spread over devices
+    state_spec = PipelineState._make([*[here] * 6, split])
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    begin = jax.jit(shard(begin, in_specs=here, out_specs=state_spec))
+    growers, players = [], []
+    for task in range(tasks):
+        grower = functools.partial(grow, task)
+        growers.append(jax.jit(shard(grower, in_specs=(here, split), out_specs=split)))
+        player = functools.partial(play, task)
+        specs = (here, here, here, split)
+        players.append(jax.jit(shard(player, in_specs=specs, out_specs=(split, split))))
+    learn = jax.jit(shard(learn, in_specs=(here, here, here, here), out_specs=here))
+
+    compiled: dict[int, Any] = {}
+
+    def program(task: int, state: PipelineState) -> Any:
+        """The compiled window of a task: compiled once, to be asked for its memory and to run."""
+        if task not in compiled:
+            arguments = (state.meta_params, state.key, state.iteration, state.lives[task])
+            compiled[task] = players[task].lower(*arguments).compile()
+        return compiled[task]
+
+    def step(state: PipelineState) -> tuple[PipelineState, Metrics]:
+        lives = list(state.lives)
+        if config.schedule == "staggered" and int(state.iteration) == 0:
+            lives = [grow(state.meta_params, x) for grow, x in zip(growers, lives, strict=True)]
+        summed = []
+        for task in range(tasks):
+            lives[task], numbers = program(task, state)(
+                state.meta_params, state.key, state.iteration, lives[task]
+            )
+            summed.append(numbers)
+        meta_params, optimizer_state, (skipped, in_a_row), metrics = learn(
+            state.meta_params,
+            state.optimizer_state,
+            (state.skipped, state.skipped_in_a_row),
+            jax.tree.map(gathered, summed),
+        )
+        state = PipelineState(
+            key=state.key,
+            iteration=state.iteration + 1,
+            meta_params=meta_params,
+            optimizer_state=optimizer_state,
+            skipped=skipped,
+            skipped_in_a_row=in_a_row,
+            lives=tuple(lives),
+        )
+        return state, metrics
+
+    def memory(state: PipelineState) -> int:
+        # The state may be shapes alone.
+        sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state.lives)]
+        kept = sum(sizes) // mesh.size
+        extra = []
+        for task in range(tasks):
+            need = program(task, state).memory_analysis()
+            extra.append(need.temp_size_in_bytes + need.output_size_in_bytes)
+        return kept + max(extra)
+
+    return Trainer(begin, step, lambda state: state.meta_params, memory)
+
+
+def _all_finite(lives: Any, count: int) -> jax.Array:
+    """Of each entry along the first axis, whether all its numbers are finite."""
+    finite = [
+        jnp.all(jnp.isfinite(leaf).reshape(count, -1), axis=1)
+        for leaf in jax.tree.leaves(lives)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return functools.reduce(jnp.logical_and, finite, jnp.ones((count,), bool))

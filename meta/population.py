@@ -1,0 +1,140 @@
+"""Many lifetimes side by side: members of a population on devices, and the mean on fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from meta.task import Lifetimes
+from meta.trainer import MetaParams
+
+MEMBERS = "members"  # the axis of the mesh
+
+
+def population_mesh(members: Sequence[int]) -> Mesh:
+    """As many devices as can have equally many members each.
+
+    Args:
+        members: how many members play each task.
+
+    Returns:
+        A mesh of one axis, `MEMBERS`, over the devices of all processes.
+
+    Raises:
+        ValueError: if there are several processes and their devices cannot all take part.
+    """
+    devices = jax.devices()
+    fitting = [
+        size for size in range(1, len(devices) + 1) if all(count % size == 0 for count in members)
+    ]
+    size = max(fitting)
+    if jax.process_count() > 1 and size < len(devices):
+        raise ValueError(
+            f"the members that play a task, {min(members)}, must be a multiple of the "
+            f"{len(devices)} devices of all processes."
+        )
+    return Mesh(np.array(devices[:size]), (MEMBERS,), axis_types=(AxisType.Auto,))
+
+
+def over_members(
+    function: Callable[[MetaParams, Any], Any], at_once: int | None
+) -> Callable[[MetaParams, Any], Any]:
+    """Lets a function of one member and one life work on (members,) and (members, lives, ...).
+
+    Args:
+        function: of meta-parameters and a key or a life.
+        at_once: members that are computed side by side, the others after them; None for all. It
+            bounds the memory.
+    """
+    lives = jax.vmap(function, in_axes=(None, 0))
+    if at_once is None:
+        return jax.vmap(lives)
+    return lambda population, x: jax.lax.map(
+        lambda member: lives(*member), (population, x), batch_size=at_once
+    )
+
+
+def gathered(x: jax.Array) -> np.ndarray:
+    """An array that is spread over devices, whole, on each process.
+
+    It takes the way over the host, because a CPU's devices are not patient: in a compiled program
+    they wait for each other for 40 seconds, and then XLA ends the process.
+    """
+    if jax.process_count() > 1:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
+
+
+def evaluation(
+    lifetimes: Sequence[Lifetimes], seeds: int, at_once: int | None = None
+) -> Callable[[MetaParams, jax.Array], np.ndarray]:
+    """Plays whole lifetimes under one set of meta-parameters, spread over all devices.
+
+    Args:
+        lifetimes: one for each task, each uncut.
+        seeds: lifetimes on each task, at least 1.
+        at_once: lifetimes of a task that a device lives side by side; None for all.
+
+    Returns:
+        A function of meta-parameters and a key that gives the fitness, of shape (tasks, seeds). The
+        same key means the same seeds.
+
+    Raises:
+        ValueError: if a lifetime is cut into stretches, or there are no seeds.
+
+    Examples:
+        >>> import jax
+        >>> from meta.population import evaluation
+        >>> from meta.task import Lifetimes
+        >>> lives = Lifetimes(lambda x, key: key, lambda x, key: (key, x["a"] - 1.0))
+        >>> fitness = evaluation([lives], seeds=3)({"a": jax.numpy.ones(())}, jax.random.key(0))
+        >>> print(fitness)
+        [[0. 0. 0.]]
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1; got {seeds}.")
+    if any(lives.stretches != 1 for lives in lifetimes):
+        raise ValueError("lifetimes must be whole, with 1 stretch each, to be evaluated.")
+    mesh = population_mesh([seeds])
+
+    def on_device(meta_params: MetaParams, keys: jax.Array) -> jax.Array:
+        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (keys.shape[1], *x.shape)), meta_params)
+        return jnp.stack(
+            [
+                over_members(whole_life(lives), at_once)(copies, keys[task, :, None])[:, 0]
+                for task, lives in enumerate(lifetimes)
+            ]
+        )
+
+    spread = PartitionSpec(None, MEMBERS)
+    compiled = jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), spread),
+            out_specs=spread,
+            check_vma=False,
+        )
+    )
+
+    def evaluate(meta_params: MetaParams, key: jax.Array) -> np.ndarray:
+        keys = jax.random.split(key, (len(lifetimes), seeds))
+        # They may lie on other devices than these.
+        return gathered(compiled(jax.device_get(meta_params), keys))
+
+    return evaluate
+
+
+def whole_life(lives: Lifetimes) -> Callable[[MetaParams, jax.Array], jax.Array]:
+    """From birth to the fitness at the end."""
+
+    def live(meta_params: MetaParams, key: jax.Array) -> jax.Array:
+        return lives.advance(meta_params, lives.init(meta_params, key))[1]
+
+    return live

@@ -1,0 +1,171 @@
+"""Windows of a learner's life through which the loss of fresh experience is differentiated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from agents.ppo import ppo
+from meta.task import Task
+from meta.trainer import Build, MetaParams, Metrics
+
+
+class Windows(NamedTuple):
+    """A learner's life under a learned optimizer, window by window: what `meta.pipeline` plays."""
+
+    init: Callable[[MetaParams, jax.Array], Any]
+    """`init(meta_params, key) -> life`: a newborn learner."""
+
+    grow: Callable[[MetaParams, Any], Any]
+    """`grow(meta_params, life) -> life`: one window."""
+
+    loss: Callable[[MetaParams, Any], tuple[jax.Array, tuple[Any, Metrics]]]
+    """`loss(meta_params, life) -> (loss, (life, metrics))`: one window and the loss after it, for
+    `jax.grad` by the meta-parameters. The metrics are `episodes`, how many ended in the window, and
+    `return_sum`, of their returns."""
+
+    number: int
+    """How many of them make a life: the reset interval."""
+
+
+def windows(
+    task: Task,
+    build: Build,
+    window: int,
+    *,
+    meta_steps: int | None = None,
+    rematerialise: bool = True,
+) -> Windows:
+    r"""Windows of PPO's life on a task, under the optimizer that meta-parameters stand for.
+
+    In a window, parameters :math:`\theta` and the optimizer's state h go through M iterations of
+    the learner, each a rollout and its updates. The loss is the learner's own, of all samples of a
+    fresh rollout B at once,
+
+    .. math::
+        L(\phi) = \ell(\theta_M; B(\theta_M)), \qquad
+        (\theta_k, h_k) = U_\phi(\theta_{k-1}, h_{k-1}; B_k(\theta_{k-1})),
+
+    where :math:`\theta_0, h_0` and the environments' state are those in which the last window
+    ended: constants, so that derivatives reach back to the start of the window and no further.
+    Experience counts as constant too, see `PPOConfig.constant_rollouts`.
+
+    Args:
+        task: what is learned and how; `task.config.iterations` is the length of a life.
+        build: from meta-parameters to the chain that PPO is given.
+        window: M, iterations of the learner in a window.
+        meta_steps: steps of each environment in the fresh rollout; by default as in any other.
+        rematerialise: whether the inside of the updates is computed twice instead of being kept.
+
+    Returns:
+        Functions of one life, for `jax.vmap`. `loss` is a scalar of the parameters' dtype.
+
+    Raises:
+        ValueError: if the window does not divide the life, or there are no meta-steps.
+
+    References:
+        Lan et al., Learning to Optimize for Reinforcement Learning, RLC 2024,
+        `arXiv:2302.01470 <https://arxiv.org/abs/2302.01470>`_
+
+    .. note::
+        Where an environment's experience depends on the parameters smoothly, as in Brax, the
+        authors differentiate through it as well, so that the surrogate loss contributes nothing.
+
+    Examples:
+        >>> import jax, optax
+        >>> from agents import environments
+        >>> from agents.ppo import PPOConfig
+        >>> from meta.task import Task
+        >>> from meta.windows import windows
+        >>> config = PPOConfig(iterations=40, num_envs=4, num_steps=16, minibatches=2)
+        >>> task = Task(environments.make("CartPole-v1"), config)
+        >>> sgd = lambda meta_params: optax.sgd(jax.numpy.exp(meta_params["log_rate"]))
+        >>> lives = windows(task, sgd, window=4)
+        >>> meta_params = {"log_rate": jax.numpy.float32(-5.0)}
+        >>> life = jax.eval_shape(lives.init, meta_params, jax.random.key(0))
+        >>> gradient = jax.grad(lives.loss, has_aux=True)
+        >>> jax.eval_shape(gradient, meta_params, life)[0]
+        {'log_rate': ShapeDtypeStruct(shape=(), dtype=float32)}
+        >>> lives.number
+        10
+    """
+    iterations = int(task.config.iterations)
+    if window < 1 or iterations % window:
+        raise ValueError(f"window must divide the life's {iterations} iterations; got {window}.")
+    if meta_steps is not None and meta_steps < 1:
+        raise ValueError(f"meta_steps must be at least 1; got {meta_steps}.")
+    config = dataclasses.replace(task.config, rematerialise=rematerialise)
+    # A rollout's length is not part of the state, so another one can play it.
+    fresh_config = dataclasses.replace(
+        config, num_steps=meta_steps or config.num_steps, minibatches=1
+    )
+
+    def init(meta_params: MetaParams, key: jax.Array) -> Any:
+        return ppo(task.environment, config, build(meta_params)).init(key)
+
+    def live(meta_params: MetaParams, life: Any) -> tuple[Any, Metrics]:
+        learner = ppo(task.environment, config, build(meta_params))
+        life, metrics = jax.lax.scan(lambda life, _: learner.iterate(life), life, length=window)
+        return life, {
+            "episodes": jnp.sum(metrics["episodes"]),
+            "return_sum": jnp.sum(metrics["episode_return_sum"]),
+        }
+
+    def grow(meta_params: MetaParams, life: Any) -> Any:
+        return live(meta_params, life)[0]
+
+    def loss(meta_params: MetaParams, life: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        life, metrics = live(meta_params, life)
+        fresh = ppo(task.environment, fresh_config, build(meta_params))
+        life, samples = fresh.play(life)
+        value, _ = fresh.loss(life.params, samples)
+        return value, (life, metrics)
+
+    return Windows(init, grow, loss, iterations // window)
+
+
+def first_order(build: Build) -> Build:
+    """Keeps derivatives from flowing through what an optimizer is given.
+
+    Args:
+        build: from meta-parameters to an optimizer.
+
+    Returns:
+        The same, but gradients, parameters and extra arguments count as constants in `update`: what
+        is differentiated sees the optimizer's meta-parameters and its state. Optim4RL, LinearOptim
+        and L2LGD2 do so by themselves; OPEN and STAR do not, and their meta-gradients contain
+        second derivatives of the learner's loss.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from meta.windows import first_order
+        >>> def moved(build, rate):
+        ...     optimizer = build({"rate": rate})
+        ...     x = jnp.float32(1.0)
+        ...     for _ in range(2):
+        ...         x = x + optimizer.update(2 * x, optimizer.init(x))[0]
+        ...     return x
+        >>> sgd = lambda meta_params: optax.sgd(meta_params["rate"])
+        >>> for build in (sgd, first_order(sgd)):
+        ...     print(jax.grad(moved, argnums=1)(build, 0.1))
+        -3.2
+        -3.6
+    """
+    constant = jax.lax.stop_gradient
+
+    def build_constant(meta_params: MetaParams) -> optax.GradientTransformationExtraArgs:
+        optimizer = optax.with_extra_args_support(build(meta_params))
+
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            # Functions are among the extra arguments.
+            extra = {k: v if callable(v) else constant(v) for k, v in extra.items()}
+            return optimizer.update(constant(updates), state, constant(params), **extra)
+
+        return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+    return build_constant
