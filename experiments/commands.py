@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import optim
-from experiments.display import Display, Progress
+from experiments.display import Display, MetaProgress, OfflineProgress, PipelineProgress, Progress
+from experiments.offline_presets import OFFLINE_PRESETS, CollectionPlan, default_name
 from experiments.presets import PRESETS
 from experiments.report import report
-from experiments.run_directory import RunDirectory
-from experiments.settings import change_settings
+from experiments.run_directory import RunDirectory, Stopped
+from experiments.settings import change_settings, unknown
 from experiments.tasks import TASKS, parse_environment
 from experiments.training import Point, RunConfig, train
 
 if TYPE_CHECKING:
-    from experiments.cli import Plan
+    from experiments.cli import Collect, Convert, MetaTrain, Offline, OfflinePlan, Plan
+    from experiments.collection import Collection
+    from experiments.meta_training import MetaRun
+    from experiments.offline_training import OfflineRun
 
 
 def train_all(plan: Plan) -> None:
@@ -56,6 +62,297 @@ def train_all(plan: Plan) -> None:
     report(list(runs), plan.out)
 
 
+def meta_train_shown(command: MetaTrain) -> None:
+    """Meta-trains a learned optimizer and says where its weights are.
+
+    Raises:
+        ValueError: if anything in the command is unknown or not allowed.
+        OSError: if something cannot be written.
+        MemoryError: if a generation does not fit into memory.
+        Stopped: if too many meta-gradients in a row were not finite.
+    """
+    # It takes seconds to import.
+    from experiments.meta_training import WEIGHTS, Generation, meta_train
+
+    run = meta_run_config(command)
+    if command.cache:
+        _keep_compiled_programs()
+    progress: MetaProgress | PipelineProgress
+    if command.method == "es":
+        progress = MetaProgress(run.optimizer, command.strategy, run.generations)
+    else:
+        progress = PipelineProgress(run.optimizer, run.generations, command.method)
+    with Display([progress], Console(file=sys.stderr)) as display:
+
+        def on_start(generation: int) -> None:
+            progress.state = "compiling"
+            progress.done = progress.done_before = generation
+            display.update(progress)
+
+        def on_generation(generation: Generation) -> None:
+            progress.state = "training"
+            progress.done = generation.number + 1
+            progress.take(generation.metrics)
+            if not math.isnan(generation.evaluation):
+                progress.evaluation = generation.evaluation
+            display.update(progress)
+
+        try:
+            meta_train(
+                run,
+                command.out,
+                resume=command.resume,
+                overwrite=command.overwrite,
+                on_start=on_start,
+                on_generation=on_generation,
+                on_note=display.note,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            lower = "agents_at_once" if command.method == "pipeline" else "--at-once, --population"
+            raise MemoryError(
+                f"a generation does not fit into memory; lower {lower} or num_envs"
+            ) from error
+        except Stopped:
+            progress.state = "stopped"
+            display.update(progress)
+            raise
+        progress.state = "done"
+        display.update(progress)
+    print(f"Written: {command.out / WEIGHTS}")
+
+
+def offline_all(plan: OfflinePlan) -> None:
+    """Trains offline runs one after the other, and reports; collects a preset's data before.
+
+    Raises:
+        ValueError: if anything in the plan is unknown or not allowed.
+        OSError: if something cannot be written.
+        MemoryError: if a run does not fit into memory.
+    """
+    from experiments.offline_training import OfflinePoint, train_offline
+
+    command = plan.command
+    how = {"resume": command.resume, "overwrite": command.overwrite}
+    if command.cache:
+        _keep_compiled_programs()
+    if plan.collection is not None and not Path(str(command.dataset)).exists():
+        _collect_preset(plan.collection, Path(str(command.out)) / "data")
+    runs = {path: offline_run(command, optimizer) for path, optimizer in plan.runs.items()}
+    for path, run in runs.items():
+        RunDirectory.check(path, run.config(), **how)
+    shown = {
+        path: OfflineProgress(
+            run.data.dataset.title,
+            run.critic_optimizer,
+            run.points * run.stretch * len(run.seeds),
+        )
+        for path, run in runs.items()
+    }
+    with Display(list(shown.values()), Console(file=sys.stderr)) as display:
+        for path, run in runs.items():
+            progress, seeds = shown[path], len(run.seeds)
+
+            def on_start(step: int, progress: OfflineProgress = progress, n: int = seeds) -> None:
+                progress.state = "compiling"
+                progress.done = progress.done_before = step * n
+                display.update(progress)
+
+            def on_point(
+                point: OfflinePoint, progress: OfflineProgress = progress, n: int = seeds
+            ) -> None:
+                progress.done = point.step * n
+                progress.state = "training" if progress.done < progress.steps else "evaluating"
+                progress.seconds = point.seconds
+                progress.mean_abs_q = float(np.median(point.mean_abs_q))
+                progress.collapsed = int(point.collapsed.sum())
+                display.update(progress, point.episode_returns)
+
+            try:
+                train_offline(
+                    run, path, on_start=on_start, on_point=on_point, on_note=display.note, **how
+                )
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise MemoryError(
+                    f"{run.critic_optimizer} on {command.dataset} does not fit into memory; lower "
+                    "batch_size, the widths or the seeds"
+                ) from error
+            progress.state = "done"
+            display.update(progress)
+    report(list(runs), Path(str(command.out)))
+
+
+def offline_run(command: Offline, optimizer: str) -> OfflineRun:
+    """One run of what the command asks for.
+
+    Raises:
+        ValueError: if anything in it is unknown or not allowed.
+    """
+    from experiments.datasets import Data
+    from experiments.offline_algorithms import settings_of
+    from experiments.offline_training import OfflineRun
+
+    assert command.algorithm is not None
+    assert command.dataset is not None
+    assert command.steps is not None
+    assert command.seeds is not None
+    settings = settings_of(command.algorithm, command.set)
+    return OfflineRun(
+        command.algorithm,
+        Data(command.dataset, command.subset, command.subset_seed, command.env),
+        optimizer,
+        command.steps,
+        tuple(range(command.seeds)),
+        settings,
+        actor_optimizer=command.actor_optimizer,
+        value_optimizer=command.value_optimizer,
+        learning_rate=command.critic_learning_rate,
+        evaluations=command.evaluations,
+        evaluation_episodes=command.evaluation_episodes,
+        diagnostics_every=command.diagnostics_every,
+    )
+
+
+def collect_shown(command: Collect) -> None:
+    """Makes data sets and says what is in them.
+
+    Raises:
+        ValueError: if anything in the command is unknown or not allowed.
+        OSError: if something cannot be written.
+    """
+    from experiments.collection import Collection
+
+    if command.cache:
+        _keep_compiled_programs()
+    collection = Collection(
+        command.env,
+        command.datasets,
+        command.size,
+        command.steps,
+        command.seed,
+        command.noise,
+        command.name or default_name(command.env),
+        command.set,
+    )
+    _collect(collection, command.root, command.overwrite)
+
+
+def _collect_preset(plan: CollectionPlan, root: Path) -> None:
+    from experiments.collection import Collection
+
+    collection = Collection(
+        plan.env,
+        (plan.kind,),
+        plan.size,
+        plan.steps,
+        plan.seed,
+        plan.noise,
+        default_name(plan.env),
+    )
+    _collect(collection, root, overwrite=False)
+
+
+def _collect(collection: Collection, root: Path | None, overwrite: bool) -> None:
+    from experiments.collection import collect
+
+    console = Console(file=sys.stderr)
+
+    def on_progress(done: int, steps: int, episode_return: float) -> None:
+        line = (
+            f"agent on {collection.env}: {done:,} of {steps:,} steps, return {episode_return:.4g}"
+        )
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for one in collect(collection, root, overwrite=overwrite, on_progress=on_progress):
+        print(
+            f"Written: {one.dataset_id}, {one.transitions:,} transitions, {one.episodes:,} whole "
+            f"episodes, mean return {one.mean_return:.4g}"
+        )
+
+
+def meta_run_config(command: MetaTrain) -> MetaRun:
+    """What the command asks for.
+
+    Raises:
+        ValueError: if anything in the command is unknown or not allowed.
+    """
+    from experiments.imitation_training import ImitationRunConfig
+    from experiments.meta_training import METHODS, MetaRunConfig, meta_tasks
+    from experiments.pipeline_training import PipelineRunConfig, with_preset
+
+    if command.method not in METHODS:
+        raise unknown("method", command.method, METHODS)
+    if command.preset is not None:
+        command = with_preset(command)
+    common: dict[str, Any] = {
+        "generations": command.generations or 500,
+        "evaluate_every": command.evaluate_every,
+        "evaluation_seeds": command.evaluation_seeds,
+        "seed": command.seed,
+    }
+    options: dict[str, Any] = {
+        "normalisers": command.normalisers,
+        "learning_rates": command.learning_rates,
+        "reward_scales": command.reward_scales,
+        "learner": command.learner or "ppo",
+        "settings": command.set,
+    }
+    if command.method == "pipeline":
+        return PipelineRunConfig.from_texts(
+            command.optimizer, command.tasks, command.pipeline, command.steps, options, **common
+        )
+    if command.pipeline:
+        raise ValueError("--pipeline needs --method pipeline.")
+    tasks = meta_tasks(command.tasks, steps=command.steps or ["1e5"], **options)
+    if command.method == "imitation":
+        return ImitationRunConfig.from_texts(
+            command.optimizer, tasks, command.target, command.imitation, **common
+        )
+    if command.imitation or command.target is not None:
+        raise ValueError("--target and --imitation need --method imitation.")
+    return MetaRunConfig.from_texts(
+        command.optimizer,
+        tasks,
+        strategy=command.strategy,
+        stretches=command.stretches,
+        population=command.population,
+        lives=command.lives,
+        task_sampling=command.sampling,
+        members_at_once=command.at_once,
+        **common,
+    )
+
+
+def convert(command: Convert) -> None:
+    """Writes OPEN's weights from a flat vector to a file of meta-parameters.
+
+    Raises:
+        ValueError: if the vector or the name of the file to write is not allowed.
+        OSError: if something cannot be read or written.
+    """
+    out = command.out
+    if out.suffix != ".safetensors":
+        raise ValueError(f"the file to write must be called *.safetensors; got {str(out)!r}.")
+    if out.exists() and not command.overwrite:
+        raise ValueError(f"{out} exists already; use --overwrite to replace it.")
+    if not out.parent.is_dir():
+        raise ValueError(f"cannot write to {out}: {out.parent} is not a directory.")
+    given = {"hidden_size": command.hidden_size, "gru_features": command.gru_features}
+    sizes = {name: size for name, size in given.items() if size is not None}
+    meta_params = optim.load_open_npy(command.weights, optim.OPEN(**sizes) if sizes else None)
+    gru_features, hidden_size = meta_params["params"]["layers_0"]["kernel"].shape
+    metadata = {
+        "architecture": optim.OPEN(hidden_size, gru_features),
+        "training_tasks": command.training_tasks,
+        "converted_from": command.weights.name,
+    }
+    optim.save_meta_params(out, meta_params, metadata)
+    print(f"Written: {out}; use it as open@{out}")
+
+
 def list_names(what: str) -> None:
     """Prints environments, optimizers or presets, a line each; our own optimizers have more."""
     console = Console(highlight=False)
@@ -79,11 +376,20 @@ def list_names(what: str) -> None:
                 else:
                     rows[name] = optim.describe(name)
             console.print(_names_table(ours))
+            console.print("\nLearned, with a file of weights, or with weights that are packaged:\n")
+            console.print(_names_table({n: _learned_text(n) for n in optim.learned_names()}))
             console.print("\nFrom optax:\n")
-            note = "Options follow the name: adam:learning_rate=3e-4,b2=0.99."
+            note = (
+                "Options follow the name: adam:learning_rate=3e-4,b2=0.99, "
+                "open@weights.safetensors:key=1."
+            )
         case _:
             rows = {name: preset.description for name, preset in PRESETS.items()}
-            note = "Use one with rl-optim compare --preset NAME."
+            rows |= {name: preset.description for name, preset in OFFLINE_PRESETS.items()}
+            note = (
+                "Use one with rl-optim compare --preset NAME; those for data sets "
+                f"({', '.join(OFFLINE_PRESETS)}) with rl-optim offline --preset NAME."
+            )
     console.print(_names_table(rows))
     console.print(f"\n{note}")
 
@@ -107,6 +413,14 @@ def _details_text(details: optim.OptimizerDetails) -> str:
     if details.package is not None:
         facts.append(f"needs the package {details.package}")
     return f"{details.summary}\n[dim]{escape('; '.join(facts))}.[/dim]"
+
+
+def _learned_text(name: str) -> str:
+    """The same of a learned optimizer, and its packaged weights."""
+    details = optim.details(name)
+    assert details is not None
+    packaged = ", ".join(f"{name}@{weights}" for weights in optim.packaged_meta_params(name))
+    return f"{_details_text(details)}\n[dim]Packaged: {packaged or 'none'}.[/dim]"
 
 
 def _run_config(plan: Plan, env: str, optimizer: str) -> RunConfig:

@@ -60,11 +60,15 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One environment's curves, and a published return to draw as a line."""
+    """One environment's curves, and a published return or a limit to draw as a line."""
 
     title: str
     curves: Sequence[Curve]
     reference: float | None = None
+    reference_name: str = "published Adam"
+    x_label: str = "Environment steps"
+    y_label: str = "Episode return"
+    logarithmic: bool = False
 
 
 def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
@@ -98,14 +102,16 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
             for curve in panel.curves:
                 _draw_curve(ax, curve, styles[curve.label], repetitions)
             if panel.reference is not None:
-                _draw_reference(ax, panel.reference)
+                _draw_reference(ax, panel.reference, panel.reference_name)
             ax.set_title(panel.title, loc="left")
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(
                 FuncFormatter(lambda step, _, unit=unit: f"{step / unit:g}")
             )
-            ax.set_xlabel(f"Environment steps ({name})" if name else "Environment steps")
-            ax.set_ylabel("Episode return")
+            ax.set_xlabel(f"{panel.x_label} ({name})" if name else panel.x_label)
+            ax.set_ylabel(panel.y_label)
+            if panel.logarithmic:
+                ax.set_yscale("log")
         _keep_outer_labels(axes)
         _legend(figure, styles, beside=len(panels) < _COLUMNS)
     return figure
@@ -162,6 +168,51 @@ def performance_profiles(
     return figure
 
 
+@dataclasses.dataclass(frozen=True)
+class AgePanel:
+    """Returns of agents by age, on one task of one meta-training, in parts of it."""
+
+    title: str
+    ages: NDArray[np.float64]  # shape=(bins,), the middle of each
+    parts: Mapping[str, NDArray[np.float64]]  # shape=(bins,) by label, NaN where there is none
+
+
+def returns_by_age(panels: Sequence[AgePanel]) -> Figure:
+    """Draws return against age, a line for each part of the meta-training, the later the darker.
+
+    Args:
+        panels: one for each task of each meta-training, three to a row.
+
+    Returns:
+        The figure, for `render`.
+
+    Raises:
+        ValueError: there is no panel.
+
+    Examples:
+        >>> panel = AgePanel("Catch", np.array([4.0, 12.0]), {"0 to 99": np.array([-0.6, 0.2])})
+        >>> figure = returns_by_age([panel])
+        >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
+        [-0.6, 0.2]
+    """
+    if not panels:
+        raise ValueError("panels must be at least one, got none.")
+    shades = matplotlib.colormaps["viridis_r"]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(len(panels))
+        for panel, ax in zip(panels, axes, strict=True):
+            for i, (label, returns) in enumerate(panel.parts.items()):
+                colour = shades(0.15 + 0.85 * (i + 1) / len(panel.parts))
+                ax.plot(panel.ages, returns, color=colour, marker="o", markersize=3, label=label)
+            ax.set_title(wrap_label(panel.title), loc="left")
+            ax.set_xlim(left=0)
+            ax.set_xlabel("Age of the agent (iterations)")
+            ax.set_ylabel("Episode return")
+            ax.legend(title="meta-iterations", fontsize="small", title_fontsize="small")
+        _keep_outer_labels(axes)
+    return figure
+
+
 def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     r"""Renders a figure, the same bytes each time.
 
@@ -204,7 +255,7 @@ def wrap_label(label: str, width: int = 30) -> str:
           b2=0.99
     """
     lines = [""]
-    for part in re.split(r"(?<=[,:/@])", label):
+    for part in re.split(r"(?<=[,:/@])|(?= \()", label):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("  ")
         lines[-1] += part
@@ -249,11 +300,11 @@ def _draw_curve(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int)
         ax.fill_between(curve.steps, low, high, alpha=0.18, lw=0, color=style["color"])
 
 
-def _draw_reference(ax: Axes, value: float) -> None:
+def _draw_reference(ax: Axes, value: float, name: str) -> None:
     ax.axhline(value, color="#666666", linestyle="--", linewidth=1.0, zorder=1)
     ax.margins(y=0.08)  # room for the words where the line is the topmost
     ax.annotate(
-        f"published Adam: {value:g}",
+        f"{name}: {value:g}",
         xy=(0.0, value),
         xycoords=ax.get_yaxis_transform(),
         xytext=(4, 2),
@@ -265,11 +316,13 @@ def _draw_reference(ax: Axes, value: float) -> None:
 
 def _keep_outer_labels(axes: Sequence[Axes]) -> None:
     """Leaves labels to the first column and, where all agree, the lowest panel of each column."""
-    same = len({ax.get_xlabel() for ax in axes}) == 1
+    same, same_y = (
+        len({get(ax) for ax in axes}) == 1 for get in (Axes.get_xlabel, Axes.get_ylabel)
+    )
     for index, ax in enumerate(axes):
         place = ax.get_subplotspec()
         assert place is not None  # _grid made every one of them
-        if not place.is_first_col():
+        if same_y and not place.is_first_col():
             ax.set_ylabel("")
         if same and index + place.get_gridspec().ncols < len(axes):
             ax.set_xlabel("")

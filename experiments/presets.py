@@ -28,9 +28,9 @@ class Preset:
 
 PRESETS = {
     "quickstart": Preset(
-        "Breakout under three optimizers, in minutes on two cores.",
+        "Breakout under four optimizers, one of them learned, in minutes on two cores.",
         ("Breakout-MinAtar",),
-        ("adam", "rmsprop", "adamo"),
+        ("adam", "rmsprop", "adamo", "open@breakout"),
         steps=500_000,
         seeds=4,
     ),

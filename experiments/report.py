@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import functools
 import io
+import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from experiments import figures
 from experiments.run_directory import write_atomically
-from experiments.runs import Run, load_runs
+from experiments.runs import Run, is_offline, load_runs
 from experiments.summary import (
     RULES,
     AggregateRow,
@@ -41,6 +42,8 @@ _NONE = "\N{EN DASH}"
 def report(directories: Sequence[Path], out: Path | None = None) -> None:
     """Prints the table, writes tables and figures, and says where.
 
+    Of pipeline training, there is a figure of return against age, `returns_by_age.png` and `.svg`.
+
     Args:
         directories: where run directories are looked for, at any depth.
         out: where to write; by default the first of the directories.
@@ -50,11 +53,68 @@ def report(directories: Sequence[Path], out: Path | None = None) -> None:
     """
     if not directories:
         raise ValueError("at least one directory must be given.")
-    runs = load_runs(directories)
     console = Console()
+    panels = age_panels(directories)
+    if panels:
+        out_dir = out or directories[0]
+        for name, content in _images("returns_by_age", figures.returns_by_age(panels)).items():
+            out_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(out_dir / name, content)
+            console.print(f"Written: {out_dir / name}", soft_wrap=True)
+        if not any(True for top in directories for _ in top.rglob("metrics.csv")):
+            return  # there is nothing but meta-training
+    runs = load_runs(directories)
+    offline = [run for run in runs if is_offline(run)]
+    if offline and len(offline) < len(runs):
+        raise ValueError(
+            "runs with an environment and runs from data sets cannot share a report; got "
+            f"{runs[0].path} and {len(runs) - 1} more."
+        )
+    if offline:
+        from experiments.offline_report import print_offline_table, write_offline_report
+
+        print_offline_table(offline, console)
+        paths = write_offline_report(offline, out or directories[0])
+        console.print("Written: " + ", ".join(str(path) for path in paths), soft_wrap=True)
+        return
     print_table(summarise(runs), console, aggregate(runs))
     paths = write_report(runs, out or directories[0])
     console.print("Written: " + ", ".join(str(path) for path in paths), soft_wrap=True)
+
+
+def age_panels(directories: Sequence[Path]) -> list[figures.AgePanel]:
+    """What agents of each age reached in every pipeline training at or below the directories.
+
+    Args:
+        directories: where `returns_by_age.csv` is looked for, at any depth.
+
+    Returns:
+        A panel for each task of each run, in alphabetical order of the runs.
+
+    Raises:
+        ValueError: if a file is not as pipeline training writes it; the sentence names it.
+    """
+    files = {path.resolve() for top in directories for path in top.rglob("returns_by_age.csv")}
+    panels = []
+    for path in sorted(files):
+        try:
+            optimizer = json.loads((path.parent / "config.json").read_text())["optimizer"]
+            tasks: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    part = f"{row['first_generation']} to {row['last_generation']}"
+                    age = (float(row["age_from"]) + float(row["age_to"])) / 2
+                    points = tasks.setdefault((row["task"], row["environment"]), {}).setdefault(
+                        part, []
+                    )
+                    points.append((age, float(row["return_mean"] or "nan")))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} or its config.json is damaged.") from None
+        for (_, environment), parts in tasks.items():
+            ages = np.array([age for age, _ in next(iter(parts.values()))])
+            returns = {part: np.array([y for _, y in points]) for part, points in parts.items()}
+            panels.append(figures.AgePanel(f"{optimizer} on {environment}", ages, returns))
+    return panels
 
 
 def print_table(
@@ -268,7 +328,8 @@ def _markdown(
 
 def _markdown_table(lines: Sequence[tuple[dict[str, str], bool]]) -> str:
     columns = list(lines[0][0])
-    text = [f"| {' | '.join(columns)} |", f"|:---|{'---:|' * (len(columns) - 1)}"]
+    headings = [column.replace("|", "\\|") for column in columns]
+    text = [f"| {' | '.join(headings)} |", f"|:---|{'---:|' * (len(columns) - 1)}"]
     for cells, best in lines:
         shown = {column: cell.replace("|", "\\|") for column, cell in cells.items()}
         shown["Optimizer"] = f"`{shown['Optimizer']}`"
@@ -278,7 +339,7 @@ def _markdown_table(lines: Sequence[tuple[dict[str, str], bool]]) -> str:
     return "\n".join(text)
 
 
-def _csv(rows: Sequence[Row] | Sequence[AggregateRow]) -> bytes:
+def _csv(rows: Sequence[Any]) -> bytes:
     def cell(value: Any) -> Any:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""

@@ -3,10 +3,12 @@
 `experiments.runs` reads them; the files are
 
 - `config.json`: what was asked for, and with which versions, on what machine;
-- `metrics.csv`: a row per logged point and seed. It holds no times, so that a run and its resumed
-  twin write the same bytes;
+- `metrics.csv`: a row per logged point and seed (`meta_metrics.csv` of meta-training: a row per
+  point). It holds no times, so that a run and its resumed twin write the same bytes;
 - `timing.csv`: seconds of wall time since the start, per logged point;
 - `evaluation.csv`: fresh episodes after training. It is written last: a run that has it is done;
+- `meta_params.safetensors`: of meta-training, what has been learned so far;
+- `returns_by_age.csv`: of pipeline training, what agents of each age reached, from the metrics;
 - `checkpoints/`: the last two states, by orbax, and `checkpoints.json`, their checksums.
 """
 
@@ -19,6 +21,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -31,7 +34,16 @@ from typing import Any
 # Neither jax nor orbax at import: whether a directory is free is said before they are loaded.
 
 _CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
-_FILES = ("metrics.csv", "timing.csv", "evaluation.csv", "checkpoints.json", "config.json")
+_FILES = (
+    "metrics.csv",
+    "meta_metrics.csv",
+    "timing.csv",
+    "evaluation.csv",
+    "meta_params.safetensors",
+    "returns_by_age.csv",
+    "checkpoints.json",
+    "config.json",
+)
 _KEPT = 2  # checkpoints
 _SPARE_BYTES = 2**20  # on top of a checkpoint's arrays
 
@@ -41,14 +53,23 @@ class RunDirectory:
 
     Args:
         path: the directory.
-        seeds: the run's seeds, in the order of the rows of `metrics.csv`.
+        seeds: the run's seeds, in the order of the rows of `metrics`; None if it has one row for
+            each point, which says nothing of a seed.
         on_note: called with a sentence when something turns out to be damaged.
+        metrics: the file with the logged points.
     """
 
-    def __init__(self, path: Path, seeds: Sequence[int], on_note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        seeds: Sequence[int] | None,
+        on_note: Callable[[str], None],
+        metrics: str = "metrics.csv",
+    ) -> None:
         self.path = path
         self._seeds = seeds
         self._on_note = on_note
+        self._metrics = metrics
         self._manager_if_open: Any = None  # orbax's CheckpointManager
 
     @staticmethod
@@ -106,15 +127,18 @@ class RunDirectory:
         resume: bool,
         overwrite: bool,
         on_note: Callable[[str], None],
+        metrics: str = "metrics.csv",
     ) -> RunDirectory:
         """Makes the directory, or opens the one to resume.
 
         Args:
             path: the directory.
-            config: what was asked for; `config.json` holds the circumstances too.
+            config: what was asked for; `config.json` holds the circumstances too. Its `seeds`, if
+                it has any, are those of the rows of `metrics`.
             resume: continue a run with the same configuration, if there is one.
             overwrite: delete the run that is there first, unless it is to be resumed.
             on_note: called with a sentence when something turns out to be damaged.
+            metrics: the file with the logged points.
 
         Raises:
             ValueError: see `check`.
@@ -127,21 +151,25 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             text = json.dumps(dict(config) | circumstances(), indent=2)
             write_atomically(path / "config.json", text + "\n")
-        return cls(path, config["seeds"], on_note)
+        return cls(path, config.get("seeds"), on_note, metrics)
 
     def is_finished(self, points: int) -> bool:
         """Whether the run is complete: all its points are logged, and its evaluation is."""
         rows = _whole_rows(self.path / "evaluation.csv")[1:]
-        return len(rows) == len(self._seeds) and len(self._logged()) == points
+        return len(rows) == len(self._seeds or ()) and self.points_logged() == points
+
+    def points_logged(self) -> int:
+        """How many points are logged as they should be, from the first on."""
+        return len(self._logged())
 
     def append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Appends rows to `metrics.csv` or `timing.csv`, after a header if the file is new."""
+        """Appends rows to the metrics or to `timing.csv`, after a header if the file is new."""
         with open(self.path / file, "a", newline="") as stream:
             stream.write(_csv(rows, header=stream.tell() == 0))
 
     def write(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes a whole file at once."""
-        write_atomically(self.path / file, _csv(rows, header=True))
+        write_rows(self.path / file, rows)
 
     def save_checkpoint(self, point: int, state: Any, seconds: float) -> None:
         """Saves the state after the logged point `point`; the two last ones are kept.
@@ -160,7 +188,7 @@ class RunDirectory:
             self._manager().save(
                 point,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(_without_empty(state)),
                     progress=ocp.args.JsonSave({"seconds": seconds}),
                 ),
             )
@@ -170,7 +198,7 @@ class RunDirectory:
     def restore_checkpoint(self, like: Any) -> tuple[int, Any, float] | None:
         """Loads the last checkpoint that is whole, and forgets what was logged after it.
 
-        One that is damaged, or that comes after a point missing from `metrics.csv`, is deleted and
+        One that is damaged, or that comes after a point missing from the metrics, is deleted and
         the one before it is taken.
 
         Args:
@@ -185,7 +213,7 @@ class RunDirectory:
         for point, folder in sorted(self._checkpoints().items(), reverse=True):
             try:
                 if point >= len(logged):
-                    raise ValueError(f"metrics.csv is damaged after point {len(logged) - 1}")
+                    raise ValueError(f"{self._metrics} is damaged after point {len(logged) - 1}")
                 if checksums.get(str(point), checksum := _checksum(folder)) != checksum:
                     raise ValueError("its checksum does not match")
                 restored = (point, *self._load(point, like))
@@ -198,20 +226,22 @@ class RunDirectory:
         if restored is None and logged:
             self._on_note(f"{self.path} has no checkpoint to go on from; it starts again.")
         kept = 0 if restored is None else restored[0] + 1
-        self._keep("metrics.csv", [line for lines in logged[:kept] for line in lines])
+        self._keep(self._metrics, [line for lines in logged[:kept] for line in lines])
         timing = _whole_rows(self.path / "timing.csv")[1:]
         self._keep("timing.csv", [row for row in timing if float(row.split(",")[0]) < kept])
         return restored
 
     def _logged(self) -> list[list[str]]:
-        """The rows of `metrics.csv`, point by point, up to the first that is not as written."""
+        """The rows of the metrics, point by point, up to the first that is not as written."""
         points: list[list[str]] = []
         point: list[str] = []
-        for row in _whole_rows(self.path / "metrics.csv")[1:]:
-            if row.split(",")[:3:2] != [str(len(points)), str(self._seeds[len(point)])]:
+        for row in _whole_rows(self.path / self._metrics)[1:]:
+            cells = row.split(",")
+            seed = cells[2:3] if self._seeds is None else [str(self._seeds[len(point)])]
+            if (cells[0], cells[2:3]) != (str(len(points)), seed):
                 break
             point.append(row)
-            if len(point) == len(self._seeds):
+            if len(point) == (1 if self._seeds is None else len(self._seeds)):
                 points.append(point)
                 point = []
         return points
@@ -238,16 +268,24 @@ class RunDirectory:
             return {}
 
     def _load(self, point: int, like: Any) -> tuple[Any, float]:
+        import jax
+        import jax.numpy as jnp
         import orbax.checkpoint as ocp
 
         with _quiet():
             restored = self._manager().restore(
                 point,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(_without_empty(like)),
+                    progress=ocp.args.JsonRestore(),
                 ),
             )
-        return restored["state"], float(restored["progress"]["seconds"])
+        state = jax.tree.map(
+            lambda x, saved: jnp.zeros(x.shape, x.dtype) if saved is None else saved,
+            like,
+            restored["state"],
+        )
+        return state, float(restored["progress"]["seconds"])
 
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
@@ -266,11 +304,12 @@ def circumstances() -> dict[str, Any]:
     """What `config.json` says about where a run was started, and with what."""
     import jax
 
-    packages = ("rl-optim", "jax", "jaxlib", "flax", "optax", "gymnax", "brax", "numpy")
+    packages = ["rl-optim", "jax", "jaxlib", "flax", "optax", "evosax", "gymnax", "brax", "numpy"]
+    packages += ["gymnasium", "mujoco"]  # of data sets' environments
     devices = jax.devices()
     return {
         "versions": {"python": platform.python_version()}
-        | {package: _version(package) for package in packages},
+        | {package: package_version(package) for package in packages},
         "git_revision": _git_revision(),
         "machine": {
             "platform": platform.platform(terse=True),
@@ -281,7 +320,8 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Version of an installed package, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -315,6 +355,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as a CSV file, whole."""
+    write_atomically(path, _csv(rows, header=True))
+
+
+class Stopped(RuntimeError):  # noqa: N818 (it says how a run ended)
+    """A run that makes no sense to go on with; what was reached before is saved."""
 
 
 def run_paths(
@@ -374,7 +423,7 @@ def _whole_rows(path: Path) -> list[str]:
     header, *rows = path.read_bytes().decode(errors="replace").splitlines(keepends=True) or [""]
     whole = [header]
     for row in rows:
-        cells = row.split(",")
+        cells = row.removesuffix("\n").split(",")
         if not row.endswith("\n") or len(cells) != header.count(",") + 1:
             break
         if not all(cell == "" or _is_number(cell) for cell in cells):
@@ -389,6 +438,13 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _without_empty(state: Any) -> Any:
+    """None in the place of arrays without numbers, which orbax does not save."""
+    import jax
+
+    return jax.tree.map(lambda x: x if math.prod(x.shape) else None, state)
 
 
 def _checksum(folder: Path) -> str:

@@ -108,6 +108,33 @@ class Run:
         return float(logged.min()) if logged.size else math.nan
 
 
+def read_metric(run: Run, column: str) -> NDArray[np.float64]:
+    """Reads a further column of a run's metrics.
+
+    Args:
+        run: as `load_runs` gives it.
+        column: of `metrics.csv`.
+
+    Returns:
+        Shape (seeds, points), up to the last complete point; NaN where a cell is empty.
+
+    Raises:
+        ValueError: if there is no such column, or a cell is no number.
+    """
+    lines = _read_lines(run.path / "metrics.csv", ("point", "seed", column))
+    logged = {
+        (line.integer("seed"), line.integer("step")): line.number(column, empty=math.nan)
+        for line in lines
+    }
+    rows = [[logged[seed, int(step)] for step in run.steps] for seed in run.config["seeds"]]
+    return np.array(rows, np.float64).reshape(len(rows), len(run.steps))
+
+
+def is_offline(run: Run) -> bool:
+    """Whether the run learned from a data set; its steps are updates of the critic."""
+    return "collapse_line" in run.config
+
+
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """Reads every run directory at or below the given ones.
 

@@ -97,7 +97,7 @@ def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
             raise ValueError(f"a setting must have the form key=value; got {assignment!r}.")
         if key not in types_of:
             raise unknown("setting", key, types_of)
-        changes[key] = _parse_value(key, text, types_of[key])
+        changes[key] = parse_value(key, text, types_of[key])
     return dataclasses.replace(settings, **changes)
 
 
@@ -120,7 +120,17 @@ def whole_number(text: str) -> int:
         return int(number)
 
 
-def _parse_value(key: str, text: str, wanted: Any) -> Any:
+def parse_value(key: str, text: str, wanted: Any) -> Any:
+    """Reads a setting's value.
+
+    Args:
+        key: the setting's name, for the error.
+        text: the value.
+        wanted: bool, int, float or str; anything else stands for whole numbers joined by x.
+
+    Raises:
+        ValueError: if the text does not fit.
+    """
     try:
         if wanted is bool:
             return {"true": True, "false": False}[text.lower()]

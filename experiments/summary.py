@@ -134,13 +134,13 @@ def aggregate(runs: Sequence[Run]) -> list[AggregateRow]:
             label,
             environments,
             len(array),
-            *_estimate((array,), statistics.iqm),
-            *_estimate((array,), statistics.optimality_gap),
+            *estimate((array,), statistics.iqm),
+            *estimate((array,), statistics.optimality_gap),
             first,
             *(
                 unknown  # over itself
                 if label == first
-                else _estimate((array, scores[first]), statistics.probability_of_improvement)
+                else estimate((array, scores[first]), statistics.probability_of_improvement)
             ),
         )
         for label, array in scores.items()
@@ -249,8 +249,8 @@ def by_title(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _row(run: Run) -> Row:
     final, auc = run.final_returns(), run.mean_returns()
-    iqm, iqm_low, iqm_high = _estimate((final,), statistics.iqm)
-    auc_mean, auc_low, auc_high = _estimate((auc,), statistics.mean)
+    iqm, iqm_low, iqm_high = estimate((final,), statistics.iqm)
+    auc_mean, auc_low, auc_high = estimate((auc,), statistics.mean)
     done = int(run.steps[-1]) if len(run.steps) else 0
     seeds = run.config["seeds"]
     return Row(
@@ -280,7 +280,7 @@ def _row(run: Run) -> Row:
     )
 
 
-def _estimate(
+def estimate(
     arrays: tuple[NDArray[np.float64], ...], statistic: Callable[..., statistics.Array]
 ) -> tuple[float, float, float]:
     """Value and interval of a statistic; NaN where a score is unknown."""

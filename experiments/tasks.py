@@ -156,10 +156,10 @@ def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:
 
     Returns:
         The spec with a learning rate. What the text says comes first; a text that names its own
-        learning rate gets nothing from the task.
+        learning rate gets nothing from the task, nor does a learned optimizer.
     """
     spec = optim.OptimizerSpec.parse(text)
-    if spec.learning_rate is not None:
+    if spec.learning_rate is not None or spec.name in optim.learned_names():
         return spec
     options = {"learning_rate": task.learning_rate} | dict(task.tuned.get(spec.name, {}))
     return dataclasses.replace(spec, options=tuple((options | dict(spec.options)).items()))

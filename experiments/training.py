@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import time
 import warnings
@@ -25,6 +26,7 @@ from experiments.run_directory import RunDirectory
 from experiments.runs import FORMAT
 from experiments.settings import Settings
 from experiments.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+from optim.meta_params import find_meta_params
 
 POINTS = 100  # logged points in a run, at most
 EVALUATION_EPISODES = 64
@@ -109,7 +111,16 @@ class RunConfig:
             "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
             "evaluation_episodes": EVALUATION_EPISODES,
             "normaliser": TASKS[name].normaliser,
-        }
+        } | ({"weights_sha256": self.weights} if self.weights else {})
+
+    @property
+    def weights(self) -> str | None:
+        """Digest of the file of a learned optimizer's weights; None if it is not learned."""
+        spec = self.spec
+        if spec.weights is None:
+            return None
+        file = find_meta_params(spec.name, spec.weights)
+        return hashlib.sha256(file.read_bytes()).hexdigest()
 
     @property
     def _annealed(self) -> bool:
@@ -221,11 +232,14 @@ def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
         keys than seeds, so that every device has equally many: the surplus is computed and dropped.
     """
     seeds = len(run.seeds)
-    mesh = _mesh(seeds)
-    program = _program(run.environment, _without_learning_rate(run.spec), run.settings, mesh)
+    mesh = seed_mesh(seeds)
+    weights = run.weights
+    spec = run.spec if weights else without_learning_rate(run.spec)
+    rate = 1.0 if weights else run.spec.learning_rate  # a learned optimizer takes no notice of it
+    program = _program(run.environment, spec, weights, run.settings, mesh)
     padded = [*run.seeds, *run.seeds[:1] * (-seeds % mesh.size)]
     keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
-    learning_rates = np.full(len(padded), run.spec.learning_rate, np.float32)
+    learning_rates = np.full(len(padded), rate, np.float32)
     keys, learning_rates = jax.device_put(
         (keys, learning_rates), NamedSharding(mesh, PartitionSpec("seeds"))
     )
@@ -249,7 +263,11 @@ class Program(NamedTuple):
 
 @functools.cache
 def _program(
-    environment_text: str, spec: optim.OptimizerSpec, settings: Settings, mesh: Mesh
+    environment_text: str,
+    spec: optim.OptimizerSpec,
+    weights: str | None,  # their digest: a file of the same name may hold others later
+    settings: Settings,
+    mesh: Mesh,
 ) -> Program:
     environment = make_environment(environment_text)
 
@@ -273,7 +291,7 @@ def _program(
             return state, jax.tree.map(jnp.add, sums, metrics)
 
         state, sums = jax.lax.fori_loop(0, iterations, step, (state, sums))
-        return state, (sums, iterations, jax.vmap(_finite)(state.params))
+        return state, (sums, iterations, jax.vmap(all_finite)(state.params))
 
     def evaluation(numbers: Numbers, state: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         def one(numbers: Numbers, state_and_key: Any) -> tuple[jax.Array, jax.Array]:
@@ -303,7 +321,8 @@ def _program(
 
 def ppo_config(settings: Settings, iterations: int | jax.Array) -> PPOConfig:
     """The part of the settings that is PPO's."""
-    names = {field.name for field in dataclasses.fields(PPOConfig)} - {"iterations"}
+    names = {field.name for field in dataclasses.fields(PPOConfig)}
+    names &= {field.name for field in dataclasses.fields(Settings)}
     return PPOConfig(iterations, **{name: getattr(settings, name) for name in names})
 
 
@@ -316,29 +335,32 @@ def chain(
     """Gradient clipping, then the optimizer, with its learning rate annealed if that is set.
 
     The learning rate of iteration i of n is (1 - i / n) times the full one. Optimizers that take no
-    schedule keep it constant.
+    schedule keep it constant. Learned ones set their own steps, and are given none.
     """
+    clip = optim.clip_by_network_norm(settings.max_grad_norm)
+    if spec.weights is not None:
+        return optax.chain(clip, optim.make(spec))
 
     def annealed(count: jax.Array) -> jax.Array:
         iteration = count // config.updates_per_iteration
         return learning_rate * (1.0 - iteration / config.iterations)
 
     schedule = annealed if settings.anneal and optim.accepts_schedule(spec.name) else learning_rate
-    return optax.chain(
-        optim.clip_by_network_norm(settings.max_grad_norm), optim.make(spec, schedule)
-    )
+    return optax.chain(clip, optim.make(spec, schedule))
 
 
-def _without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:
+def without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:
+    """The optimizer without the learning rate that it names, which `optim.make` would prefer."""
     options = tuple((key, value) for key, value in spec.options if key != "learning_rate")
     return dataclasses.replace(spec, options=options)
 
 
-def _finite(params: Any) -> jax.Array:
+def all_finite(params: Any) -> jax.Array:
+    """Whether all parameters are finite, as a scalar."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
-def _mesh(seeds: int) -> Mesh:
+def seed_mesh(seeds: int) -> Mesh:
     """As many devices as the seeds can use, with equally many seeds on each."""
     devices = jax.devices()
     per_device = math.ceil(seeds / len(devices))

@@ -243,9 +243,13 @@ def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("", "a command is needed: compare, train, list, report."),
+        ("",
+         "a command is needed: compare, train, meta-train, convert, offline, collect, list, "
+         "report."),
         ("comprae", "unknown command 'comprae'; the nearest is 'compare'."),
-        ("--foo", "unknown option '--foo'; the commands are compare, train, list, report."),
+        ("--foo",
+         "unknown option '--foo'; the commands are compare, train, meta-train, convert, "
+         "offline, collect, list, report."),
         ("--steps 5 compare", "--steps must come after compare."),
         ("list", "list needs one of envs, optimizers, presets."),
         ("list env", "unknown list 'env'; the nearest is 'envs'."),

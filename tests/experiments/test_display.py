@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from experiments import display as module
-from experiments.display import Display, Progress
+from experiments.display import Display, MetaProgress, Progress
 
 
 class Clock:
@@ -58,6 +58,28 @@ def test_plain_lines(clock: Clock) -> None:
         "ant:backend=spring adam:learning_rate=[1]: done, 2,000,000 of 2,000,000 steps, "
         "100,000 steps/s, return 2, 2 diverged, 0:00 left in all",
     ]
+
+
+def test_meta_training(clock: Clock) -> None:
+    target, terminal = console(), console(terminal=True)
+    run = MetaProgress("open", "openai_es", steps=50)
+    for where in (target, terminal):
+        with Display([run], where) as display:
+            run.state, run.done, run.failed, run.evaluation = "compiling", 10, 0, math.nan
+            run.done_before = 10
+            display.update(run)
+            clock.now += 20
+            run.state, run.done, run.fitness_mean, run.fitness_best = "training", 20, 0.5, 0.75
+            run.failed, run.evaluation = 3, 0.625
+            display.update(run)
+    assert printed(target).splitlines() == [
+        "open openai_es: compiling, generation 10 of 50, mean fitness \N{EN DASH}, best "
+        "\N{EN DASH}, evaluation of the mean \N{EN DASH}, time unknown left in all",
+        "open openai_es: training, generation 20 of 50, mean fitness 0.5, best 0.75, 3 failed, "
+        "evaluation of the mean 0.625, 1:00 left in all",
+    ]
+    for part in ("1:00 left", "20 of 50", "0.75", "0.625", "mean fitness", "training"):
+        assert part in printed(terminal)
 
 
 def test_terminal(clock: Clock) -> None:

@@ -23,7 +23,11 @@ CONFIG = {"environment": "Catch", "seeds": SEEDS, "settings": {"clip": 0.2, "wid
 
 def state_after(point: int) -> dict[str, jax.Array]:
     key = jax.random.key(point)
-    return {"params": jax.random.normal(key, (2, 300)), "key": jax.random.split(key)}
+    return {
+        "params": jax.random.normal(key, (2, 300)),
+        "key": jax.random.split(key),
+        "empty": jax.numpy.zeros((0, 3)),
+    }
 
 
 def like() -> Any:
@@ -36,7 +40,7 @@ def like() -> Any:
 
 def same(state: Any, point: int) -> bool:
     def data(tree: Any) -> list[np.ndarray]:
-        return [tree["params"], jax.random.key_data(tree["key"])]
+        return [tree["params"], jax.random.key_data(tree["key"]), tree["empty"]]
 
     return all(map(np.array_equal, data(state), data(state_after(point))))
 

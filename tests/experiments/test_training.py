@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from run_directories import ITERATION, TINY, results, tiny_run
 
 from experiments import run_directory, training
@@ -222,22 +221,6 @@ def test_callbacks(tmp_path: Path) -> None:
 
 
 # Programs
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Collects what jax compiles."""
-    events: list[str] = []
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_learning_rates_and_lengths_share_one_program(uninterrupted: Path, tmp_path: Path) -> None:

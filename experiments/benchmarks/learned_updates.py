@@ -1,0 +1,270 @@
+"""Time of OPEN's update relative to a plain transcription of it, in one run.
+
+    python -m experiments.benchmarks.learned_updates [--out learned_updates.csv] [--repeats 9]
+
+The transcription, below, is what one writes down from the paper's equations with a network applied
+to each leaf, (parameters, features) row by row; it is what the authors' code computes. Both are
+first shown to give the same updates. Networks: PPO's actor and critic on Breakout (59,908
+parameters), for one agent and for 8 under `vmap`, and one agent with OPEN's larger size. Each call
+runs a compiled scan of updates from the same gradients; `ratio` is the median over rounds of the
+transcription's time over ours in the same round, `relative_to_adam` our time over `optax.adam`'s.
+`temporary_mib` is what the compiled scan needs beside its inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optim
+from agents import environments
+from agents.ppo import PPOConfig, ppo
+from experiments.benchmarks import timing
+
+DECAYS = np.array([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999], np.float32)
+
+
+class Setting(NamedTuple):
+    """What is timed."""
+
+    name: str
+    architecture: optim.OPEN
+    agents: int  # 0 is one, without vmap
+    updates: int  # of a call
+
+
+SETTINGS = (
+    Setting("one agent", optim.OPEN(), 0, 20),
+    Setting("8 agents", optim.OPEN(), 8, 4),
+    Setting("one agent, 32 units", optim.OPEN(32, 16), 0, 8),
+)
+
+
+class PlainState(NamedTuple):
+    """State of the transcription; the last axis holds momenta, or the carry."""
+
+    momenta: Any
+    carry: Any
+    key: jax.Array
+
+
+def plain(architecture: optim.OPEN, meta_params: Any, noise: bool = True) -> Any:
+    """OPEN, leaf by leaf and row by row.
+
+    Args:
+        architecture: its sizes.
+        meta_params: its weights.
+        noise: whether the actor's updates get any.
+
+    Returns:
+        The optimizer, for trees of an actor and a critic with layers `Dense_i`.
+    """
+    gru, mlp = meta_params["gru_params"], meta_params["params"]
+
+    def init(params: Any) -> PlainState:
+        def zeros(last: int) -> Any:
+            return jax.tree.map(lambda p: jnp.zeros((*p.shape, last)), params)
+
+        return PlainState(
+            zeros(DECAYS.size),
+            zeros(architecture.gru_features),
+            jax.random.key_data(jax.random.key(0)),
+        )
+
+    def leaf(
+        p: Any, g: Any, m: Any, h: Any, activity: Any, layer: float, key: Any, mask: float,
+        training_progress: Any, batch_progress: Any,
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        m = DECAYS * m + (1 - DECAYS) * g[..., None]
+        seen = jnp.concatenate(
+            [p[..., None], jnp.sign(m), _log(m), jnp.sign(g)[..., None], _log(g)[..., None]],
+            axis=-1,
+        )
+        axes = tuple(range(p.ndim))
+        seen = seen * jax.lax.rsqrt(1e-5 + jnp.mean(seen**2, axis=axes, keepdims=True))
+        activity = activity + 1e-11
+        dormancy = activity / jnp.sum(jnp.abs(activity)) * activity.size
+        rest = [
+            jnp.broadcast_to(jnp.asarray(x, p.dtype), p.shape)[..., None]
+            for x in (training_progress, layer, batch_progress, dormancy)
+        ]
+        x = jnp.concatenate([seen, *rest], axis=-1)
+        reset = jax.nn.sigmoid(_dense(gru["ir"], x) + _dense(gru["hr"], h))
+        keep = jax.nn.sigmoid(_dense(gru["iz"], x) + _dense(gru["hz"], h))
+        new = jnp.tanh(_dense(gru["in"], x) + reset * _dense(gru["hn"], h))
+        h = (1 - keep) * new + keep * h
+        y = jax.nn.relu(_layer_norm(mlp["layers_1"], _dense(mlp["layers_0"], h)))
+        y = jax.nn.relu(_layer_norm(mlp["layers_4"], _dense(mlp["layers_3"], y)))
+        out = _dense(mlp["layers_6"], y)
+        step = out[..., 0] * 1e-3 * jnp.exp(1e-3 * out[..., 1])
+        return step + mask * out[..., 2] * jax.random.normal(key, p.shape) * 1e-3, m, h
+
+    def update(
+        grads: Any, state: PlainState, params: Any, *, activations: Any,
+        training_progress: Any, batch_progress: Any,
+    ) -> tuple[Any, PlainState]:  # fmt: skip
+        leaves, treedef = jax.tree.flatten(params)
+        paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+        layers = {net: len(params[net]) - 1 for net in params}
+        key, draw = jax.random.split(state.key)
+        results = [
+            leaf(
+                p, g, m, h, activity,
+                int(path[1].key.rpartition("_")[2]) / layers[path[0].key],
+                leaf_key, float(noise and path[0].key == "actor"),
+                training_progress, batch_progress,
+            )
+            for path, p, g, m, h, activity, leaf_key in zip(
+                paths, leaves,
+                *map(jax.tree.leaves, (grads, state.momenta, state.carry, activations)),
+                jax.random.split(draw, len(leaves)),
+                strict=True,
+            )
+        ]  # fmt: skip
+        steps, momenta, carry = (jax.tree.unflatten(treedef, x) for x in zip(*results, strict=True))
+        mean = sum(jnp.sum(step) for step in jax.tree.leaves(steps)) / sum(p.size for p in leaves)
+        return jax.tree.map(lambda step: mean - step, steps), PlainState(momenta, carry, key)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _log(x: Any) -> Any:
+    return jnp.log(jnp.abs(x) + 1e-13)
+
+
+def _dense(layer: Any, x: Any) -> Any:
+    y = x @ layer["kernel"]
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def _layer_norm(layer: Any, x: Any) -> Any:
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6) * layer["scale"] + layer["bias"]
+
+
+def _breakout() -> tuple[Any, Any]:
+    """Parameters of PPO's networks, and a tree like `activations`."""
+    learner = ppo(environments.make("Breakout-MinAtar"), PPOConfig(iterations=1), optax.sgd(1.0))
+    params = jax.jit(learner.init)(jax.random.key(0)).params
+    params = {name: network.get("params", network) for name, network in params.items()}
+    return params, jax.tree.map(lambda p: 0.1 + jnp.abs(jnp.sin(jnp.arange(p.shape[-1]))), params)
+
+
+def _gradients(params: Any) -> Any:
+    return jax.tree.map(
+        lambda p: jnp.cos(37 * p + jnp.arange(p.size, dtype=p.dtype).reshape(p.shape)), params
+    )
+
+
+def _meta_params(architecture: optim.OPEN) -> Any:
+    """Random ones, with biases and scales that are not 0 and 1."""
+    leaves, treedef = jax.tree.flatten(architecture.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        treedef,
+        [
+            leaf + 0.1 * jax.random.normal(key, leaf.shape)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ],
+    )
+
+
+def _scan(
+    build: Callable[[Any], Any], meta_params: Any, setting: Setting
+) -> tuple[Callable[[], Any], float]:
+    """A compiled function that does the setting's updates, and its temporary memory in MiB."""
+    params, activations = _breakout()
+
+    def run(meta_params: Any, params: Any, state: Any, grads: Any) -> Any:
+        optimizer = build(meta_params)
+
+        def step(both: Any, _: None) -> tuple[Any, None]:
+            params, state = both
+            updates, state = optimizer.update(
+                grads, state, params, activations=activations,
+                training_progress=jnp.float32(0.3), batch_progress=jnp.float32(0.5),
+            )  # fmt: skip
+            return (jax.tree.map(jnp.add, params, updates), state), None
+
+        return jax.lax.scan(step, (params, state), length=setting.updates)[0]
+
+    init = build(meta_params).init
+    if setting.agents:
+        scale = 1 + 0.01 * jnp.arange(setting.agents, dtype=jnp.float32)
+        params = jax.tree.map(lambda p: jax.vmap(jnp.multiply, (0, None))(scale, p), params)
+        run, init = jax.vmap(run, in_axes=(None, 0, 0, 0)), jax.vmap(init)
+    arguments = (meta_params, params, jax.jit(init)(params), _gradients(params))
+    compiled = jax.jit(run).lower(*arguments).compile()
+    analysis = compiled.memory_analysis()
+    memory = analysis.temp_size_in_bytes / 2**20 if analysis else float("nan")
+    return lambda: compiled(*arguments), memory
+
+
+def check(architecture: optim.OPEN) -> float:
+    """Largest difference between ours and the transcription after 10 updates, without noise."""
+    setting, meta_params = Setting("", architecture, 0, 10), _meta_params(architecture)
+    results = [
+        _scan(build, meta_params, setting)[0]()[0]
+        for build in (
+            functools.partial(plain, architecture, noise=False),
+            functools.partial(architecture.transform, noise_mask=False),
+        )
+    ]
+    differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *results)
+    return float(max(jax.tree.leaves(differences)))
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("learned_updates.csv"), help="CSV to write"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="rounds (default: 9)")
+    arguments = parser.parse_args()
+    circumstances = timing.circumstances()
+    rows = []
+    for setting in SETTINGS:
+        if (difference := check(setting.architecture)) > 1e-6:
+            raise SystemExit(f"{setting.name}: updates differ by {difference:g}.")
+        meta_params = _meta_params(setting.architecture)
+        programs = {
+            "transcription": _scan(
+                functools.partial(plain, setting.architecture), meta_params, setting
+            ),
+            "ours": _scan(setting.architecture.transform, meta_params, setting),
+            "adam": _scan(lambda _: optax.with_extra_args_support(optax.adam(1e-3)), None, setting),
+        }
+        seconds = timing.interleaved(
+            {name: run for name, (run, _) in programs.items()}, arguments.repeats
+        )
+        for name, times in seconds.items():
+            ratio = timing.median_ratio(seconds["transcription"], times)
+            rows.append(
+                {
+                    "setting": setting.name,
+                    "update": name,
+                    "milliseconds": f"{statistics.median(times) / setting.updates * 1e3:.2f}",
+                    "ratio": f"{ratio:.2f}",
+                    "relative_to_adam": f"{timing.median_ratio(times, seconds['adam']):.0f}",
+                    "temporary_mib": f"{programs[name][1]:.1f}",
+                }
+                | circumstances
+            )
+    timing.write(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Critics of offline RL under many optimizers, in the settings where Adam's collapses and others.
+
+    python -m experiments.benchmarks.offline [--out runs/offline] [--only R1 R5 ...] [--table]
+
+Everything is learned from 10,000 transitions of Hopper-v5 that are collected first, from seed 2026
+(as `rl-optim offline --preset r1` does): small data of our own, not D4RL's. Networks are 2x64,
+batches 64. The optimizer under test drives the critic alone, the actor keeps Adam. Every run is a
+run directory, and one that was killed goes on where it was. `table.csv` and `table.md` hold a line
+a run: IQM over seeds with 95 % bootstrap intervals.
+
+Two controls are no optimizers of this project and live here: `adamo_hidden`, AdamO that leaves the
+output layer alone, and `pull_to_zero`, the same budgeted correction with the weights themselves in
+the place of the residual, so that it shrinks matrices instead of making them orthogonal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import optim
+from experiments.cli import prepare_xla
+from experiments.collection import Collection, collect
+from experiments.datasets import Data
+from experiments.offline_algorithms import settings_of
+from experiments.offline_presets import OFFLINE_PRESETS, default_name
+from experiments.offline_report import OfflineRow, summarise_offline
+from experiments.offline_training import OfflineRun, train_offline
+from experiments.report import _csv
+from experiments.run_directory import run_paths, write_atomically
+from experiments.runs import load_runs
+
+_R1 = OFFLINE_PRESETS["r1"]
+_ADAMO = "adamo:kappa=1,tau=0.05"
+_PAIR = ("adam", _ADAMO)
+_SMALL = ("batch_size=64", "actor_widths=64x64", "critic_widths=64x64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """A setting in which critic optimizers are compared.
+
+    Attributes:
+        optimizers: of the critic.
+        settings: changes to the algorithm's, `key=value`.
+        steps: updates of the critic.
+        learning_rate: of the critic.
+        seeds: how many.
+        kind: of data.
+        algorithm: the learner.
+    """
+
+    optimizers: tuple[str, ...] = _PAIR
+    settings: tuple[str, ...] = ("alpha=10", "polyak=0.01")
+    steps: int = 15_000
+    learning_rate: float = 1e-3
+    seeds: int = 3
+    kind: str = "medium"
+    algorithm: str = "td3_bc"
+
+
+REGIMES: dict[str, Regime] = {
+    "R1": Regime(
+        (
+            *_PAIR,
+            "pull_to_zero:kappa=1,tau=0.05",
+            "adamo_hidden:kappa=1,tau=0.05",
+            "cautious_adamw",
+            "adamw",
+            "adam_reset:period=1000",
+            "trac",
+            "sgd",
+        ),
+        seeds=5,
+    ),
+    "R1 LayerNorm": Regime(("adam",), ("alpha=10", "polyak=0.01", "critic_layer_norm=true")),
+    "alpha 2.5": Regime(settings=("alpha=2.5", "polyak=0.01")),
+    "A1": Regime(settings=("alpha=1e6", "polyak=0.01"), steps=20_000),
+    "IQL": Regime(settings=("polyak=0.01",), algorithm="iql"),
+    "ReBRAC": Regime(settings=("polyak=0.01",), algorithm="rebrac"),
+    "R7": Regime(kind="medium-replay"),
+    "R5": Regime(settings=("alpha=10",), steps=40_000, learning_rate=1e-4),
+    "A2": Regime(settings=("alpha=40",), steps=50_000, learning_rate=1e-4),
+    "R1 Kron": Regime(("kron",)),
+}
+
+
+class ControlRun(OfflineRun):
+    """A run whose critic is driven by one of the controls."""
+
+    @property
+    def transformations(self) -> dict[str, optax.GradientTransformation]:
+        """The critic's."""
+        spec = self.specs["critic"]
+        options: dict[str, Any] = dict(spec.options)
+        rate = options.pop("learning_rate")
+        if spec.name == "pull_to_zero":
+            return {"critic": pull_to_zero(rate, **options)}
+        return {"critic": optim.adamo(rate, matrix_mask=_hidden, **options)}
+
+
+CONTROLS = ("adamo_hidden", "pull_to_zero")
+
+
+def _hidden(params: Any) -> Any:
+    """Marks all layers but the last of each critic."""
+
+    def marked(critic: dict[str, Any]) -> dict[str, bool]:
+        last = max(name for name in critic if name.startswith("Dense_"))
+        return {name: name != last for name in critic}
+
+    return {name: marked(critic) for name, critic in params.items()}
+
+
+def pull_to_zero(
+    learning_rate: float, kappa: float, tau: float, eps: float = 1e-4
+) -> optax.GradientTransformationExtraArgs:
+    """AdamO with W in the place of the orthogonality residual: a budgeted weight decay.
+
+    Args:
+        learning_rate: step size.
+        kappa: size of the correction relative to Adam's direction.
+        tau: share of Adam's predicted descent that the correction may undo.
+        eps: Adam's.
+
+    Returns:
+        The optimizer.
+
+    Examples:
+        >>> optimizer = pull_to_zero(1.0, kappa=0.5, tau=0.0)
+        >>> params = {"kernel": jnp.full((2, 2), 3.0)}
+        >>> gradients = {"kernel": jnp.ones((2, 2))}
+        >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        >>> print(updates["kernel"][0].round(2))
+        [-1.5 -1.5]
+    """
+    adam = optax.scale_by_adam(eps=eps)
+
+    def corrected(g: jax.Array, u: jax.Array, w: jax.Array) -> jax.Array:
+        if w.ndim < 2:
+            return u
+        pull = kappa * jnp.linalg.norm(u) / jnp.maximum(jnp.linalg.norm(w), 1e-8) * w
+        budget = -tau * jnp.maximum(jnp.sum(g * u), 0.0)
+        predicted = jnp.sum(g * pull)
+        conflict = predicted < budget
+        return u + pull * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1.0), 1.0)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        del extra_args
+        directions, state = adam.update(updates, state, params)
+        return jax.tree.map(corrected, updates, directions, params), state
+
+    return optax.chain(
+        optax.GradientTransformationExtraArgs(adam.init, update),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def run_of(out: Path, regime: Regime, optimizer: str) -> OfflineRun:
+    """One run of a regime."""
+    plan = _R1.collection
+    settings = settings_of(regime.algorithm, (*_SMALL, *regime.settings))
+    kind = ControlRun if optimizer.partition(":")[0] in CONTROLS else OfflineRun
+    return kind(
+        regime.algorithm,
+        Data(str(out / "data" / default_name(plan.env) / f"{regime.kind}-v0"), _R1.subset),
+        optimizer,
+        regime.steps,
+        tuple(range(regime.seeds)),
+        settings,
+        learning_rate=regime.learning_rate,
+    )
+
+
+def collect_data(out: Path, kinds: Sequence[str]) -> None:
+    """Makes data sets, unless they are there."""
+    plan = _R1.collection
+    name, root = default_name(plan.env), out / "data"
+    missing = tuple(kind for kind in kinds if not (root / name / f"{kind}-v0").exists())
+    if missing:
+        for one in collect(
+            Collection(plan.env, missing, plan.size, plan.steps, plan.seed, plan.noise, name), root
+        ):
+            print(f"{one.dataset_id}: mean return {one.mean_return:.1f}", flush=True)
+
+
+def table(out: Path) -> tuple[str, bytes]:
+    """All runs that are there, as Markdown and as CSV."""
+    lines = [
+        "| setting | critic optimizer | updates | collapsed | first at | mean abs Q [95 %] "
+        "| return [95 %] | fresh episodes |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    rows: list[OfflineRow] = []
+    for name in REGIMES:
+        folder = out / _slug(name)
+        if not any(folder.glob("*/*/metrics.csv")):
+            continue
+        order = {text: i for i, text in enumerate(REGIMES[name].optimizers)}
+        found = sorted(summarise_offline(load_runs([folder])), key=lambda r: order[r.optimizer])
+        for row in found:
+            row = dataclasses.replace(
+                row, run_directory=Path(row.run_directory).relative_to(out).as_posix()
+            )
+            rows.append(row)
+            q = "not finite"
+            if math.isfinite(row.mean_abs_q_iqm):
+                q = f"{row.mean_abs_q_iqm:.3g} [{row.mean_abs_q_iqm_low:.3g}, "
+                q += f"{row.mean_abs_q_iqm_high:.3g}]"
+            returns = f"{row.return_iqm:.0f} [{row.return_iqm_low:.0f}, {row.return_iqm_high:.0f}]"
+            first = f"{row.first_collapse_step:,}" if row.first_collapse_step else ""
+            lines.append(
+                f"| {name} | `{row.optimizer}` | {row.steps_per_seed:,} | "
+                f"{row.collapsed_seeds} of {row.seeds} | {first} | {q} | {returns} | "
+                f"{row.fresh_return_mean:.0f} |"
+            )
+    return "\n".join(lines) + "\n", _csv(rows)
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def train_regimes(out: Path, names: Sequence[str]) -> None:
+    """Trains what is not there yet."""
+    for name in names:
+        regime = REGIMES[name]
+        collect_data(out, (regime.kind,))
+        folder = out / _slug(name)
+        paths = run_paths(folder, [regime.algorithm], regime.optimizers)
+        for (_, optimizer), path in paths.items():
+            start = time.monotonic()
+            train_offline(
+                run_of(out, regime, optimizer),
+                path,
+                resume=path.exists(),
+                on_note=functools.partial(print, flush=True),
+            )
+            print(f"{name}, {optimizer}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/offline"), help="directory of runs")
+    parser.add_argument("--only", nargs="+", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--table", action="store_true", help="only write and print the table")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        prepare_xla()
+        jax.config.update("jax_compilation_cache_dir", str(arguments.out / ".cache"))
+        train_regimes(arguments.out, arguments.only)
+    markdown, rows = table(arguments.out)
+    write_atomically(arguments.out / "table.md", markdown)
+    write_atomically(arguments.out / "table.csv", rows)
+    print(markdown)
+
+
+if __name__ == "__main__":
+    main()
