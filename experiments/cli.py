@@ -1,4 +1,4 @@
-"""The command line: `rl-optim compare | train | meta-train | convert | offline | collect | ...`."""
+"""The command line, `rl-optim COMMAND`; the commands are the dataclasses below."""
 
 from __future__ import annotations
 

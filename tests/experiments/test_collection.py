@@ -124,7 +124,7 @@ def test_brax_agent_learns_and_its_data_are_learned_from(tmp_path: Path) -> None
     )
     main(shlex.split(command))
     returns = {
-        kind: loading.load(tmp_path / f"rl-optim/inverted_pendulum-spring/{kind}-v0")
+        kind: loading.load(tmp_path / f"rl-optim/inverted-pendulum-spring/{kind}-v0")
         for kind in ("random", "medium", "expert")
     }
     means = [data.episode_returns.mean() for data in returns.values() if len(data.episode_returns)]

@@ -178,10 +178,7 @@ def test_comparison_with_adam(weights: Path, tmp_path: Path) -> None:
     save(moving, seed=1)
     compare(tmp_path / "second")
     assert "open@" in (tmp_path / "first" / "summary.md").read_text()
-    runs = [
-        next(path for path in (tmp_path / out).rglob("metrics.csv") if "open" in str(path))
-        for out in ("first", "second")
-    ]
+    runs = [next((tmp_path / out).glob("*/open*/metrics.csv")) for out in ("first", "second")]
     rows = [run.read_text().splitlines() for run in runs]
     assert rows[0] != rows[1]
     assert len(set(rows[0])) == len(rows[0])  # every seed has numbers of its own

@@ -332,7 +332,8 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         ("tiny:scale=2", "tiny:scal=2", "'tiny' has no option 'scal'; the nearest is 'scale'."),
         ("tiny:scale=2", "tiny:noise=0,scale=-2", "scale must not be negative, got -2."),
         ("tiny:scale=2", "tiny@breakout",
-         "'tiny' is trained from the start; got weights 'breakout'."),
+         "'tiny' has no packaged meta-parameters 'breakout', it has none; or give the path of a "
+         "file."),
         ("--tasks CartPole-v1", "--tasks cartpol",
          "unknown environment 'cartpol'; the nearest is 'CartPole-v1'."),
         ("--tasks CartPole-v1 Acrobot-v1", "--tasks",
