@@ -12,7 +12,7 @@ import optax
 import optim
 from experiments.architectures import LearnedOptimizer
 from experiments.meta_training import MetaRun, MetaTask
-from experiments.settings import unknown, whole_number
+from experiments.settings import read_options
 from experiments.tasks import TASKS, parse_environment, resolve_optimizer
 from experiments.training import without_learning_rate
 from meta.imitation import ImitationConfig, imitation
@@ -73,8 +73,7 @@ class ImitationRunConfig(MetaRun):
         """
         if target is None:
             raise ValueError("--method imitation needs --target, e.g. adam:learning_rate=3e-3.")
-        values = _read(assignments)
-        options = ImitationOptions(**values)
+        options = ImitationOptions(**read_options("--imitation", ImitationOptions, assignments))
         return cls(optimizer=optimizer, tasks=tasks, target=target, options=options, **common)
 
     def config(self) -> dict[str, Any]:
@@ -114,27 +113,3 @@ class ImitationRunConfig(MetaRun):
             rate = optax.linear_schedule(spec.learning_rate, 0.0, updates)
         clip = optim.clip_by_network_norm(task.settings.max_grad_norm)
         return optax.chain(clip, optim.make(without_learning_rate(spec), rate))
-
-
-def _read(assignments: Sequence[str]) -> dict[str, Any]:
-    """The fields of `ImitationOptions` that `key=value` texts set."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(ImitationOptions)}
-    names = {bool: "true or false", int: "a whole number", float: "a number"}
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(
-                f"a setting of --imitation must have the form key=value; got {assignment!r}."
-            )
-        if key not in kinds:
-            raise unknown("setting of --imitation", key, kinds)
-        kind = kinds[key]
-        try:
-            if kind is bool:
-                values[key] = {"true": True, "false": False}[text.lower()]
-            else:
-                values[key] = whole_number(text) if kind is int else float(text)
-        except (KeyError, ValueError, OverflowError):
-            raise ValueError(f"{key} must be {names[kind]}; got {text!r}.") from None
-    return values

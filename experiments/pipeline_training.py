@@ -7,8 +7,6 @@ import dataclasses
 import functools
 import inspect
 import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ import optim
 from experiments.architectures import LearnedOptimizer
 from experiments.meta_training import METRICS, MetaRun, MetaTask, meta_tasks
 from experiments.run_directory import write_rows
-from experiments.settings import unknown, whole_number
+from experiments.settings import read_options, unknown
 from meta.pipeline import PipelineConfig, pipeline
 from meta.trainer import Trainer
 from meta.windows import Windows, first_order, windows
@@ -67,40 +65,13 @@ class PipelineOptions(PipelineConfig):
         Raises:
             ValueError: if a key is unknown or a value is not allowed.
         """
-        kinds = typing.get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for assignment in assignments:
-            key, equals, text = assignment.partition("=")
-            if not equals:
-                raise ValueError(
-                    f"a setting of --pipeline must have the form key=value; got {assignment!r}."
-                )
-            if key not in kinds:
-                raise unknown("setting of --pipeline", key, kinds)
-            values[key] = _read(key, text, kinds[key])
-        return cls(**values)
+        return cls(**read_options("--pipeline", cls, assignments))
 
     @property
     def trainer(self) -> PipelineConfig:
         """The part of it that is the trainer's."""
         names = [field.name for field in dataclasses.fields(PipelineConfig)]
         return PipelineConfig(**{name: getattr(self, name) for name in names})
-
-
-def _read(key: str, text: str, kind: Any) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    try:
-        if bool in kinds:
-            return {"true": True, "false": False}[text.lower()]
-        if int in kinds:
-            return whole_number(text)
-        return float(text) if float in kinds else text
-    except (ValueError, KeyError, OverflowError):
-        names = {bool: "true or false", int: "a whole number", float: "a number"}
-        allowed = " or ".join(names.get(one, "none") for one in kinds)
-        raise ValueError(f"{key} must be {allowed}; got {text!r}.") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

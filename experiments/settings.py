@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -145,3 +146,45 @@ def parse_value(key: str, text: str, wanted: Any) -> Any:
         names = {bool: "true or false", int: "a whole number", float: "a number"}
         allowed = names.get(wanted, "whole numbers joined by x, e.g. 64x64")
         raise ValueError(f"setting {key!r} must be {allowed}; got {text!r}.") from None
+
+
+def read_options(option: str, fields: Any, assignments: Iterable[str]) -> dict[str, Any]:
+    """Reads what an option such as `--pipeline key=value ...` sets.
+
+    Args:
+        option: its name, for the errors.
+        fields: a dataclass, whose fields may be set. They hold bool, int, float or str, or None,
+            which is written `none`.
+        assignments: texts, `key=value`.
+
+    Raises:
+        ValueError: if a key is unknown or a value is not allowed.
+    """
+    kinds = typing.get_type_hints(fields)
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(
+                f"a setting of {option} must have the form key=value; got {assignment!r}."
+            )
+        if key not in kinds:
+            raise unknown(f"setting of {option}", key, kinds)
+        values[key] = _read_option(key, text, kinds[key])
+    return values
+
+
+def _read_option(key: str, text: str, kind: Any) -> Any:
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    try:
+        if bool in kinds:
+            return {"true": True, "false": False}[text.lower()]
+        if int in kinds:
+            return whole_number(text)
+        return float(text) if float in kinds else text
+    except (ValueError, KeyError, OverflowError):
+        names = {bool: "true or false", int: "a whole number", float: "a number"}
+        allowed = " or ".join(names.get(one, "none") for one in kinds)
+        raise ValueError(f"{key} must be {allowed}; got {text!r}.") from None
