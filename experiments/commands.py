@@ -25,10 +25,11 @@ from experiments.tasks import TASKS, parse_environment
 from experiments.training import Point, RunConfig, train
 
 if TYPE_CHECKING:
-    from experiments.cli import Collect, Convert, MetaTrain, Offline, OfflinePlan, Plan
     from experiments.collection import Collection
     from experiments.meta_training import MetaRun
     from experiments.offline_training import OfflineRun
+    from experiments.options import Collect, Convert, MetaTrain, Offline
+    from experiments.plans import OfflinePlan, Plan
 
 
 def train_all(plan: Plan) -> None:
@@ -279,8 +280,10 @@ def meta_run_config(command: MetaTrain) -> MetaRun:
     Raises:
         ValueError: if anything in the command is unknown or not allowed.
     """
+    from experiments.evolution_training import EvolutionRunConfig
     from experiments.imitation_training import ImitationRunConfig
-    from experiments.meta_training import METHODS, MetaRunConfig, meta_tasks
+    from experiments.meta_tasks import meta_tasks
+    from experiments.meta_training import METHODS
     from experiments.pipeline_training import PipelineRunConfig, with_preset
 
     if command.method not in METHODS:
@@ -313,7 +316,7 @@ def meta_run_config(command: MetaTrain) -> MetaRun:
         )
     if command.imitation or command.target is not None:
         raise ValueError("--target and --imitation need --method imitation.")
-    return MetaRunConfig.from_texts(
+    return EvolutionRunConfig.from_texts(
         command.optimizer,
         tasks,
         strategy=command.strategy,

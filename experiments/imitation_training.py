@@ -11,7 +11,8 @@ import optax
 
 import optim
 from experiments.architectures import LearnedOptimizer
-from experiments.meta_training import MetaRun, MetaTask
+from experiments.meta_tasks import MetaTask
+from experiments.meta_training import MetaRun
 from experiments.settings import read_options
 from experiments.tasks import TASKS, parse_environment, resolve_optimizer
 from experiments.training import without_learning_rate
@@ -63,7 +64,7 @@ class ImitationRunConfig(MetaRun):
 
         Args:
             optimizer: `NAME[@WEIGHTS][:key=value,...]`.
-            tasks: see `experiments.meta_training.meta_tasks`.
+            tasks: see `experiments.meta_tasks`.
             target: `NAME[:key=value,...]`.
             assignments: settings, `key=value`.
             **common: further fields of `MetaRun`.

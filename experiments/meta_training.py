@@ -1,6 +1,6 @@
 """Meta-trains a learned optimizer, with metrics, checkpoints and resumption.
 
-Here is what all methods share, and evolution; pipeline training has a module of its own.
+Here is what all methods share; each has a module of its own.
 """
 
 from __future__ import annotations
@@ -8,106 +8,29 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import optim
-from agents.a2c import a2c_config
 from experiments.architectures import LearnedOptimizer
+from experiments.meta_tasks import MetaTask
 from experiments.run_directory import RunDirectory, Stopped
-from experiments.settings import Settings, change_settings, unknown, whole_number
-from experiments.tasks import TASKS, make_environment, parse_environment
-from experiments.training import ppo_config
-from meta.evolution import evolution
 from meta.population import evaluation
-from meta.strategies import STRATEGIES, EvolutionConfig
-from meta.task import Lifetimes, Task, lifetimes
-from meta.trainer import Build, MetaParams, Trainer
+from meta.task import Lifetimes, lifetimes
+from meta.trainer import MetaParams, Trainer
 
 METHODS = ("es", "pipeline", "imitation")
-LEARNERS = ("ppo", "a2c")
-STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay")
 METRICS = "meta_metrics.csv"
 WEIGHTS = "meta_params.safetensors"
 _FORMAT = 1  # of the run directory, as config.json states it
 _EVALUATION_STREAM = 2**31  # folded into a key that no training begins with
-_STRETCHES = 10  # of a lifetime, for strategies that cut them
-
-
-@dataclasses.dataclass(frozen=True)
-class MetaTask:
-    """A task as it is named on the command line.
-
-    Attributes:
-        environment: `NAME[:key=value,...]`.
-        steps: environment steps of a lifetime, at least; whole iterations are done.
-        normaliser: what its returns are divided by.
-        settings: of PPO, and the norm to which gradients are clipped before the optimizer.
-        learner: one of `LEARNERS`.
-        learning_rate: for learned optimizers that take one; None for what the optimizer's text
-            says, or its default.
-        reward_scale: what the learner's rewards are multiplied by; returns are not.
-    """
-
-    environment: str
-    steps: int
-    normaliser: float
-    settings: Settings
-    learner: str = "ppo"
-    learning_rate: float | None = None
-    reward_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps < 2**31:
-            raise ValueError(
-                f"the steps of a lifetime must be in [1, 2147483647]; got {self.steps}."
-            )
-        if self.settings.anneal:
-            raise ValueError(
-                "setting 'anneal' must be false: a learned optimizer sets its own steps."
-            )
-        if self.learner not in LEARNERS:
-            raise unknown("learner", self.learner, LEARNERS)
-        if not 0.0 < self.reward_scale < math.inf:
-            raise ValueError(f"a reward scale must be in (0, inf); got {self.reward_scale!r}.")
-        self.task(stretches=1)  # says what is not allowed
-
-    def iterations(self, stretches: int) -> int:
-        """Rollouts of a lifetime of so many equal stretches."""
-        rollout = self.settings.num_envs * self.settings.num_steps
-        return math.ceil(self.steps / rollout / stretches) * stretches
-
-    def task(self, stretches: int) -> Task:
-        """What a trainer is given."""
-        config = ppo_config(self.settings, self.iterations(stretches))
-        config = dataclasses.replace(config, reward_scale=self.reward_scale)
-        if self.learner == "a2c":
-            config = a2c_config(config)
-        return Task(make_environment(self.environment), config, self.normaliser)
-
-    def build(self, learned: LearnedOptimizer) -> Build:
-        """What the task's learners are given: clipping, then the learned optimizer.
-
-        Raises:
-            ValueError: if the task has a learning rate and the optimizer takes none.
-        """
-        if self.learning_rate is not None:
-            taken = inspect.signature(learned.architecture.transform).parameters
-            if "learning_rate" not in taken:
-                raise ValueError(f"{learned.name!r} takes no learning rate; leave it out.")
-            options = learned.options | {"learning_rate": self.learning_rate}
-            learned = dataclasses.replace(learned, options=options)
-        clip = optim.clip_by_network_norm(self.settings.max_grad_norm)
-        return lambda meta_params: optax.chain(clip, learned.transform(meta_params))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,193 +124,6 @@ class MetaRun(abc.ABC):
 
     def on_point(self, path: Path) -> None:  # noqa: B027 (most methods have nothing to write)
         """Called after each evaluation, to write what follows from the metrics logged so far."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MetaRunConfig(MetaRun):
-    """Meta-training by evolution.
-
-    Attributes:
-        evolution: the trainer's settings.
-        stretches: generations that a lifetime is spread over; 1 but for strategies that cut it.
-
-    Raises:
-        ValueError: on construction, if anything in it is unknown or not allowed.
-    """
-
-    evolution: EvolutionConfig
-    stretches: int = 1
-
-    method = "es"
-
-    def __post_init__(self) -> None:
-        if self.stretches < 1:
-            raise ValueError(f"stretches must be at least 1; got {self.stretches}.")
-        super().__post_init__()
-
-    @classmethod
-    def from_texts(
-        cls,
-        optimizer: str,
-        tasks: tuple[MetaTask, ...],
-        *,
-        strategy: str,
-        stretches: int | None,
-        generations: int,
-        evaluate_every: int,
-        evaluation_seeds: int,
-        seed: int,
-        **evolution: Any,
-    ) -> MetaRunConfig:
-        """What the command line asks for.
-
-        Args:
-            optimizer: `NAME[:key=value,...]`.
-            tasks: see `meta_tasks`.
-            strategy: `NAME[:key=value,...]`, with `STRATEGY_OPTIONS`.
-            stretches: of a lifetime; by default as many as the strategy needs.
-            generations: see the class, as for the others.
-            evaluate_every: see the class.
-            evaluation_seeds: see the class.
-            seed: see the class.
-            **evolution: further fields of `EvolutionConfig`.
-
-        Raises:
-            ValueError: if anything in it is unknown or not allowed.
-        """
-        config = EvolutionConfig(**_strategy(strategy), **evolution)
-        if stretches is None:
-            stretches = _STRETCHES if config.kind.truncated else 1
-        return cls(
-            optimizer=optimizer,
-            tasks=tasks,
-            generations=generations,
-            evolution=config,
-            stretches=stretches,
-            evaluate_every=evaluate_every,
-            evaluation_seeds=evaluation_seeds,
-            seed=seed,
-        )
-
-    def config(self) -> dict[str, Any]:
-        """See `MetaRun`."""
-        evolution = dataclasses.asdict(self.evolution)
-        return super().config() | {"evolution": evolution, "stretches": self.stretches}
-
-    @property
-    def parts(self) -> int:
-        """See `MetaRun`."""
-        return self.stretches
-
-    @property
-    def env_steps(self) -> int:
-        """See `MetaRun`."""
-        members = self.evolution.population
-        if self.evolution.task_sampling == "pairs":
-            members //= len(self.tasks)
-        rollouts = [
-            task.iterations(self.stretches) * task.settings.num_envs * task.settings.num_steps
-            for task in self.tasks
-        ]
-        return members * self.evolution.lives * sum(rollouts) // self.stretches
-
-    @functools.cached_property
-    def trainer(self) -> Trainer:
-        """See `MetaRun`."""
-        init = LearnedOptimizer.parse(self.optimizer).init
-        return evolution(init, self.lifetimes(self.stretches), self.evolution)
-
-
-def meta_tasks(
-    tasks: Sequence[str],
-    *,
-    steps: Sequence[str],
-    normalisers: Sequence[str],
-    learning_rates: Sequence[str],
-    reward_scales: Sequence[str],
-    learner: str,
-    settings: Sequence[str],
-) -> tuple[MetaTask, ...]:
-    """The tasks that the command line asks for.
-
-    Args:
-        tasks: environments, `NAME[:key=value,...]`.
-        steps: environment steps of a lifetime; one for all tasks, or one for each.
-        normalisers: likewise. If there are none, what is published for the environments.
-        learning_rates: likewise; if there are none, the learned optimizer's own.
-        reward_scales: likewise; if there are none, 1.
-        learner: one of `LEARNERS`.
-        settings: changes to all tasks' settings, `key=value`.
-
-    Raises:
-        ValueError: if anything in it is unknown or not allowed.
-    """
-    if not tasks:
-        raise ValueError("--tasks must name at least one environment.")
-    lengths = _one_for_each("--steps", steps, whole_number, "whole numbers", tasks)
-    scales: Sequence[float]
-    if normalisers:
-        scales = _one_for_each("--normalisers", normalisers, float, "numbers", tasks)
-    else:
-        scales = [_published(task, alone=len(tasks) == 1) for task in tasks]
-    rates: Sequence[float | None] = [None] * len(tasks)
-    if learning_rates:
-        rates = _one_for_each("--learning-rates", learning_rates, float, "numbers", tasks)
-    rewards = _one_for_each("--reward-scales", reward_scales or ["1"], float, "numbers", tasks)
-    return tuple(
-        MetaTask(text, length, scale, _settings(text, settings), learner, rate, reward)
-        for text, length, scale, rate, reward in zip(
-            tasks, lengths, scales, rates, rewards, strict=True
-        )
-    )
-
-
-def _strategy(text: str) -> dict[str, Any]:
-    """The fields of `EvolutionConfig` that `NAME[:key=value,...]` stands for."""
-    name, colon, tail = text.partition(":")
-    if name not in STRATEGIES:
-        raise unknown("strategy", name, STRATEGIES)
-    if colon and not tail:
-        raise ValueError(f"strategy must have the form NAME[:key=value,...], got {text!r}.")
-    # The syntax after the colon is the optimizers'.
-    options = dict(optim.OptimizerSpec.parse(f"strategy:{tail}").options) if colon else {}
-    for key in options:
-        if key not in STRATEGY_OPTIONS:
-            hint = f"the nearest is {optim.nearest(key, STRATEGY_OPTIONS)!r}"
-            raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
-    return {"strategy": name} | options
-
-
-T = TypeVar("T")
-
-
-def _one_for_each(
-    option: str, texts: Sequence[str], read: Callable[[str], T], kind: str, tasks: Sequence[str]
-) -> list[T]:
-    """Reads one value for all tasks, or one for each."""
-    try:
-        values = [read(text) for text in texts]
-    except (ValueError, OverflowError):
-        raise ValueError(f"{option} must be {kind}; got {' '.join(texts)!r}.") from None
-    if len(values) not in (1, len(tasks)):
-        raise ValueError(
-            f"{option} must be one, or one for each of the {len(tasks)} tasks; got {len(values)}."
-        )
-    return values * (len(tasks) if len(values) == 1 else 1)
-
-
-def _published(task: str, alone: bool) -> float:
-    normaliser = TASKS[parse_environment(task)[0]].normaliser
-    if normaliser is None and not alone:
-        raise ValueError(
-            f"no return is published for {task!r}; several tasks need --normalisers, one for each."
-        )
-    return 1.0 if normaliser is None else normaliser
-
-
-def _settings(task: str, assignments: Sequence[str]) -> Settings:
-    settings = TASKS[parse_environment(task)[0]].settings
-    return change_settings(dataclasses.replace(settings, anneal=False), assignments)
 
 
 class Generation(NamedTuple):

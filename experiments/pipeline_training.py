@@ -15,7 +15,8 @@ import numpy as np
 
 import optim
 from experiments.architectures import LearnedOptimizer
-from experiments.meta_training import METRICS, MetaRun, MetaTask, meta_tasks
+from experiments.meta_tasks import MetaTask, meta_tasks
+from experiments.meta_training import METRICS, MetaRun
 from experiments.run_directory import write_rows
 from experiments.settings import read_options, unknown
 from meta.pipeline import PipelineConfig, pipeline
@@ -24,7 +25,7 @@ from meta.windows import Windows, first_order, windows
 from optim.meta_params import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from experiments.cli import MetaTrain
+    from experiments.options import MetaTrain
 
 RETURNS = "returns_by_age.csv"
 PARTS = 4  # of meta-training, whose returns are shown apart

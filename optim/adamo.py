@@ -292,7 +292,7 @@ def _matrix_correction(
 
 
 def _largest_magnitude(x: jax.Array) -> jax.Array:
-    """Returns max |x|; its derivative is zero, since the budget does not depend on the unit of g."""
+    """Returns max |x|, with a derivative of zero: the budget does not depend on the unit of g."""
     # Numbers without a sign are ordered as their bits are. XLA takes the maximum of integers four
     # times as fast as that of floats, in which it has to look for NaN.
     bits = jnp.int64 if x.dtype.itemsize == 8 else jnp.int32

@@ -28,7 +28,7 @@ import optim
 from experiments.architectures import LearnedOptimizer
 from experiments.benchmarks import timing
 from experiments.cli import prepare_xla
-from experiments.meta_training import LEARNERS, MetaTask
+from experiments.meta_tasks import LEARNERS, MetaTask
 from experiments.settings import change_settings, whole_number
 from experiments.statistics import mean, stratified_bootstrap
 from experiments.tasks import TASKS, parse_environment

@@ -98,9 +98,9 @@ def inner_updates(repeats: int) -> list[dict[str, Any]]:
 
 def ant() -> list[dict[str, Any]]:
     """What a device needs for a meta-iteration on Ant with the preset, as the run would say."""
-    from experiments import cli, commands
+    from experiments import commands, options
 
-    command = cli.MetaTrain("optim4rl", Path("unused"), method="pipeline", preset="ant")
+    command = options.MetaTrain("optim4rl", Path("unused"), method="pipeline", preset="ant")
     run = commands.meta_run_config(command)
     state = jax.eval_shape(run.trainer.init, jax.random.key(0))  # nothing is played
     assert run.trainer.memory is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, commands, training
+from experiments import cli, commands, options, plans, training
 from experiments.presets import PRESETS
 from experiments.tasks import TASKS
 
@@ -193,7 +193,7 @@ def test_what_stops_a_run_is_said_with_the_way_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop(plan: cli.Plan) -> None:
+    def stop(plan: plans.Plan) -> None:
         raise error
 
     monkeypatch.setattr(commands, "train_all", stop)
@@ -217,7 +217,7 @@ def test_a_run_that_needs_too_much_memory_is_named(
 # Help and lists
 
 
-@pytest.mark.parametrize("command", ["", *cli._COMMANDS])
+@pytest.mark.parametrize("command", ["", *options.COMMANDS])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([*command.split(), "--help"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import optim
-from experiments import cli, commands
+from experiments import cli, commands, options
 from experiments.architectures import LearnedOptimizer
 from experiments.meta_training import Generation, meta_train
 
@@ -23,7 +23,7 @@ IMITATION = (
 
 def parsed(text):
     command = cli._parse(shlex.split(f"{text} --out x"))
-    assert isinstance(command, cli.MetaTrain)
+    assert isinstance(command, options.MetaTrain)
     return commands.meta_run_config(command)
 
 

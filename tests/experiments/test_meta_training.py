@@ -24,9 +24,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import optim
-from experiments import architectures, cli, commands
+from experiments import architectures, cli, commands, options
 from experiments.architectures import LearnedOptimizer
-from experiments.meta_training import Generation, MetaRunConfig, meta_train
+from experiments.evolution_training import EvolutionRunConfig
+from experiments.meta_training import Generation, meta_train
 from meta.task import Lifetimes
 
 QUICK_XLA = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
@@ -38,10 +39,10 @@ META = (
 )
 
 
-LIFETIMES = MetaRunConfig.lifetimes
+LIFETIMES = EvolutionRunConfig.lifetimes
 
 
-def functions(run: MetaRunConfig, stretches: int) -> list[Lifetimes]:
+def functions(run: EvolutionRunConfig, stretches: int) -> list[Lifetimes]:
     """Functions of the meta-parameters and of luck, in the place of lifetimes."""
 
     def fitness(meta_params: Any, key: jax.Array) -> jax.Array:
@@ -55,18 +56,18 @@ def functions(run: MetaRunConfig, stretches: int) -> list[Lifetimes]:
 def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(architectures.ARCHITECTURES, "tiny", Tiny)
-        patch.setattr(MetaRunConfig, "lifetimes", functions)
+        patch.setattr(EvolutionRunConfig, "lifetimes", functions)
         yield
 
 
-def parsed(text: str) -> MetaRunConfig:
+def parsed(text: str) -> EvolutionRunConfig:
     command = cli._parse(shlex.split(f"{text} --out x"))
-    assert isinstance(command, cli.MetaTrain)
+    assert isinstance(command, options.MetaTrain)
     return commands.meta_run_config(command)
 
 
 @pytest.fixture(scope="module")
-def run() -> MetaRunConfig:
+def run() -> EvolutionRunConfig:
     """Its trainer is compiled once for all tests."""
     return parsed(META)
 
@@ -155,7 +156,7 @@ def test_weights_make_the_optimizer_that_was_trained(finished: Path) -> None:
 
 
 def test_lifetimes_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MetaRunConfig, "lifetimes", LIFETIMES)
+    monkeypatch.setattr(EvolutionRunConfig, "lifetimes", LIFETIMES)
     strategy = "noise_reuse_es --stretches 3"
     run = parsed(META.replace("openai_es:sigma=0.5,learning_rate=0.1", strategy))
     assert [t.iterations(run.stretches) for t in run.tasks] == [3, 6]
@@ -190,7 +191,7 @@ class Interruption(BaseException):
     """Stands for a signal: nothing on the way up catches it."""
 
 
-def interrupt(run: MetaRunConfig, path: Path, after: int, checkpoint_seconds: float) -> None:
+def interrupt(run: EvolutionRunConfig, path: Path, after: int, checkpoint_seconds: float) -> None:
     """Leaves a run that was interrupted after so many generations."""
 
     def stop(generation: Generation) -> None:
@@ -204,7 +205,7 @@ def interrupt(run: MetaRunConfig, path: Path, after: int, checkpoint_seconds: fl
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
 @pytest.mark.parametrize("after", [2, 6, 7])
 def test_interrupted_run_ends_as_if_it_had_not_been(
-    after: int, checkpoint_seconds: float, run: MetaRunConfig, finished: Path, tmp_path: Path
+    after: int, checkpoint_seconds: float, run: EvolutionRunConfig, finished: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     interrupt(run, path, after, checkpoint_seconds)
@@ -220,7 +221,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("damage", [flip_bit, cut_in_half])
 def test_damaged_checkpoint_gives_way_to_the_one_before(
-    damage: Callable[[Path], None], run: MetaRunConfig, finished: Path, tmp_path: Path
+    damage: Callable[[Path], None], run: EvolutionRunConfig, finished: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     interrupt(run, path, 5, checkpoint_seconds=0.0)
@@ -235,7 +236,9 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     assert_same(path, finished)
 
 
-def test_damaged_results_are_made_again(run: MetaRunConfig, finished: Path, tmp_path: Path) -> None:
+def test_damaged_results_are_made_again(
+    run: EvolutionRunConfig, finished: Path, tmp_path: Path
+) -> None:
     path = Path(shutil.copytree(finished, tmp_path / "run"))
     for name in ("meta_metrics.csv", "meta_params.safetensors"):
         file = path / name

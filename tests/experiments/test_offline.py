@@ -19,7 +19,7 @@ import pytest
 import quick
 from run_directories import results
 
-from experiments import cli, commands
+from experiments import commands, options, plans
 from experiments.cli import main
 from experiments.datasets import Data
 from experiments.offline_algorithms import adam_numbers, resolve, settings_of
@@ -198,7 +198,7 @@ def test_settings_and_defaults() -> None:
 @pytest.mark.parametrize("name", OFFLINE_PRESETS)
 def test_presets_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = cli._offline_plan(cli.Offline(preset=name))
+    plan = plans.offline_plan(options.Offline(preset=name))
     preset = OFFLINE_PRESETS[name]
     assert list(plan.runs.values()) == list(preset.critic_optimizers)
     settings_of(preset.algorithm, preset.settings)

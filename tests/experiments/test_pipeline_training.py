@@ -16,7 +16,7 @@ import pytest
 from hills import Tiny, task
 from safetensors.numpy import load_file
 
-from experiments import architectures, cli, commands
+from experiments import architectures, cli, commands, options
 from experiments.display import PipelineProgress
 from experiments.meta_training import Generation, meta_train
 from experiments.pipeline_training import (
@@ -74,7 +74,7 @@ def tiny() -> Iterator[None]:
 
 def parsed(text: str) -> PipelineRunConfig:
     command = cli._parse(shlex.split(f"{text} --out x"))
-    assert isinstance(command, cli.MetaTrain)
+    assert isinstance(command, options.MetaTrain)
     run = commands.meta_run_config(command)
     assert isinstance(run, PipelineRunConfig)
     return run

@@ -2,8 +2,9 @@
 
 import pytest
 
-from experiments.cli import Compare, _plan
 from experiments.commands import _run_config
+from experiments.options import Compare
+from experiments.plans import plan
 from experiments.presets import PRESETS
 
 
@@ -14,19 +15,19 @@ def test_presets_are_valid(
     monkeypatch.chdir(str(tmp_path))
     preset = PRESETS[name]
     assert preset.description.endswith(".")
-    plan = _plan(Compare(preset=name))
-    assert (plan.steps, plan.seeds, plan.settings) == (preset.steps, preset.seeds, preset.settings)
+    made = plan(Compare(preset=name))
+    assert (made.steps, made.seeds, made.settings) == (preset.steps, preset.seeds, preset.settings)
     pairs = [(env, optimizer) for env in preset.envs for optimizer in preset.optimizers]
-    assert list(plan.runs.values()) == pairs
-    for path, names in plan.runs.items():
+    assert list(made.runs.values()) == pairs
+    for path, names in made.runs.items():
         assert path.parts[:2] == ("runs", name)
-        run = _run_config(plan, *names)  # makes the environment and the optimizer
+        run = _run_config(made, *names)  # makes the environment and the optimizer
         assert run.config()["steps"] >= preset.steps
         assert len(run.seeds) == preset.seeds
 
 
 def test_options_replace_what_the_preset_says() -> None:
-    plan = _plan(Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",)))
-    assert list(dict.fromkeys(env for env, _ in plan.runs.values())) == ["ant"]
-    assert (plan.steps, plan.seeds) == (7, 2)
-    assert plan.settings == (*PRESETS["quickstart"].settings, "clip=0.1")
+    made = plan(Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",)))
+    assert list(dict.fromkeys(env for env, _ in made.runs.values())) == ["ant"]
+    assert (made.steps, made.seeds) == (7, 2)
+    assert made.settings == (*PRESETS["quickstart"].settings, "clip=0.1")
