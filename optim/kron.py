@@ -57,7 +57,9 @@ def scale_by_kron(
     check_range("max_rms", max_rms, 0.0, open_low=True)
     package = _psgdax()
 
-    def direction() -> optax.GradientTransformation:
+    def direction(
+        preconditioner_rate: jax.typing.ArrayLike, max_rms: jax.typing.ArrayLike, **key: jax.Array
+    ) -> optax.GradientTransformation:
         return package.scale_by_kron(
             b1=b1,
             max_size_triangular=max_size,
@@ -72,14 +74,26 @@ def scale_by_kron(
             preconditioner_mode="EQ",
             track_lipschitz=False,
             grad_clip_max_amp=max_rms,
-            # A key made here is nobody else's buffer, so the state can be donated.
-            key=jax.random.PRNGKey(seed),
+            **key,
         )
 
     def init_fn(params: optax.Params) -> optax.OptState:
         check_real("kron", params)
+        # A key made here is nobody else's buffer, so the state can be donated.
+        key = jax.random.PRNGKey(seed)
         with _at_ease():
-            return direction().init(optax.tree.zeros_like(_with_entries(params), dtype=jnp.float32))
+            return direction(preconditioner_rate, max_rms, key=key).init(
+                optax.tree.zeros_like(_with_entries(params), dtype=jnp.float32)
+            )
+
+    def next_direction(
+        updates: optax.Updates,
+        state: optax.OptState,
+        preconditioner_rate: jax.typing.ArrayLike,
+        max_rms: jax.typing.ArrayLike,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        with _at_ease():
+            return direction(preconditioner_rate, max_rms).update(updates, state)
 
     def update_fn(
         updates: optax.Updates,
@@ -91,8 +105,7 @@ def scale_by_kron(
         bounded = jax.tree.map(_bounded, _with_entries(updates))
         if not jax.tree.leaves(bounded):
             return updates, state
-        with _at_ease():
-            directions, state = direction().update(bounded, state)
+        directions, state = _in_turn(next_direction)(bounded, state, preconditioner_rate, max_rms)
         return jax.tree.map(
             lambda g, d: g if d is None else d.astype(g.dtype), updates, directions
         ), state
@@ -181,9 +194,9 @@ def kron(
       so that their squares stay finite.
 
     .. note::
-      Under ``jax.vmap`` the preconditioner is computed at every update, used or not, and the noise
-      is the same for all members unless ``seed`` is mapped too. Members of an ensemble on a leading
-      axis share factors unless the optimizer is vmapped over that axis.
+      Under ``jax.vmap`` members are updated in turn, so that a preconditioner is computed only when
+      it is due. The noise is the same for all members unless ``seed`` is mapped too. Members of an
+      ensemble on a leading axis share factors unless the optimizer is vmapped over that axis.
 
     .. note::
       It is not differentiable where all gradients of a tensor have been zero: the package takes the
@@ -207,6 +220,18 @@ def kron(
         with_standard_promotion(optax.add_decayed_weights(weight_decay, mask)),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which `vmap` lets work on one member after the other.
+
+    Side by side, both branches of each condition would be computed for all of them, and batched
+    triangular solves of several programs at once can wait for each other for ever on a CPU.
+    """
+    # `sequential_vmap` has no reverse mode, the function has.
+    in_turn = jax.custom_jvp(jax.custom_batching.sequential_vmap(function))
+    in_turn.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
+    return in_turn
 
 
 @contextlib.contextmanager
