@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equations import equations
 
 from agents.distributions import Categorical, DiagonalGaussian
 from agents.environment import Box, Discrete
@@ -110,18 +111,6 @@ def test_initial_weights_are_orthogonal(widths):
     critic = Critic(widths=widths).init(jax.random.key(3), jnp.zeros((20,)))["params"]
     last = critic[f"Dense_{len(widths)}"]["kernel"]
     np.testing.assert_allclose(jnp.sum(jnp.square(last)), 1.0, rtol=1e-5)
-
-
-def equations(jaxpr):
-    """All equations of a jaxpr, those of the jaxprs inside it too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for parameter in jax.tree.leaves(
-            equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
-        ):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def decompositions(function, *arguments):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from equations import equations
 from quick import quick_jit
 from replay import first_update
 
@@ -90,6 +91,37 @@ def test_seeds_give_noise():
     together, alone = quick_jit(lambda: (jax.vmap(factor)(jnp.array([0, 1])), factor(1)))()
     assert np.max(np.abs(together[0] - together[1])) > 1e-4
     np.testing.assert_allclose(alone, together[1], rtol=1e-4, atol=1e-6)
+
+
+@needs_package
+def test_solves_nothing_in_batches():
+    """Batched triangular solves of two programs at once can deadlock XLA on a CPU."""
+    optimizer = optim.scale_by_kron()
+    grads = jnp.ones((5, 4, 3))
+    states = jax.vmap(optimizer.init)(grads)
+    jaxpr = jax.make_jaxpr(jax.vmap(optimizer.update))(grads, states).jaxpr
+    ranks = [
+        equation.invars[0].aval.ndim
+        for equation in equations(jaxpr)
+        if equation.primitive.name == "triangular_solve"
+    ]
+    assert ranks
+    assert set(ranks) == {2}
+
+
+@needs_package
+def test_reverse_mode():
+    optimizer = optim.scale_by_kron()
+    grads = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+    state = optimizer.init(grads)
+
+    def length(grads):
+        return jnp.sum(optimizer.update(grads, state)[0] ** 2)
+
+    slope = quick_jit(jax.grad(length))(grads)
+    along = jnp.ones_like(grads)
+    _, forward = quick_jit(lambda: jax.jvp(length, (grads,), (along,)))()
+    np.testing.assert_allclose(jnp.sum(slope * along), forward, rtol=1e-4)
 
 
 @needs_package
