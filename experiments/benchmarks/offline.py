@@ -80,6 +80,7 @@ REGIMES: dict[str, Regime] = {
             "adam_reset:period=1000",
             "trac",
             "sgd",
+            "kron",
         ),
         seeds=5,
     ),
@@ -91,7 +92,6 @@ REGIMES: dict[str, Regime] = {
     "R7": Regime(kind="medium-replay"),
     "R5": Regime(settings=("alpha=10",), steps=40_000, learning_rate=1e-4),
     "A2": Regime(settings=("alpha=40",), steps=50_000, learning_rate=1e-4),
-    "R1 Kron": Regime(("kron",)),
 }
 
 
