@@ -59,6 +59,7 @@ class MetaRun(abc.ABC):
 
     method: ClassVar[str]
     most_skipped: ClassVar[int | None] = None  # steps in a row, after which the run is stopped
+    remedy: ClassVar[str] = ""  # what may help then
 
     def __post_init__(self) -> None:
         learned = LearnedOptimizer.parse(self.optimizer)
@@ -222,7 +223,7 @@ def meta_train(
         if stopped:
             raise Stopped(
                 f"the meta-gradient was not finite {in_a_row} times in a row; the meta-parameters "
-                f"from before are in {path / WEIGHTS}"
+                f"from before are in {path / WEIGHTS}{run.remedy}"
             )
     if first == run.generations:  # killed between its last checkpoint and the weights
         _save_weights(path / WEIGHTS, run, trainer.meta_params(state), run.generations)

@@ -133,6 +133,13 @@ class PipelineRunConfig(MetaRun):
         """See `MetaRun`."""
         return self.options.most_skipped
 
+    @property
+    def remedy(self) -> str:  # type: ignore[override]
+        """See `MetaRun`."""
+        if self.options.first_order:
+            return "; a shorter window may help"
+        return "; first_order=true or a shorter window may help"
+
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""
         return super().config() | {"pipeline": dataclasses.asdict(self.options)}

@@ -196,7 +196,8 @@ def test_run_without_finite_gradients_is_stopped(
     printed = capsys.readouterr().err
     assert printed.splitlines()[-1] == (
         "rl-optim: the meta-gradient was not finite 2 times in a row; the meta-parameters from "
-        f"before are in {path}/meta_params.safetensors."
+        f"before are in {path}/meta_params.safetensors; first_order=true or a shorter window may "
+        "help."
     )
     assert "pipeline: stopped, meta-iteration" in printed
     logged = rows(path / "meta_metrics.csv")
