@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, check_real
 from optim._promotion import with_standard_promotion
 
@@ -57,9 +58,7 @@ def scale_by_kron(
     check_range("max_rms", max_rms, 0.0, open_low=True)
     package = _psgdax()
 
-    def direction(
-        preconditioner_rate: jax.typing.ArrayLike, max_rms: jax.typing.ArrayLike, **key: jax.Array
-    ) -> optax.GradientTransformation:
+    def direction(**key: jax.Array) -> optax.GradientTransformation:
         return package.scale_by_kron(
             b1=b1,
             max_size_triangular=max_size,
@@ -82,18 +81,15 @@ def scale_by_kron(
         # A key made here is nobody else's buffer, so the state can be donated.
         key = jax.random.PRNGKey(seed)
         with _at_ease():
-            return direction(preconditioner_rate, max_rms, key=key).init(
+            return direction(key=key).init(
                 optax.tree.zeros_like(_with_entries(params), dtype=jnp.float32)
             )
 
     def next_direction(
-        updates: optax.Updates,
-        state: optax.OptState,
-        preconditioner_rate: jax.typing.ArrayLike,
-        max_rms: jax.typing.ArrayLike,
+        updates: optax.Updates, state: optax.OptState
     ) -> tuple[optax.Updates, optax.OptState]:
         with _at_ease():
-            return direction(preconditioner_rate, max_rms).update(updates, state)
+            return direction().update(updates, state)
 
     def update_fn(
         updates: optax.Updates,
@@ -105,7 +101,7 @@ def scale_by_kron(
         bounded = jax.tree.map(_bounded, _with_entries(updates))
         if not jax.tree.leaves(bounded):
             return updates, state
-        directions, state = _in_turn(next_direction)(bounded, state, preconditioner_rate, max_rms)
+        directions, state = in_turn(next_direction)(bounded, state)
         return jax.tree.map(
             lambda g, d: g if d is None else d.astype(g.dtype), updates, directions
         ), state
@@ -220,18 +216,6 @@ def kron(
         with_standard_promotion(optax.add_decayed_weights(weight_decay, mask)),
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which `vmap` lets work on one member after the other.
-
-    Side by side, both branches of each condition would be computed for all of them, and batched
-    triangular solves of several programs at once can wait for each other for ever on a CPU.
-    """
-    # `sequential_vmap` has no reverse mode, the function has.
-    in_turn = jax.custom_jvp(jax.custom_batching.sequential_vmap(function))
-    in_turn.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
-    return in_turn
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import optax.contrib
 
+from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
 from optim.adabound import adabound, amsbound
@@ -267,6 +268,9 @@ _WITHOUT_SCHEDULE = frozenset({"optimistic_adam", "rprop", "sm3"})
 # optax's line searches fail on any argument that is not theirs or the loss's.
 _ONLY_EXTRAS = {"lbfgs": ("value", "grad", "value_fn")}
 
+# These decompose matrices, see `in_turn`. Ours see to it themselves.
+_IN_TURN = frozenset({"galore"})
+
 _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 
 
@@ -498,6 +502,8 @@ def make(
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
         return _with_only(optimizer, _ONLY_EXTRAS[spec.name])
+    if spec.name in _IN_TURN:
+        return _updated_in_turn(optimizer)
     return optimizer
 
 
@@ -538,6 +544,20 @@ def _with_only(
     ) -> tuple[optax.Updates, optax.OptState]:
         passed = {name: extra_args[name] for name in names if name in extra_args}
         return optimizer.update(updates, state, params, **passed)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def _updated_in_turn(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that ``vmap`` lets update one member after the other; it takes no extras."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del extra_args
+        return in_turn(optimizer.update)(updates, state, params)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from equations import equations
 from quick import quick_jit
 
 import optim
@@ -349,3 +350,46 @@ def test_nearest(name, choices, found):
 def test_nearest_of_nothing():
     with pytest.raises(ValueError, match="choices"):
         nearest("adam", [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_decomposed_in_batches(name):
+    """Batched decompositions of two programs at once can deadlock XLA on a CPU."""
+    if name == "kron":
+        pytest.importorskip("psgdax")
+    params = {"kernel": jnp.ones((5, 8, 4)), "bias": jnp.ones((5, 4))}
+    names = ("cholesky", "eigh", "geqrf", "lu", "qr", "schur", "svd", "triangular_solve")
+
+    def loss(params):
+        return sum(jnp.sum(x * x) for x in jax.tree.leaves(params))
+
+    def update(params):
+        optimizer = optim.make(name, 1e-3)
+        extras = {"value": loss(params), "grad": params, "value_fn": loss, "obj_fn": loss}
+        return optimizer.update(params, optimizer.init(params), params, **extras)
+
+    jaxpr = jax.make_jaxpr(jax.vmap(update))(params).jaxpr
+    found = [
+        (equation.primitive.name, equation.invars[0].aval.ndim)
+        for equation in equations(jaxpr)
+        if equation.primitive.name in names
+    ]
+    assert all(rank == 2 for _, rank in found), found
+    assert bool(found) == (name in ("galore", "kron", "subspace_momentum"))
+
+
+def test_galore_over_learning_rates():
+    grads = jnp.cos(jnp.arange(24.0)).reshape(2, 4, 3)
+
+    def update(rate, grads):
+        optimizer = optim.make("galore:rank=2,update_proj_gap=2", rate)
+        state = optimizer.init(grads)
+        for _ in range(3):
+            updates, state = optimizer.update(grads, state, grads)
+        return updates
+
+    rates = jnp.array([1e-2, 1e-3])
+    together = quick_jit(jax.vmap(update))(rates, grads)
+    alone = quick_jit(update)(rates[1], grads[1])
+    np.testing.assert_allclose(together[1], alone, rtol=1e-4, atol=1e-7)
