@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -14,7 +15,7 @@ def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
     a CPU.
 
     Args:
-      function: Of pytrees of arrays. Numbers that it closes over may be mapped too.
+      function: Of pytrees of arrays. What it closes over may be mapped too.
 
     Returns:
       The function, with derivatives of both modes.
@@ -28,11 +29,16 @@ def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def call(*arguments: Any) -> Any:
-        # What is mapped must be an argument.
-        explicit, constants = jax.closure_convert(function, *arguments)
+        # What is mapped must be an argument, also what the function closes over.
+        closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+        def explicit(constants: list[Any], *leaves: Any) -> list[Any]:
+            return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(*leaves)
+
         # `sequential_vmap` has no reverse mode, the function has.
         sequential = jax.custom_jvp(jax.custom_batching.sequential_vmap(explicit))
         sequential.defjvp(lambda primals, tangents: jax.jvp(explicit, primals, tangents))
-        return sequential(*arguments, *constants)
+        leaves = sequential(closed.consts, *jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return call

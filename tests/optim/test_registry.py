@@ -379,17 +379,20 @@ def test_nothing_is_decomposed_in_batches(name):
     assert bool(found) == (name in ("galore", "kron", "subspace_momentum"))
 
 
-def test_galore_over_learning_rates():
+def test_galore_over_schedules():
     grads = jnp.cos(jnp.arange(24.0)).reshape(2, 4, 3)
 
-    def update(rate, grads):
-        optimizer = optim.make("galore:rank=2,update_proj_gap=2", rate)
+    def update(rate, steps, grads):
+        def rising(count):
+            return rate * jnp.float32(1 + count) / jnp.float32(steps)
+
+        optimizer = optim.make("galore:rank=2,update_proj_gap=2", rising)
         state = optimizer.init(grads)
         for _ in range(3):
             updates, state = optimizer.update(grads, state, grads)
         return updates
 
-    rates = jnp.array([1e-2, 1e-3])
-    together = quick_jit(jax.vmap(update))(rates, grads)
-    alone = quick_jit(update)(rates[1], grads[1])
+    rates, steps = jnp.array([1e-2, 1e-3]), jnp.array([5, 4])
+    together = quick_jit(jax.vmap(update))(rates, steps, grads)
+    alone = quick_jit(update)(rates[1], steps[1], grads[1])
     np.testing.assert_allclose(together[1], alone, rtol=1e-4, atol=1e-7)
