@@ -315,7 +315,8 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
             files = [p for p in (damaged / "state").rglob("*") if p.is_file()]
             cut_in_half(max(files, key=lambda p: p.stat().st_size))
         if kill == 3:
-            assert "cannot be used: its checksum does not match." in errors
+            # The kill may have come before the checksum was written down; then orbax says more.
+            assert f"{damaged} cannot be used: " in errors
     _, errors = start(killed).communicate(timeout=500)
     assert "generation 120 of 120" in errors
     logged = rows(killed)
