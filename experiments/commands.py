@@ -73,7 +73,7 @@ def meta_train_shown(command: MetaTrain) -> None:
         Stopped: if too many meta-gradients in a row were not finite.
     """
     # It takes seconds to import.
-    from experiments.meta_training import WEIGHTS, Generation, meta_train
+    from experiments.meta_training import BEST, WEIGHTS, Generation, meta_train
 
     run = meta_run_config(command)
     if command.cache:
@@ -121,7 +121,7 @@ def meta_train_shown(command: MetaTrain) -> None:
             raise
         progress.state = "done"
         display.update(progress)
-    print(f"Written: {command.out / WEIGHTS}")
+    print(f"Written: {command.out / WEIGHTS} (last), {BEST} (best evaluated)")
 
 
 def offline_all(plan: OfflinePlan) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import optim
@@ -29,7 +30,8 @@ from meta.trainer import MetaParams, Trainer
 METHODS = ("es", "pipeline", "imitation")
 METRICS = "meta_metrics.csv"
 WEIGHTS = "meta_params.safetensors"
-_FORMAT = 1  # of the run directory, as config.json states it
+BEST = "best_meta_params.safetensors"
+_FORMAT = 2  # of the run directory, as config.json states it
 _EVALUATION_STREAM = 2**31  # folded into a key that no training begins with
 
 
@@ -127,6 +129,15 @@ class MetaRun(abc.ABC):
         """Called after each evaluation, to write what follows from the metrics logged so far."""
 
 
+class Progress(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: Any  # the trainer's
+    best: MetaParams  # those that were evaluated best so far; the first ones before any were
+    best_evaluation: jax.Array  # shape=(), dtype=float32; -inf before there was one
+    best_generations: jax.Array  # shape=(), dtype=int32: for how many these were trained
+
+
 class Generation(NamedTuple):
     """What is known after a generation, or a meta-iteration."""
 
@@ -151,7 +162,9 @@ def meta_train(
 
     `meta_metrics.csv` gets a row for each generation: the trainer's metrics, those with a number
     for each task as columns `..._0`, `..._1`, ..., and the evaluation of the mean where there was
-    one. `meta_params.safetensors` holds the mean as of the last evaluation.
+    one. `meta_params.safetensors` holds the mean as of the last evaluation,
+    `best_meta_params.safetensors` the one that was evaluated best (of equal ones the first; one
+    whose evaluation is NaN counts as the worst).
 
     Args:
         run: what to train.
@@ -178,27 +191,32 @@ def meta_train(
         on_note=on_note,
         metrics=METRICS,
     )
-    if directory.points_logged() == run.generations == _generations_in(path / WEIGHTS):
+    written = [_generations_in(path / name) for name in (WEIGHTS, BEST)]
+    if directory.points_logged() == run.generations == written[0] and written[1] is not None:
         on_start(run.generations)
         return
     trainer = run.trainer
     start = time.monotonic()
     state = trainer.init(jax.random.key(run.seed))
+    progress = Progress(
+        state, trainer.meta_params(state), jnp.float32(-math.inf), jnp.zeros((), jnp.int32)
+    )
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), progress
     )
     restored = directory.restore_checkpoint(like)
     first = 0
     if restored is not None:
-        last, state, seconds = restored
+        last, progress, seconds = restored
         first, start = last + 1, start - seconds
     on_start(first)
     if trainer.memory is not None and first < run.generations:
-        needed = trainer.memory(state) / 2**20
+        needed = trainer.memory(progress.state) / 2**20
         on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
     saved = time.monotonic()
     for number in range(first, run.generations):
-        state, metrics = trainer.step(state)
+        state, metrics = trainer.step(progress.state)
+        progress = progress._replace(state=state)
         row: dict[str, Any] = {"generation": number, "env_steps": (number + 1) * run.env_steps}
         values: dict[str, np.ndarray] = jax.device_get(metrics)
         row |= _columns(values)
@@ -207,17 +225,18 @@ def meta_train(
         stopped = run.most_skipped is not None and in_a_row >= run.most_skipped
         judged = None
         if is_last or (number + 1) % run.evaluate_every == 0:
-            judged = run.evaluate(trainer.meta_params(state))
+            meta_params = trainer.meta_params(state)
+            judged = run.evaluate(meta_params)
+            progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
         row |= _evaluation_columns(judged, len(run.tasks))
         seconds = time.monotonic() - start
         directory.append(METRICS, [row])
         directory.append("timing.csv", [{"point": number, "seconds": f"{seconds:.3f}"}])
         if is_last or stopped or time.monotonic() - saved >= checkpoint_seconds:
-            directory.save_checkpoint(number, state, seconds)
+            directory.save_checkpoint(number, progress, seconds)
             saved = time.monotonic()
         if judged is not None or stopped:
-            _save_weights(path / WEIGHTS, run, trainer.meta_params(state), number + 1)
-            run.on_point(path)
+            _save_weights(path, run, progress, number + 1)
         judgement = math.nan if judged is None else float(judged.mean())
         on_generation(Generation(number, seconds, values, judgement))
         if stopped:
@@ -226,8 +245,21 @@ def meta_train(
                 f"from before are in {path / WEIGHTS}{run.remedy}"
             )
     if first == run.generations:  # killed between its last checkpoint and the weights
-        _save_weights(path / WEIGHTS, run, trainer.meta_params(state), run.generations)
-        run.on_point(path)
+        _save_weights(path, run, progress, run.generations)
+
+
+def _with_best(
+    progress: Progress, meta_params: MetaParams, evaluation: float, generations: int
+) -> Progress:
+    """Progress after an evaluation."""
+    evaluation = -math.inf if math.isnan(evaluation) else evaluation
+    if progress.best_generations > 0 and evaluation <= progress.best_evaluation:
+        return progress
+    return progress._replace(
+        best=meta_params,
+        best_evaluation=jnp.float32(evaluation),
+        best_generations=jnp.int32(generations),
+    )
 
 
 def _columns(metrics: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -251,7 +283,8 @@ def _text(value: Any) -> str:
     return repr(np.asarray(value).item())
 
 
-def _save_weights(path: Path, run: MetaRun, meta_params: MetaParams, generations: int) -> None:
+def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int) -> None:
+    """Writes the last weights and the best, and what follows from the metrics."""
     learned = LearnedOptimizer.parse(run.optimizer)
     options = learned.options
     if len(rates := {task.learning_rate for task in run.tasks}) == 1 and None not in rates:
@@ -260,10 +293,20 @@ def _save_weights(path: Path, run: MetaRun, meta_params: MetaParams, generations
         "architecture": learned.architecture,
         "options": options,
         "training_tasks": " ".join(task.environment for task in run.tasks),
-        "generations": str(generations),
         "optimizer": run.optimizer,
     }
-    optim.save_meta_params(path, jax.device_get(meta_params), metadata)
+
+    def save(name: str, meta_params: MetaParams, generations: int) -> None:
+        optim.save_meta_params(
+            path / name,
+            jax.device_get(meta_params),
+            metadata | {"generations": str(generations)},
+        )
+
+    save(WEIGHTS, run.trainer.meta_params(progress.state), generations)
+    if progress.best_generations > 0:
+        save(BEST, progress.best, int(progress.best_generations))
+    run.on_point(path)
 
 
 def _generations_in(path: Path) -> int | None:

@@ -139,7 +139,8 @@ class MetaTrain:
     moves their mean towards those that ended with the higher returns. With the method pipeline, a
     meta-iteration descends the loss that agents of all ages have after a few iterations, through
     which it is differentiated. With the method imitation, an iteration descends the difference of
-    its updates from another optimizer's. Ends with the weights in meta_params.safetensors.
+    its updates from another optimizer's. Ends with the last weights in meta_params.safetensors
+    and the best evaluated ones in best_meta_params.safetensors.
 
     Example: rl-optim meta-train --optimizer optim4rl --tasks Catch-bsuite --out runs/catch
     """

@@ -7,7 +7,8 @@
   point). It holds no times, so that a run and its resumed twin write the same bytes;
 - `timing.csv`: seconds of wall time since the start, per logged point;
 - `evaluation.csv`: fresh episodes after training. It is written last: a run that has it is done;
-- `meta_params.safetensors`: of meta-training, what has been learned so far;
+- `meta_params.safetensors`, `best_meta_params.safetensors`: of meta-training, what was learned up
+  to the last evaluation, and the best of what was evaluated;
 - `returns_by_age.csv`: of pipeline training, what agents of each age reached, from the metrics;
 - `checkpoints/`: the last two states, by orbax, and `checkpoints.json`, their checksums.
 """
@@ -40,6 +41,7 @@ _FILES = (
     "timing.csv",
     "evaluation.csv",
     "meta_params.safetensors",
+    "best_meta_params.safetensors",
     "returns_by_age.csv",
     "checkpoints.json",
     "config.json",

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import optim
 from agents._promotion import relaxed_promotion, strong
-from meta.population import MEMBERS, gathered, population_mesh
+from meta.population import MEMBERS, compile_all, gathered, population_mesh
 from meta.trainer import MetaParams, Metrics, Trainer
 from meta.windows import Windows
 
@@ -383,24 +383,33 @@ def pipeline(
         players.append(jax.jit(shard(player, in_specs=specs, out_specs=(split, split))))
     learn = jax.jit(shard(learn, in_specs=(here, here, here, here), out_specs=here))
 
-    compiled: dict[int, Any] = {}
+    compiled: list[jax.stages.Compiled] = []
 
-    def program(task: int, state: PipelineState) -> Any:
-        """The compiled window of a task: compiled once, to be asked for its memory and to run."""
-        if task not in compiled:
-            arguments = (state.meta_params, state.key, state.iteration, state.lives[task])
-            compiled[task] = players[task].lower(*arguments).compile()
-        return compiled[task]
+    def programs(state: PipelineState) -> list[jax.stages.Compiled]:
+        """The tasks' windows: compiled once, to be asked for their memory and to run."""
+        if not compiled:
+            lowered = [
+                player.lower(state.meta_params, state.key, state.iteration, lives)
+                for player, lives in zip(players, state.lives, strict=True)
+            ]
+            compiled.extend(compile_all(lowered))
+        return compiled
+
+    def grown(state: PipelineState) -> list[Any]:
+        """Lives as old as they should be in the first iteration."""
+        pairs = list(zip(growers, state.lives, strict=True))
+        ready = compile_all([grow.lower(state.meta_params, lives) for grow, lives in pairs])
+        return [
+            grow(state.meta_params, lives) for grow, lives in zip(ready, state.lives, strict=True)
+        ]
 
     def step(state: PipelineState) -> tuple[PipelineState, Metrics]:
         lives = list(state.lives)
         if config.schedule == "staggered" and int(state.iteration) == 0:
-            lives = [grow(state.meta_params, x) for grow, x in zip(growers, lives, strict=True)]
+            lives = grown(state)
         summed = []
-        for task in range(tasks):
-            lives[task], numbers = program(task, state)(
-                state.meta_params, state.key, state.iteration, lives[task]
-            )
+        for task, play in enumerate(programs(state)):
+            lives[task], numbers = play(state.meta_params, state.key, state.iteration, lives[task])
             summed.append(numbers)
         meta_params, optimizer_state, (skipped, in_a_row), metrics = learn(
             state.meta_params,
@@ -424,10 +433,10 @@ def pipeline(
         sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state.lives)]
         kept = sum(sizes) // mesh.size
         extra = []
-        for task in range(tasks):
-            need = program(task, state).memory_analysis()
-            extra.append(need.temp_size_in_bytes + need.output_size_in_bytes)
-        return kept + max(extra)
+        for program in programs(state):
+            if (need := program.memory_analysis()) is not None:  # not every backend tells
+                extra.append(need.temp_size_in_bytes + need.output_size_in_bytes)
+        return kept + max(extra, default=0)
 
     return Trainer(begin, step, lambda state: state.meta_params, memory)
 

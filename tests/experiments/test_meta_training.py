@@ -1,7 +1,9 @@
 """Meta-training from the command line: files, interruptions, refusals."""
 
 import csv
+import dataclasses
 import json
+import math
 import os
 import random
 import shlex
@@ -87,9 +89,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def assert_same(path: Path, other: Path) -> None:
     assert (path / "meta_metrics.csv").read_bytes() == (other / "meta_metrics.csv").read_bytes()
-    one, two = (load_file(run / "meta_params.safetensors") for run in (path, other))
-    assert one.keys() == two.keys()
-    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+    for weights in ("meta_params.safetensors", "best_meta_params.safetensors"):
+        one, two = (load_file(run / weights) for run in (path, other))
+        assert one.keys() == two.keys()
+        assert all(one[name].tobytes() == two[name].tobytes() for name in one)
 
 
 def fails(capsys: pytest.CaptureFixture[str], command: str) -> str:
@@ -141,6 +144,46 @@ def test_files(finished: Path) -> None:
             "training_tasks": "CartPole-v1 Acrobot-v1",
             "generations": "7",
         }
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.1, 0.5, 0.2, 0.5, 0.3], 2),  # the first of equal ones
+        ([math.nan, -2.0, math.nan, -1.0, -3.0], 4),
+        ([math.nan] * 5, 1),
+    ],
+)
+def test_best_weights_are_kept(
+    scores: list[float],
+    best: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when the run is interrupted after them, and killed before it had written them."""
+    run = parsed(META.replace("--generations 7", "--generations 5"))
+    run = dataclasses.replace(run, evaluate_every=1)
+    left, seen = list(scores), dict[int, bytes]()
+    monkeypatch.setattr(
+        EvolutionRunConfig, "evaluate", lambda run, meta_params: np.array([left.pop(0)] * 2)
+    )
+    path = tmp_path / "run"
+
+    def look(generation: Generation) -> None:
+        seen[generation.number + 1] = load_file(path / "meta_params.safetensors")["rate"].tobytes()
+        if generation.number + 1 == 4:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        meta_train(run, path, on_generation=look, checkpoint_seconds=0.0)
+    (path / "best_meta_params.safetensors").unlink()
+    meta_train(run, path, resume=True, on_generation=look)
+    assert not left
+    assert optim.load_metadata(path / "meta_params.safetensors")["generations"] == "5"
+    kept = path / "best_meta_params.safetensors"
+    assert optim.load_metadata(kept)["generations"] == str(best)
+    assert load_file(kept)["rate"].tobytes() == seen[best]
+    assert len(set(seen.values())) == 5
 
 
 def test_weights_make_the_optimizer_that_was_trained(finished: Path) -> None:
@@ -240,7 +283,7 @@ def test_damaged_results_are_made_again(
     run: EvolutionRunConfig, finished: Path, tmp_path: Path
 ) -> None:
     path = Path(shutil.copytree(finished, tmp_path / "run"))
-    for name in ("meta_metrics.csv", "meta_params.safetensors"):
+    for name in ("meta_metrics.csv", "meta_params.safetensors", "best_meta_params.safetensors"):
         file = path / name
         file.write_bytes(file.read_bytes()[:-5])
         meta_train(run, path, resume=True, on_note=lambda note: None)
@@ -257,7 +300,10 @@ def test_finished_run_is_left_alone(
     assert "tiny:scale=2 openai_es:sigma=0.5,learning_rate=0.1: done, generation 7 of 7" in (
         printed.err
     )
-    assert printed.out == f"Written: {finished}/meta_params.safetensors\n"
+    assert printed.out == (
+        f"Written: {finished}/meta_params.safetensors (last), best_meta_params.safetensors (best "
+        "evaluated)\n"
+    )
 
 
 KILLED = """

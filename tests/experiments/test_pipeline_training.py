@@ -106,9 +106,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 def assert_same(path: Path, other: Path) -> None:
     for name in ("meta_metrics.csv", "returns_by_age.csv"):
         assert (path / name).read_bytes() == (other / name).read_bytes()
-    one, two = (load_file(run / "meta_params.safetensors") for run in (path, other))
-    assert one.keys() == two.keys()
-    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+    for weights in ("meta_params.safetensors", "best_meta_params.safetensors"):
+        one, two = (load_file(run / weights) for run in (path, other))
+        assert one.keys() == two.keys()
+        assert all(one[name].tobytes() == two[name].tobytes() for name in one)
 
 
 def test_files(finished: Path) -> None:
