@@ -53,6 +53,29 @@ def test_the_best_rate_is_chosen_on_seeds_of_its_own(monkeypatch):
     assert returns.shape == (3,)
     assert len(set(seen[:-1])) == 1
     assert seen[-1] == (3, learned._REPORT) != seen[0]
+    assert seen[0][1] == learned._TUNING
+    # A learned optimizer's likewise, among larger rates, and results on seeds for selection.
+    text, _ = learned.tuned("optim4rl:grad_clip=none", task, 4, learned._SELECTION)
+    assert text == "optim4rl:grad_clip=none,learning_rate=0.003 (annealed)"
+    assert seen[-1] == (4, learned._SELECTION)
+    assert len({learned._TUNING, learned._REPORT, learned._SELECTION}) == 3
+
+
+def test_a_rate_is_given_to_learned_optimizers():
+    """Updates are those of the optimizer with this rate, which falls if it is annealed."""
+    build = learned.learned_with_rate("linear_optim:learning_rate=1,grad_clip=none", 4)
+    drawn = optim.LinearOptim().init(jax.random.key(0))
+    params = np.linspace(-1.0, 1.0, 3, dtype=np.float32)
+    for annealed, factors in [(0.0, [0.1] * 4), (1.0, [0.1, 0.075, 0.05, 0.025])]:
+        ours = build({"learning_rate": 0.1, "annealed": annealed})
+        unit = optim.linear_optim(drawn, 1.0, grad_clip=None)
+        states = [ours.init(params), unit.init(params)]
+        for factor in factors:
+            updates, states[0] = ours.update(params, states[0], params)
+            expected, states[1] = unit.update(params, states[1], params)
+            np.testing.assert_allclose(updates, factor * expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="--tuned must take a learning rate; 'open' takes none"):
+        learned.learned_with_rate("open", 4)
 
 
 @pytest.mark.slow
@@ -64,12 +87,15 @@ def test_a_whole_comparison(tmp_path, monkeypatch):
     optim.save_meta_params(weights, meta_params, metadata)
     arguments = ["learned", "--optimizers", f"open@{weights}", "--tasks", "CartPole-v1"]
     arguments += ["--steps", "64", "--seeds", "4", "--out", str(tmp_path / "out.csv")]
+    arguments += ["--tuned", "l2lgd2", "--reward-scales", "10"]
+    monkeypatch.setattr(learned, "LEARNED_RATES", (1e-2, 1e-1))
     monkeypatch.setattr("sys.argv", [*arguments, "--set", *TINY])
     learned.main()
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["optimizer"].partition(":")[0] for row in rows[:1]] == ["adam"]
-    assert rows[1]["optimizer"] == f"open@{weights}"
+    names = [row["optimizer"].partition(":")[0] for row in rows]
+    assert names == ["adam", "l2lgd2", f"open@{weights}".partition(":")[0]]
+    assert {row["settings"] for row in rows} == {f"ppo {' '.join(TINY)} reward_scale=10"}
     for row in rows:
         returns = np.array(row["returns"].split(), float)
         assert returns.shape == (4,)
