@@ -156,8 +156,9 @@ class MetaTrain:
     """How: es (evolution), pipeline (pipeline training) or imitation (of another optimizer, as a
     warm start for the others)."""
     preset: Annotated[str | None, _option("PRESET")] = None
-    """Fills in whatever is not given, for the method pipeline, with the settings of Optim4RL's
-    authors: catch, gridworlds, small_dense_long, big_dense_long, ant or humanoid."""
+    """Fills in whatever is not given, for the method pipeline: small, with which optim4rl@small was
+    trained, or with the settings of Optim4RL's authors catch, gridworlds, small_dense_long,
+    big_dense_long, ant or humanoid."""
     strategy: Annotated[str, _option("STRATEGY", "openai_es")] = "openai_es"
     """openai_es, snes, pgpe or sep_cma_es, or for lifetimes cut into stretches persistent_es or
     noise_reuse_es; with options sigma, sigma_decay, learning_rate and learning_rate_decay, e.g.

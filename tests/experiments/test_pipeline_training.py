@@ -248,8 +248,16 @@ def test_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (task.config.clip, task.config.normalize_advantages) == (math.inf, False)
     assert task.config.reward_scale == 10.0
     assert set(PRESETS) == {
-        *("catch", "gridworlds", "small_dense_long", "big_dense_long", "ant", "humanoid")
+        *("small", "catch", "gridworlds", "small_dense_long", "big_dense_long", "ant", "humanoid")
     }
+    small = parsed(start.format("optim4rl") + "small")
+    assert [(t.environment, t.normaliser) for t in small.tasks] == [
+        ("Catch-bsuite", 1.0), ("small_dense_short", 2.4), ("small_dense_long", 11.0)
+    ]  # fmt: skip
+    assert [t.iterations(small.parts) for t in small.tasks] == [256] * 3
+    for given in small.tasks:
+        assert (given.reward_scale, given.learning_rate) == (100.0, 0.01)
+        assert (given.settings.value_weight, given.settings.num_envs) == (0.01, 16)
 
 
 def test_options() -> None:
