@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rich.table import Table
 import optim
 from experiments.display import Display, MetaProgress, OfflineProgress, PipelineProgress, Progress
 from experiments.offline_presets import OFFLINE_PRESETS, CollectionPlan, default_name
+from experiments.pipeline_presets import PIPELINE_PRESETS, with_preset
 from experiments.presets import PRESETS
 from experiments.report import report
 from experiments.run_directory import RunDirectory, Stopped
@@ -284,7 +286,7 @@ def meta_run_config(command: MetaTrain) -> MetaRun:
     from experiments.imitation_training import ImitationRunConfig
     from experiments.meta_tasks import meta_tasks
     from experiments.meta_training import METHODS
-    from experiments.pipeline_training import PipelineRunConfig, with_preset
+    from experiments.pipeline_training import PipelineRunConfig
 
     if command.method not in METHODS:
         raise unknown("method", command.method, METHODS)
@@ -387,12 +389,16 @@ def list_names(what: str) -> None:
                 "open@weights.safetensors:key=1."
             )
         case _:
-            rows = {name: preset.description for name, preset in PRESETS.items()}
-            rows |= {name: preset.description for name, preset in OFFLINE_PRESETS.items()}
-            note = (
-                "Use one with rl-optim compare --preset NAME; those for data sets "
-                f"({', '.join(OFFLINE_PRESETS)}) with rl-optim offline --preset NAME."
-            )
+            tables: list[tuple[str, Mapping[str, Any]]] = [
+                ("rl-optim compare", PRESETS),
+                ("rl-optim offline", OFFLINE_PRESETS),
+                ("rl-optim meta-train --method pipeline", PIPELINE_PRESETS),
+            ]
+            for command, presets in tables:
+                console.print(f"With {command} --preset NAME:\n")
+                console.print(_names_table({name: p.description for name, p in presets.items()}))
+                console.print()
+            return
     console.print(_names_table(rows))
     console.print(f"\n{note}")
 

@@ -1,31 +1,25 @@
-"""Pipeline training as the command line runs it: settings, the authors' presets, returns by age."""
+"""Pipeline training as the command line runs it: settings, returns by age."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-import optim
 from experiments.architectures import LearnedOptimizer
 from experiments.meta_tasks import MetaTask, meta_tasks
 from experiments.meta_training import METRICS, MetaRun
 from experiments.run_directory import write_rows
-from experiments.settings import read_options, unknown
+from experiments.settings import read_options
 from meta.pipeline import PipelineConfig, pipeline
 from meta.trainer import Trainer
 from meta.windows import Windows, first_order, windows
-from optim.meta_params import ARCHITECTURES
-
-if TYPE_CHECKING:
-    from experiments.options import MetaTrain
 
 RETURNS = "returns_by_age.csv"
 PARTS = 4  # of meta-training, whose returns are shown apart
@@ -232,158 +226,3 @@ def returns_by_age(
                 mean = sums[part, b].sum() / count if count else math.nan
                 rows.append((task, int(part[0]), int(part[-1]), b, int(count), float(mean)))
     return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """Settings of Optim4RL's authors, but for `small`; of what they swept, one of their values.
-
-    Fields are the command line's. `grad_clip` is the learned optimizer's, of those that take one.
-    """
-
-    tasks: tuple[str, ...]
-    learner: str
-    learning_rates: tuple[str, ...]
-    pipeline: tuple[str, ...]
-    set: tuple[str, ...]
-    generations: int
-    reward_scales: tuple[str, ...] = ()
-    normalisers: tuple[str, ...] = ()
-    grad_clip: str = "1.0"
-
-
-# Their optimizers clip gradients entry by entry; before them, nothing does.
-_UNCLIPPED = "max_grad_norm=1e9"
-_A2C = (
-    *("num_envs=1", "num_steps=20", "minibatches=1", "epochs=1", "discount=0.995"),
-    *("entropy_weight=0.01", "value_weight=1", "nonlinearity=relu", _UNCLIPPED),
-)
-# Networks are all as large as their critics' in meta-training, 5x64.
-_BRAX = (
-    *("num_envs=2048", "num_steps=20", "epochs=4", "minibatches=8", "discount=0.97", "clip=0.3"),
-    *("value_weight=0.5", "widths=64x64x64x64x64", "normalize_observations=true"),
-    *("normalize_rewards=false", _UNCLIPPED),
-)
-_SIX = (
-    *("small_dense_long", "small_dense_short", "big_sparse_short"),
-    *("big_dense_short", "big_sparse_long", "big_dense_long"),
-)
-_GRIDWORLD = ("agents=512", "window=4", "reset_interval=144", "optimizer=adam:learning_rate=3e-4")
-PRESETS = {
-    # Ours, for minutes on two cores. Scaled rewards let gradients reach the GRUs at sizes that
-    # these can tell apart, and the entropy bonus counts less in the meta-loss; the value loss,
-    # which grows with the square, is held to the size of the policy's.
-    "small": Preset(
-        tasks=("Catch-bsuite", "small_dense_short", "small_dense_long"),
-        learner="a2c",
-        learning_rates=("1e-2",),
-        pipeline=(
-            *("agents=8", "window=8", "reset_interval=32", "max_norm=none", "task_norm=0.5"),
-            "optimizer=adam:learning_rate=3e-4",
-        ),
-        set=(*_A2C, "num_envs=16", "widths=32", "value_weight=0.01"),
-        generations=500,
-        reward_scales=("100",),
-        normalisers=("1", "2.4", "11"),  # about what a tuned Adam reaches
-    ),
-    "catch": Preset(
-        tasks=("Catch-bsuite",),
-        learner="a2c",
-        learning_rates=("1e-3",),
-        pipeline=(
-            *("agents=64", "window=4", "reset_interval=32", "max_norm=0.5"),
-            "optimizer=adam:learning_rate=1e-3",
-        ),
-        set=(*_A2C, "widths=256"),
-        generations=78,
-        grad_clip="none",
-    ),
-    "gridworlds": Preset(
-        tasks=_SIX,
-        learner="a2c",
-        learning_rates=("1e-3", "3e-3", "3e-3", "3e-3", "1e-3", "3e-3"),
-        pipeline=(*_GRIDWORLD, "task_norm=0.5"),
-        set=(*_A2C, "widths=32"),
-        generations=585,
-        reward_scales=("1e3", "1e2", "1e2", "1e1", "1e1", "1e0"),
-        normalisers=("1",),
-    ),
-    "small_dense_long": Preset(
-        tasks=("small_dense_long",),
-        learner="a2c",
-        learning_rates=("0.03",),
-        pipeline=_GRIDWORLD,
-        set=(*_A2C, "widths=32"),
-        generations=585,
-    ),
-    "big_dense_long": Preset(
-        tasks=("big_dense_long",),
-        learner="a2c",
-        learning_rates=("0.003",),
-        pipeline=_GRIDWORLD,
-        set=(*_A2C, "widths=32"),
-        generations=585,
-    ),
-    "ant": Preset(
-        tasks=("ant:backend=spring",),
-        learner="ppo",
-        learning_rates=("3e-4",),
-        pipeline=(
-            *("agents=4", "agents_at_once=1", "window=4", "meta_steps=5", "reset_interval=32"),
-            "optimizer=adam:learning_rate=1e-4",
-        ),
-        set=(*_BRAX, "entropy_weight=0.01"),
-        generations=610,
-        reward_scales=("10",),
-    ),
-    "humanoid": Preset(
-        tasks=("humanoid:backend=spring",),
-        learner="ppo",
-        learning_rates=("3e-4",),
-        pipeline=(
-            *("agents=4", "agents_at_once=1", "window=4", "meta_steps=5", "reset_interval=32"),
-            "optimizer=adam:learning_rate=1e-4",
-        ),
-        set=(*_BRAX, "entropy_weight=0.001"),
-        generations=610,
-        reward_scales=("0.1",),
-    ),
-}
-
-
-def with_preset(command: MetaTrain) -> MetaTrain:
-    """The command with everything that it does not say filled in.
-
-    Of `--pipeline` and `--set`, each key on its own: what the command says comes last, and counts.
-
-    Raises:
-        ValueError: if there is no such preset, or the method is not the preset's.
-    """
-    assert command.preset is not None
-    if command.preset not in PRESETS:
-        raise unknown("preset", command.preset, PRESETS)
-    if command.method != "pipeline":
-        raise ValueError("--preset needs --method pipeline.")
-    preset = PRESETS[command.preset]
-    spec = optim.OptimizerSpec.parse(command.optimizer)
-    known = ARCHITECTURES.get(spec.name)
-    taken = inspect.signature(known.transform).parameters if known else {}
-    optimizer = command.optimizer
-    if "grad_clip" in taken and "grad_clip" not in dict(spec.options):
-        optimizer += f"{',' if spec.options else ':'}grad_clip={preset.grad_clip}"
-    settings = list(preset.pipeline)
-    if command.steps:
-        settings = [text for text in settings if not text.startswith("reset_interval=")]
-    return dataclasses.replace(
-        command,
-        optimizer=optimizer,
-        tasks=command.tasks or preset.tasks,
-        learner=command.learner or preset.learner,
-        learning_rates=command.learning_rates
-        or (preset.learning_rates if "learning_rate" in taken else ()),
-        pipeline=(*settings, *command.pipeline),
-        set=(*preset.set, *command.set),
-        generations=command.generations or preset.generations,
-        reward_scales=command.reward_scales or preset.reward_scales,
-        normalisers=command.normalisers or preset.normalisers,
-    )

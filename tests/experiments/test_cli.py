@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, commands, options, plans, training
+from experiments.offline_presets import OFFLINE_PRESETS
+from experiments.pipeline_presets import PIPELINE_PRESETS
 from experiments.presets import PRESETS
 from experiments.tasks import TASKS
 
@@ -233,7 +235,11 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["list", what])
     first_words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    expected = {"envs": TASKS, "optimizers": ["adam", "adamo", "lion"], "presets": PRESETS}[what]
+    expected = {
+        "envs": TASKS,
+        "optimizers": ["adam", "adamo", "lion"],
+        "presets": [*PRESETS, *OFFLINE_PRESETS, *PIPELINE_PRESETS],
+    }[what]
     assert set(expected) <= first_words
 
 

@@ -19,12 +19,8 @@ from safetensors.numpy import load_file
 from experiments import architectures, cli, commands, options
 from experiments.display import PipelineProgress
 from experiments.meta_training import Generation, meta_train
-from experiments.pipeline_training import (
-    PRESETS,
-    PipelineOptions,
-    PipelineRunConfig,
-    returns_by_age,
-)
+from experiments.pipeline_presets import PIPELINE_PRESETS
+from experiments.pipeline_training import PipelineOptions, PipelineRunConfig, returns_by_age
 from meta.task import Lifetimes
 from meta.windows import Windows
 
@@ -247,7 +243,7 @@ def test_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     task = six.tasks[3].task(six.parts)
     assert (task.config.clip, task.config.normalize_advantages) == (math.inf, False)
     assert task.config.reward_scale == 10.0
-    assert set(PRESETS) == {
+    assert set(PIPELINE_PRESETS) == {
         *("small", "catch", "gridworlds", "small_dense_long", "big_dense_long", "ant", "humanoid")
     }
     small = parsed(start.format("optim4rl") + "small")
@@ -258,6 +254,15 @@ def test_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in small.tasks:
         assert (given.reward_scale, given.learning_rate) == (100.0, 0.01)
         assert (given.settings.value_weight, given.settings.num_envs) == (0.01, 16)
+
+
+@pytest.mark.parametrize("name", PIPELINE_PRESETS)
+def test_every_preset_is_a_run(name: str) -> None:
+    preset = PIPELINE_PRESETS[name]
+    run = parsed(f"meta-train --optimizer star --method pipeline --preset {name}")
+    assert [task.environment for task in run.tasks] == list(preset.tasks)
+    assert run.generations == preset.generations
+    assert str(run.tasks[0].learning_rate) == str(float(preset.learning_rates[0]))
 
 
 def test_options() -> None:
