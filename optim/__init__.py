@@ -28,6 +28,7 @@ from optim.adamp import scale_by_sgdp as scale_by_sgdp
 from optim.adamp import sgdp as sgdp
 from optim.aegd import aegd as aegd
 from optim.aegd import scale_by_aegd as scale_by_aegd
+from optim.catalogue import OptimizerDetails as OptimizerDetails
 from optim.cautious import cautious as cautious
 from optim.cautious import cautious_adamw as cautious_adamw
 from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
@@ -57,7 +58,6 @@ from optim.optim4rl import Optim4RL as Optim4RL
 from optim.optim4rl import optim4rl as optim4rl
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
-from optim.registry import OptimizerDetails as OptimizerDetails
 from optim.registry import OptimizerSpec as OptimizerSpec
 from optim.registry import accepts_schedule as accepts_schedule
 from optim.registry import describe as describe

@@ -17,238 +17,10 @@ import optax.contrib
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
-from optim.adabound import adabound, amsbound
-from optim.adahessian import adahessian
-from optim.adam_rel import adam_rel
-from optim.adamo import adamo
-from optim.adamod import adamod
-from optim.adamp import adamp, sgdp
-from optim.aegd import aegd
-from optim.cautious import cautious_adamw
-from optim.critical_momenta import adam_cm
-from optim.exadam import exadam
-from optim.kron import kron
-from optim.l2lgd2 import l2lgd2
-from optim.linear_optim import linear_optim
-from optim.mars import mars
+from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
 from optim.meta_params import ARCHITECTURES, load, without_weights
-from optim.open import open_optimizer
-from optim.optim4rl import optim4rl
-from optim.periodic_reset import adam_reset
-from optim.sania import sania
-from optim.star import star
-from optim.subset_norm import subset_norm
-from optim.subspace_momentum import subspace_momentum
-from optim.swats import swats
-from optim.trac import trac_adam
-from optim.tvlars import tvlars
 
 Option = bool | int | float | str | None
-Factory = Callable[..., optax.GradientTransformation]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerDetails:
-    """What there is to know about one of our own optimizers before choosing it.
-
-    Attributes:
-      factory: Builds it from a learning rate, or meta-parameters if it is learned, and options.
-      summary: One line, with a full stop, shorter than 90 characters.
-      paper: Authors, year and arXiv number.
-      inputs: What ``update`` needs besides gradients and parameters, of what a learner has, or
-        "none".
-      state: Numbers kept for each parameter.
-      cost: Computation on top of Adam's, or "none".
-      package: The optional package that it needs, or None.
-    """
-
-    factory: Factory
-    summary: str
-    paper: str
-    inputs: str = "none"
-    state: str = "2"
-    cost: str = "none"
-    package: str | None = None
-
-
-# Our own optimizers, one block each, sorted.
-_OWN: dict[str, OptimizerDetails] = {
-    "adabound": OptimizerDetails(
-        factory=adabound,
-        summary="AdaBound: Adam with bounds on its step sizes that close in on SGD's.",
-        paper="Luo et al., 2019, arXiv 1902.09843",
-    ),
-    "adahessian": OptimizerDetails(
-        factory=adahessian,
-        summary="AdaHessian: Adam scaled by the Hessian's diagonal instead of the gradient.",
-        paper="Yao et al., 2021, arXiv 2006.00719",
-        inputs="obj_fn or hvp",
-        cost="one Hessian-vector product, about two gradients",
-    ),
-    "adam_cm": OptimizerDetails(
-        factory=adam_cm,
-        summary="Adam with critical momenta: adds the mean of five past momenta.",
-        paper="Malviya et al., 2024, arXiv 2307.09638",
-        state="7",
-        cost="a sum over the buffer of momenta",
-    ),
-    "adam_rel": OptimizerDetails(
-        factory=adam_rel,
-        summary="Adam-Rel: Adam whose step count starts anew with every new objective.",
-        paper="Ellis et al., 2024, arXiv 2412.17113",
-        inputs="reset or a period",
-    ),
-    "adam_reset": OptimizerDetails(
-        factory=adam_reset,
-        summary="Adam whose moments and step count are reset with every new objective.",
-        paper="Asadi et al., 2023, arXiv 2306.17833",
-        inputs="reset or a period",
-    ),
-    "adamo": OptimizerDetails(
-        factory=adamo,
-        summary="AdamO: Adam with a bounded pull of weight matrices to orthogonality.",
-        paper="Qiao et al., 2026, arXiv 2605.01968",
-        cost="two products of each matrix with itself",
-    ),
-    "adamod": OptimizerDetails(
-        factory=adamod,
-        summary="AdaMod: Adam whose step sizes may not exceed their long-term average.",
-        paper="Ding et al., 2019, arXiv 1910.12249",
-        state="3",
-    ),
-    "adamp": OptimizerDetails(
-        factory=adamp,
-        summary="AdamP: AdamW without the steps that only lengthen scale-invariant weights.",
-        paper="Heo et al., 2021, arXiv 2006.08217",
-        cost="a few norms and inner products of each matrix",
-    ),
-    "aegd": OptimizerDetails(
-        factory=aegd,
-        summary="AEGD: gradient descent with an energy for each parameter that only falls.",
-        paper="Liu and Tian, 2020, arXiv 2010.05109",
-        inputs="value",
-        state="1",
-    ),
-    "amsbound": OptimizerDetails(
-        factory=amsbound,
-        summary="AMSBound: AdaBound with the largest second moment so far.",
-        paper="Luo et al., 2019, arXiv 1902.09843",
-        state="3",
-    ),
-    "cautious_adamw": OptimizerDetails(
-        factory=cautious_adamw,
-        summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
-        paper="Liang et al., 2024, arXiv 2411.16085",
-    ),
-    "exadam": OptimizerDetails(
-        factory=exadam,
-        summary="EXAdam: Adam with moments that correct each other, plus the gradient itself.",
-        paper="Adly, 2024, arXiv 2412.20302",
-    ),
-    "kron": OptimizerDetails(
-        factory=kron,
-        summary="PSGD-Kron: the momentum, whitened by a learned Kronecker product.",
-        paper="Li, 2015, arXiv 1512.04202; as used by Castanyer et al., 2025, arXiv 2506.15544",
-        state="1, and for each matrix the squares of its sides",
-        cost="products of each matrix with square ones, triangular solves",
-        package="psgdax",
-    ),
-    "mars": OptimizerDetails(
-        factory=mars,
-        summary="MARS: AdamW on gradients corrected by their change, and clipped.",
-        paper="Yuan et al., 2024, arXiv 2411.10438",
-        inputs="none; if exact, obj_fn or previous_gradient",
-        state="3",
-        cost="none; if exact, one more gradient",
-    ),
-    "sania": OptimizerDetails(
-        factory=sania,
-        summary="SANIA: Polyak's step on a diagonal preconditioner, invariant to scaling.",
-        paper="Abdukhakimov et al., 2023, arXiv 2312.17369",
-        inputs="value",
-        state="1",
-    ),
-    "sgdp": OptimizerDetails(
-        factory=sgdp,
-        summary="SGDP: SGD without the steps that only lengthen scale-invariant weights.",
-        paper="Heo et al., 2021, arXiv 2006.08217",
-        state="1",
-        cost="a few norms and inner products of each matrix",
-    ),
-    "subset_norm": OptimizerDetails(
-        factory=subset_norm,
-        summary="Subset-norm Adam: one second moment for each row or column of a matrix.",
-        paper="Nguyen and Nguyen, 2024, arXiv 2411.07120",
-        state="1, and one for each subset",
-    ),
-    "subspace_momentum": OptimizerDetails(
-        factory=subspace_momentum,
-        summary="Subspace momentum: momentum in a few directions of each matrix only.",
-        paper="Nguyen and Nguyen, 2024, arXiv 2411.07120",
-        state="rank / shorter side of each matrix; 1 for other leaves",
-        cost="now and then a singular value decomposition of each matrix",
-    ),
-    "swats": OptimizerDetails(
-        factory=swats,
-        summary="SWATS: Adam that switches to SGD, with a learning rate that it estimates.",
-        paper="Keskar and Socher, 2017, arXiv 1712.07628",
-        cost="two inner products",
-    ),
-    "trac": OptimizerDetails(
-        factory=trac_adam,
-        summary="TRAC over Adam: one scale of the displacement from the start, tuned online.",
-        paper="Muppidi et al., 2024, arXiv 2405.16642",
-        state="4, or 3 with exact_reference",
-    ),
-    "tvlars": OptimizerDetails(
-        factory=tvlars,
-        summary="TVLARS: steps in proportion to each layer's weights, on a sigmoid curve.",
-        paper="Do et al., 2023, arXiv 2309.14053",
-        state="1",
-        cost="two norms of each leaf",
-    ),
-}
-
-# Learned ones, which are used with weights: NAME@WEIGHTS.
-_LEARNED: dict[str, OptimizerDetails] = {
-    "l2lgd2": OptimizerDetails(
-        factory=l2lgd2,
-        summary="L2LGD2: a network gives the logarithm of a factor of each gradient.",
-        paper="Andrychowicz et al., 2016, arXiv 1606.04474; as in Lan et al., 2024, "
-        "arXiv 2302.01470",
-        state="8, the hidden size",
-        cost="a GRU and a dense layer for each parameter",
-    ),
-    "linear_optim": OptimizerDetails(
-        factory=linear_optim,
-        summary="LinearOptim: a network gives each gradient a factor and an offset.",
-        paper="Lan et al., 2024, arXiv 2302.01470",
-        state="8, the hidden size",
-        cost="a GRU and a dense layer for each parameter",
-    ),
-    "open": OptimizerDetails(
-        factory=open_optimizer,
-        summary="OPEN: a network gives steps and noise, told of progress, layer and dormancy.",
-        paper="Goldie et al., 2024, arXiv 2407.07082",
-        inputs="activations, training_progress and batch_progress, each optional",
-        state="14: 6, and the features of the GRU",
-        cost="a GRU and a perceptron for each parameter",
-    ),
-    "optim4rl": OptimizerDetails(
-        factory=optim4rl,
-        summary="Optim4RL: two networks give the logarithms of Adam's two moments.",
-        paper="Lan et al., 2024, arXiv 2302.01470",
-        state="16, twice the hidden size",
-        cost="two GRUs and dense layers for each parameter",
-    ),
-    "star": OptimizerDetails(
-        factory=star,
-        summary="STAR: a network's steps on Adam's and Adafactor's features, beside nominal ones.",
-        paper="Harrison et al., 2022, arXiv 2209.11208; as in Lan et al., 2024, arXiv 2302.01470",
-        state="4, and 6 for each row and column of a matrix",
-        cost="a perceptron with 39 inputs for each parameter",
-    ),
-}
 
 # What optax offers besides, and why it is no name here.
 _EXCLUDED = {
@@ -426,10 +198,10 @@ def details(name: str) -> OptimizerDetails | None:
       >>> details("adam") is None
       True
     """
-    if name in _LEARNED:
-        return _LEARNED[name]
+    if name in LEARNED:
+        return LEARNED[name]
     _factory(name)
-    return _OWN.get(name)
+    return OWN.get(name)
 
 
 def accepts_schedule(name: str) -> bool:
@@ -565,7 +337,7 @@ def _updated_in_turn(
 @functools.cache
 def _factories() -> dict[str, Factory]:
     """Ours, then optax's, then those of optax.contrib; the first of a name counts."""
-    factories = {name: own.factory for name, own in _OWN.items()}
+    factories = {name: own.factory for name, own in OWN.items()}
     for module in (optax, optax.contrib):
         for name, member in sorted(vars(module).items()):
             if _is_optimizer(name, member):
