@@ -16,10 +16,17 @@ from rich.markup import escape
 from rich.table import Table
 
 import optim
-from experiments.display import Display, MetaProgress, OfflineProgress, PipelineProgress, Progress
+from experiments.display import Display
 from experiments.offline_presets import OFFLINE_PRESETS, CollectionPlan, default_name
 from experiments.pipeline_presets import PIPELINE_PRESETS, with_preset
 from experiments.presets import PRESETS
+from experiments.progress import (
+    EvolutionProgress,
+    MetaGradientProgress,
+    MetaProgress,
+    OfflineProgress,
+    TrainingProgress,
+)
 from experiments.report import report
 from experiments.run_directory import RunDirectory, Stopped
 from experiments.settings import change_settings, unknown
@@ -49,7 +56,10 @@ def train_all(plan: Plan) -> None:
     if plan.cache:
         _keep_compiled_programs()
     shown = {
-        path: Progress(run.environment, run.optimizer, _steps(run)) for path, run in runs.items()
+        path: TrainingProgress(
+            environment=run.environment, optimizer=run.optimizer, steps=_steps(run)
+        )
+        for path, run in runs.items()
     }
     with Display(list(shown.values()), Console(file=sys.stderr)) as display:
         for path, run in runs.items():
@@ -80,16 +90,16 @@ def meta_train_shown(command: MetaTrain) -> None:
     run = meta_run_config(command)
     if command.cache:
         _keep_compiled_programs()
-    progress: MetaProgress | PipelineProgress
+    common: Any = {"optimizer": run.optimizer, "steps": run.generations}
+    progress: MetaProgress
     if command.method == "es":
-        progress = MetaProgress(run.optimizer, command.strategy, run.generations)
+        progress = EvolutionProgress(strategy=command.strategy, **common)
     else:
-        progress = PipelineProgress(run.optimizer, run.generations, command.method)
+        progress = MetaGradientProgress(method=command.method, **common)
     with Display([progress], Console(file=sys.stderr)) as display:
 
         def on_start(generation: int) -> None:
-            progress.state = "compiling"
-            progress.done = progress.done_before = generation
+            progress.begin(generation)
             display.update(progress)
 
         def on_generation(generation: Generation) -> None:
@@ -147,9 +157,9 @@ def offline_all(plan: OfflinePlan) -> None:
         RunDirectory.check(path, run.config(), **how)
     shown = {
         path: OfflineProgress(
-            run.data.dataset.title,
-            run.critic_optimizer,
-            run.points * run.stretch * len(run.seeds),
+            dataset=run.data.dataset.title,
+            optimizer=run.critic_optimizer,
+            steps=run.points * run.stretch * len(run.seeds),
         )
         for path, run in runs.items()
     }
@@ -158,19 +168,16 @@ def offline_all(plan: OfflinePlan) -> None:
             progress, seeds = shown[path], len(run.seeds)
 
             def on_start(step: int, progress: OfflineProgress = progress, n: int = seeds) -> None:
-                progress.state = "compiling"
-                progress.done = progress.done_before = step * n
+                progress.begin(step * n)
                 display.update(progress)
 
             def on_point(
                 point: OfflinePoint, progress: OfflineProgress = progress, n: int = seeds
             ) -> None:
-                progress.done = point.step * n
-                progress.state = "training" if progress.done < progress.steps else "evaluating"
-                progress.seconds = point.seconds
+                progress.take(point.step * n, point.seconds, point.episode_returns)
                 progress.mean_abs_q = float(np.median(point.mean_abs_q))
                 progress.collapsed = int(point.collapsed.sum())
-                display.update(progress, point.episode_returns)
+                display.update(progress)
 
             try:
                 train_offline(
@@ -441,7 +448,7 @@ def _run_config(plan: Plan, env: str, optimizer: str) -> RunConfig:
 def _train_shown(
     path: Path,
     run: RunConfig,
-    progress: Progress,
+    progress: TrainingProgress,
     display: Display,
     *,
     resume: bool,
@@ -450,16 +457,13 @@ def _train_shown(
     seeds = len(run.seeds)
 
     def on_start(step: int) -> None:
-        progress.state = "compiling"
-        progress.done = progress.done_before = step * seeds
+        progress.begin(step * seeds)
         display.update(progress)
 
     def on_point(point: Point) -> None:
-        progress.done = point.step * seeds
-        progress.state = "training" if progress.done < progress.steps else "evaluating"
-        progress.seconds = point.seconds
+        progress.take(point.step * seeds, point.seconds, point.episode_returns)
         progress.diverged = int(point.diverged.sum())
-        display.update(progress, point.episode_returns)
+        display.update(progress)
 
     train(
         run,

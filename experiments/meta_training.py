@@ -9,7 +9,6 @@ import abc
 import dataclasses
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -174,7 +173,8 @@ def meta_train(
         overwrite: replace the run in the directory.
         on_start: called once, with the generations that were done before.
         on_generation: called after each generation.
-        on_note: called with a sentence when something in the directory turns out to be damaged.
+        on_note: called with a sentence when something in the directory turns out to be damaged,
+            and with the memory that a meta-iteration needs, where the trainer knows it.
         checkpoint_seconds: least time between two checkpoints.
 
     Raises:
@@ -196,24 +196,12 @@ def meta_train(
         on_start(run.generations)
         return
     trainer = run.trainer
-    start = time.monotonic()
-    state = trainer.init(jax.random.key(run.seed))
-    progress = Progress(
-        state, trainer.meta_params(state), jnp.float32(-math.inf), jnp.zeros((), jnp.int32)
-    )
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), progress
-    )
-    restored = directory.restore_checkpoint(like)
-    first = 0
-    if restored is not None:
-        last, progress, seconds = restored
-        first, start = last + 1, start - seconds
+    progress: Progress
+    first, progress = directory.begin(_newborn(trainer, run.seed))
     on_start(first)
     if trainer.memory is not None and first < run.generations:
         needed = trainer.memory(progress.state) / 2**20
         on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
-    saved = time.monotonic()
     for number in range(first, run.generations):
         state, metrics = trainer.step(progress.state)
         progress = progress._replace(state=state)
@@ -229,12 +217,8 @@ def meta_train(
             judged = run.evaluate(meta_params)
             progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
         row |= _evaluation_columns(judged, len(run.tasks))
-        seconds = time.monotonic() - start
-        directory.append(METRICS, [row])
-        directory.append("timing.csv", [{"point": number, "seconds": f"{seconds:.3f}"}])
-        if is_last or stopped or time.monotonic() - saved >= checkpoint_seconds:
-            directory.save_checkpoint(number, progress, seconds)
-            saved = time.monotonic()
+        save_now = is_last or stopped
+        seconds = directory.log(number, [row], progress, 0.0 if save_now else checkpoint_seconds)
         if judged is not None or stopped:
             _save_weights(path, run, progress, number + 1)
         judgement = math.nan if judged is None else float(judged.mean())
@@ -246,6 +230,14 @@ def meta_train(
             )
     if first == run.generations:  # killed between its last checkpoint and the weights
         _save_weights(path, run, progress, run.generations)
+
+
+def _newborn(trainer: Trainer, seed: int) -> Progress:
+    """Progress before the first generation."""
+    state = trainer.init(jax.random.key(seed))
+    return Progress(
+        state, trainer.meta_params(state), jnp.float32(-math.inf), jnp.zeros((), jnp.int32)
+    )
 
 
 def _with_best(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -41,7 +40,7 @@ from experiments.offline_algorithms import (
 )
 from experiments.run_directory import RunDirectory
 from experiments.runs import FORMAT
-from experiments.training import all_finite, seed_mesh
+from experiments.training import all_finite, seed_keys, seed_mesh
 from optim import diagnostics
 
 POINTS = 100  # logged points in a run, as long as a stretch stays below
@@ -280,19 +279,8 @@ def train_offline(
     if environment is None:
         on_note(f"no returns, only the critic: {reason}.")
     program, keys, transitions = _arguments(run)
-    start = time.monotonic()
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=keys.sharding),
-        jax.eval_shape(program.init, keys),
-    )
-    restored = directory.restore_checkpoint(like)
-    if restored is None:
-        first, state = 0, program.init(keys)
-    else:
-        last, state, seconds = restored
-        first, start = last + 1, start - seconds
+    first, state = directory.begin(program.init(keys))
     on_start(first * run.stretch)
-    saved = time.monotonic()
     for index in range(first, run.points):
         state, metrics, finite = program.advance(state, transitions)
         returns = np.full(len(keys), math.nan)
@@ -302,12 +290,8 @@ def train_offline(
         if run.diagnostics_every is not None:
             for i, row in enumerate(rows):
                 row |= _diagnosed(run, index, i, state)
-        seconds = time.monotonic() - start
-        directory.append("metrics.csv", rows)
-        directory.append("timing.csv", [{"point": index, "seconds": f"{seconds:.3f}"}])
-        if index + 1 == run.points or time.monotonic() - saved >= checkpoint_seconds:
-            directory.save_checkpoint(index, state, seconds)
-            saved = time.monotonic()
+        is_last = index + 1 == run.points
+        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
         on_point(
             OfflinePoint(
                 index,
@@ -340,13 +324,9 @@ class _Program(NamedTuple):
 
 
 def _arguments(run: OfflineRun) -> tuple[_Program, jax.Array, Transitions]:
-    """The program and what it is called with; surplus keys fill up devices and are dropped."""
+    """The program and what it is called with; what comes of surplus keys is dropped."""
     mesh = seed_mesh(len(run.seeds))
-    padded = [*run.seeds, *run.seeds[:1] * (-len(run.seeds) % mesh.size)]
-    keys = jax.device_put(
-        jax.vmap(jax.random.key)(np.asarray(padded, np.uint32)),
-        NamedSharding(mesh, PartitionSpec("seeds")),
-    )
+    keys = seed_keys(run.seeds, mesh)
     transitions = jax.device_put(run.data.transitions, NamedSharding(mesh, PartitionSpec()))
     return run.program, keys, transitions
 

@@ -27,6 +27,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -73,6 +74,7 @@ class RunDirectory:
         self._on_note = on_note
         self._metrics = metrics
         self._manager_if_open: Any = None  # orbax's CheckpointManager
+        self._start = self._saved = time.monotonic()
 
     @staticmethod
     def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
@@ -163,6 +165,52 @@ class RunDirectory:
     def points_logged(self) -> int:
         """How many points are logged as they should be, from the first on."""
         return len(self._logged())
+
+    def begin(self, newborn: Any) -> tuple[int, Any]:
+        """Goes on from the last checkpoint that is whole, the clock as well, if there is one.
+
+        Args:
+            newborn: the state before the first point.
+
+        Returns:
+            Number of the next point, and the state before it.
+        """
+        import jax
+
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), newborn
+        )
+        restored = self.restore_checkpoint(like)
+        if restored is None:
+            following, state = 0, newborn
+        else:
+            last, state, seconds = restored
+            following = last + 1
+            self._start -= seconds
+        self._saved = time.monotonic()
+        return following, state
+
+    def log(
+        self, point: int, rows: Sequence[Mapping[str, Any]], state: Any, checkpoint_seconds: float
+    ) -> float:
+        """Appends the rows and the time of a point; every so often, saves the state after it.
+
+        Args:
+            point: its number, 0, 1, ...
+            rows: of the metrics.
+            state: what a checkpoint holds.
+            checkpoint_seconds: least time since the last checkpoint.
+
+        Returns:
+            Seconds of wall time since the run began, those before an interruption included.
+        """
+        seconds = time.monotonic() - self._start
+        self.append(self._metrics, rows)
+        self.append("timing.csv", [{"point": point, "seconds": f"{seconds:.3f}"}])
+        if time.monotonic() - self._saved >= checkpoint_seconds:
+            self.save_checkpoint(point, state, seconds)
+            self._saved = time.monotonic()
+        return seconds
 
     def append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows to the metrics or to `timing.csv`, after a header if the file is new."""

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,29 +176,14 @@ def train(
         on_start(run.iterations * run.steps_per_iteration)
         return
     program, numbers, keys = compiled(run)
-    start = time.monotonic()
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=keys.sharding),
-        jax.eval_shape(program.init, numbers, keys),
-    )
-    restored = directory.restore_checkpoint(like)
-    if restored is None:
-        first, state = 0, program.init(numbers, keys)
-    else:
-        last, state, seconds = restored
-        first, start = last + 1, start - seconds
+    first, state = directory.begin(program.init(numbers, keys))
     on_start(run.step(first))
-    saved = time.monotonic()
     for index in range(first, run.points):
         count = (run.step(index + 1) - run.step(index)) // run.steps_per_iteration
         state, stretch = program.advance(numbers, state, jnp.int32(count))
         rows = list(_rows(run, index, jax.device_get(stretch)))
-        seconds = time.monotonic() - start
-        directory.append("metrics.csv", rows)
-        directory.append("timing.csv", [{"point": index, "seconds": f"{seconds:.3f}"}])
-        if index + 1 == run.points or time.monotonic() - saved >= checkpoint_seconds:
-            directory.save_checkpoint(index, state, seconds)
-            saved = time.monotonic()
+        is_last = index + 1 == run.points
+        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
         on_point(
             Point(
                 index,
@@ -231,18 +215,13 @@ def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
         The program, its numbers, and a key for each seed, spread over devices. There may be more
         keys than seeds, so that every device has equally many: the surplus is computed and dropped.
     """
-    seeds = len(run.seeds)
-    mesh = seed_mesh(seeds)
+    mesh = seed_mesh(len(run.seeds))
     weights = run.weights
     spec = run.spec if weights else without_learning_rate(run.spec)
     rate = 1.0 if weights else run.spec.learning_rate  # a learned optimizer takes no notice of it
     program = _program(run.environment, spec, weights, run.settings, mesh)
-    padded = [*run.seeds, *run.seeds[:1] * (-seeds % mesh.size)]
-    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
-    learning_rates = np.full(len(padded), rate, np.float32)
-    keys, learning_rates = jax.device_put(
-        (keys, learning_rates), NamedSharding(mesh, PartitionSpec("seeds"))
-    )
+    keys = seed_keys(run.seeds, mesh)
+    learning_rates = jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)
     return program, Numbers(learning_rates, jnp.int32(run.iterations)), keys
 
 
@@ -366,6 +345,13 @@ def seed_mesh(seeds: int) -> Mesh:
     per_device = math.ceil(seeds / len(devices))
     used = math.ceil(seeds / per_device)
     return Mesh(np.array(devices[:used]), ("seeds",), axis_types=(AxisType.Auto,))
+
+
+def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
+    """A key for each seed, spread over devices; surplus ones at the end, one more of the first."""
+    padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
+    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
+    return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
 
 
 def _rows(run: RunConfig, index: int, stretch: Any) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from experiments import display as module
-from experiments.display import Display, MetaProgress, Progress
+from experiments.display import Display
+from experiments.progress import EvolutionProgress, TrainingProgress
 
 
 class Clock:
@@ -34,9 +35,15 @@ def printed(target: Console) -> str:
     return target.file.getvalue()
 
 
+def training(optimizer: str) -> TrainingProgress:
+    return TrainingProgress(environment="ant", optimizer=optimizer, steps=1000)
+
+
 def test_plain_lines(clock: Clock) -> None:
     target = console()
-    run = Progress("ant:backend=spring", "adam:learning_rate=[1]", steps=2_000_000)
+    run = TrainingProgress(
+        environment="ant:backend=spring", optimizer="adam:learning_rate=[1]", steps=2_000_000
+    )
     with Display([run], target) as display:
         run.state = "compiling"
         display.update(run)
@@ -44,8 +51,9 @@ def test_plain_lines(clock: Clock) -> None:
         for run.done in (1000, 2000):  # too soon for a line each
             display.update(run)
         clock.now += 20
-        run.done, run.seconds, run.diverged = 500_000, 20.0, 2
-        display.update(run, np.array([1.0, math.nan, 3.0, math.inf]))
+        run.take(500_000, 20.0, np.array([1.0, math.nan, 3.0, math.inf]))
+        run.diverged = 2
+        display.update(run)
         display.note("mind [this]")
         run.state, run.done = "done", 2_000_000
         display.update(run)
@@ -62,11 +70,11 @@ def test_plain_lines(clock: Clock) -> None:
 
 def test_meta_training(clock: Clock) -> None:
     target, terminal = console(), console(terminal=True)
-    run = MetaProgress("open", "openai_es", steps=50)
+    run = EvolutionProgress(optimizer="open", strategy="openai_es", steps=50)
     for where in (target, terminal):
         with Display([run], where) as display:
-            run.state, run.done, run.failed, run.evaluation = "compiling", 10, 0, math.nan
-            run.done_before = 10
+            run.begin(10)
+            run.failed, run.evaluation = 0, math.nan
             display.update(run)
             clock.now += 20
             run.state, run.done, run.fitness_mean, run.fitness_best = "training", 20, 0.5, 0.75
@@ -84,11 +92,11 @@ def test_meta_training(clock: Clock) -> None:
 
 def test_terminal(clock: Clock) -> None:
     target = console(terminal=True)
-    runs = [Progress("ant", "adam", steps=1000), Progress("ant", "a[b]", steps=1000)]
+    runs = [training("adam"), training("a[b]")]
     with Display(runs, target) as display:
         clock.now += 5
-        runs[0].state, runs[0].done, runs[0].seconds = "training", 250, 5.0
-        display.update(runs[0], np.array([1.0, 2.0]))
+        runs[0].take(250, 5.0, np.array([1.0, 2.0]))
+        display.update(runs[0])
         display.note("mind [this]")
         display._live.refresh()  # type: ignore[union-attr]
     text = printed(target)
@@ -97,17 +105,18 @@ def test_terminal(clock: Clock) -> None:
     assert "a[b]" in text
 
 
-def test_returns_without_an_episode_leave_the_last_ones(clock: Clock) -> None:
-    run = Progress("ant", "adam", steps=10)
-    with Display([run], console()) as display:
-        display.update(run, np.array([4.0]))
-        display.update(run, np.array([math.nan]))
-        display.update(run)
+def test_returns_without_an_episode_leave_the_last_ones() -> None:
+    run = training("adam")
+    for done, returns in enumerate([4.0, math.nan]):
+        run.take(done, 1.0, np.array([returns]))
     assert run.episode_return == 4.0
+    assert run.state == "training"
+    run.take(1000, 1.0, np.array([5.0]))
+    assert (run.episode_return, run.state) == (5.0, "evaluating")
 
 
 def test_time_left_does_not_count_what_was_done_before(clock: Clock) -> None:
-    finished, resumed = (Progress("ant", name, steps=1000) for name in ("a", "b"))
+    finished, resumed = (training(name) for name in ("a", "b"))
     with Display([finished, resumed], console()) as display:
         assert math.isnan(display.seconds_left())
         finished.done = finished.done_before = 1000

@@ -17,10 +17,10 @@ from hills import Tiny, task
 from safetensors.numpy import load_file
 
 from experiments import architectures, cli, commands, options
-from experiments.display import PipelineProgress
 from experiments.meta_training import Generation, meta_train
 from experiments.pipeline_presets import PIPELINE_PRESETS
 from experiments.pipeline_training import PipelineOptions, PipelineRunConfig, returns_by_age
+from experiments.progress import MetaGradientProgress
 from meta.task import Lifetimes
 from meta.windows import Windows
 
@@ -204,7 +204,9 @@ def test_run_without_finite_gradients_is_stopped(
 
 
 def test_display() -> None:
-    progress = PipelineProgress("optim4rl", steps=10, done=3, done_before=0, state="training")
+    progress = MetaGradientProgress(
+        optimizer="optim4rl", method="pipeline", steps=10, done=3, state="training"
+    )
     nothing = "\N{EN DASH}"
     assert progress.cells()[2:6] == ["3 of 10", nothing, nothing, nothing]
     metrics = {

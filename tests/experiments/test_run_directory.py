@@ -45,11 +45,12 @@ def same(state: Any, point: int) -> bool:
     return all(map(np.array_equal, data(state), data(state_after(point))))
 
 
+def rows(point: int) -> list[dict[str, Any]]:
+    return [{"point": point, "step": 10 * point + 10, "seed": s, "loss": 0.5} for s in SEEDS]
+
+
 def log(directory: RunDirectory, point: int) -> None:
-    directory.append(
-        "metrics.csv",
-        [{"point": point, "step": 10 * point + 10, "seed": s, "loss": 0.5} for s in SEEDS],
-    )
+    directory.append("metrics.csv", rows(point))
     directory.append("timing.csv", [{"point": point, "seconds": f"{point + 1}.000"}])
 
 
@@ -108,6 +109,31 @@ def test_last_checkpoint_is_restored_and_later_rows_forgotten(run: Path) -> None
     assert (run / "timing.csv").read_text() == (
         "point,seconds\n0,1.000\n1,2.000\n2,3.000\n3,4.000\n4,5.000\n"
     )
+
+
+def test_clock_and_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(run_directory.time, "monotonic", lambda: now)
+    path = tmp_path / "run"
+    directory = create(path, CONFIG)
+    following, state = directory.begin(state_after(-1))
+    assert following == 0
+    assert same(state, -1)
+    for point in range(5):  # checkpoints are due after 3 and, counted from there, 6 seconds
+        now += 1.0
+        assert directory.log(point, rows(point), state_after(point), 3.0) == point + 1.0
+    assert (path / "metrics.csv").read_bytes() == METRICS
+    now += 1000.0  # killed after point 4 and resumed later: goes on after 2, 3 seconds old
+    directory = create(path, CONFIG, resume=True)
+    following, state = directory.begin(state_after(-1))
+    assert following == 3
+    assert same(state, 2)
+    now += 0.5
+    assert directory.log(3, rows(3), state_after(3), 0.0) == 3.5  # now, whenever the last was
+    assert sorted(folder.name for folder in (path / "checkpoints").iterdir()) == ["2", "3"]
+    assert (
+        path / "timing.csv"
+    ).read_text() == "point,seconds\n0,1.000\n1,2.000\n2,3.000\n3,3.500\n"
 
 
 def test_nothing_but_the_configuration(run: Path) -> None:
