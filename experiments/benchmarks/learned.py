@@ -212,7 +212,7 @@ def main() -> None:
                 | circumstances
             )
             print(*list(rows[-1].values())[:5], flush=True)
-    timing.write(arguments.out, rows, show=False)
+        timing.write(arguments.out, rows, show=False)  # what follows may be cut short
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Time of OPEN's update relative to a plain transcription of it, in one run.
+"""Time of learned optimizers' updates relative to plain transcriptions of them, in one run.
 
     python -m experiments.benchmarks.learned_updates [--out learned_updates.csv] [--repeats 9]
 
-The transcription, below, is what one writes down from the paper's equations with a network applied
-to each leaf, (parameters, features) row by row; it is what the authors' code computes. Both are
-first shown to give the same updates. Networks: PPO's actor and critic on Breakout (59,908
+The transcriptions, below, are what one writes down from the papers' equations with a network
+applied to each leaf, (parameters, features) row by row; it is what the authors' codes compute. Both
+are first shown to give the same updates. Networks: PPO's actor and critic on Breakout (59,908
 parameters), for one agent and for 8 under `vmap`, and one agent with OPEN's larger size. Each call
-runs a compiled scan of updates from the same gradients; `ratio` is the median over rounds of the
-transcription's time over ours in the same round, `relative_to_adam` our time over `optax.adam`'s.
-`temporary_mib` is what the compiled scan needs beside its inputs and outputs.
+runs a compiled scan of updates from the same gradients; a *meta-gradient* is that of the mean
+parameter after them. `ratio` is the median over rounds of the transcription's time over ours in the
+same round, `relative_to_adam` our time over `optax.adam`'s (updates alone, also beside the
+meta-gradient). `temporary_mib` is what the compiled program needs beside its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -37,15 +38,19 @@ class Setting(NamedTuple):
     """What is timed."""
 
     name: str
-    architecture: optim.OPEN
+    architecture: optim.OPEN | optim.Optim4RL
     agents: int  # 0 is one, without vmap
     updates: int  # of a call
+    differentiated: bool = False
 
 
 SETTINGS = (
-    Setting("one agent", optim.OPEN(), 0, 20),
-    Setting("8 agents", optim.OPEN(), 8, 4),
-    Setting("one agent, 32 units", optim.OPEN(32, 16), 0, 8),
+    Setting("open", optim.OPEN(), 0, 20),
+    Setting("open, 8 agents", optim.OPEN(), 8, 4),
+    Setting("open, 32 units", optim.OPEN(32, 16), 0, 8),
+    Setting("optim4rl", optim.Optim4RL(), 0, 20),
+    Setting("optim4rl, 8 agents", optim.Optim4RL(), 8, 4),
+    Setting("optim4rl, meta-gradient", optim.Optim4RL(), 0, 8, differentiated=True),
 )
 
 
@@ -57,7 +62,7 @@ class PlainState(NamedTuple):
     key: jax.Array
 
 
-def plain(architecture: optim.OPEN, meta_params: Any, noise: bool = True) -> Any:
+def plain_open(architecture: optim.OPEN, meta_params: Any, noise: bool = True) -> Any:
     """OPEN, leaf by leaf and row by row.
 
     Args:
@@ -97,11 +102,7 @@ def plain(architecture: optim.OPEN, meta_params: Any, noise: bool = True) -> Any
             jnp.broadcast_to(jnp.asarray(x, p.dtype), p.shape)[..., None]
             for x in (training_progress, layer, batch_progress, dormancy)
         ]
-        x = jnp.concatenate([seen, *rest], axis=-1)
-        reset = jax.nn.sigmoid(_dense(gru["ir"], x) + _dense(gru["hr"], h))
-        keep = jax.nn.sigmoid(_dense(gru["iz"], x) + _dense(gru["hz"], h))
-        new = jnp.tanh(_dense(gru["in"], x) + reset * _dense(gru["hn"], h))
-        h = (1 - keep) * new + keep * h
+        h = _gru(gru, h, jnp.concatenate([seen, *rest], axis=-1))
         y = jax.nn.relu(_layer_norm(mlp["layers_1"], _dense(mlp["layers_0"], h)))
         y = jax.nn.relu(_layer_norm(mlp["layers_4"], _dense(mlp["layers_3"], y)))
         out = _dense(mlp["layers_6"], y)
@@ -137,6 +138,50 @@ def plain(architecture: optim.OPEN, meta_params: Any, noise: bool = True) -> Any
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def plain_optim4rl(architecture: optim.Optim4RL, meta_params: Any) -> Any:
+    """Optim4RL with a learning rate of 3e-4, leaf by leaf and row by row.
+
+    Args:
+        architecture: its sizes.
+        meta_params: its weights.
+
+    Returns:
+        The optimizer.
+    """
+
+    def init(params: Any) -> Any:
+        zeros = jax.tree.map(lambda p: jnp.zeros((*p.shape, architecture.hidden_size)), params)
+        return zeros, zeros
+
+    def leaf(g: Any, h1: Any, h2: Any) -> tuple[Any, Any, Any]:
+        g = jnp.clip(jax.lax.stop_gradient(g), -1.0, 1.0)[..., None]
+        h1 = _gru(meta_params["rnn1"], h1, g)
+        h2 = _gru(meta_params["rnn2"], h2, g**2)
+        numerator = jnp.sign(g) * jnp.exp(_dense(meta_params["mlp1"]["layers_0"], h1))
+        denominator = jnp.exp(_dense(meta_params["mlp2"]["layers_0"], h2))
+        step = numerator / jnp.sqrt(denominator + 1e-8)
+        return -3e-4 * step[..., 0], h1, h2
+
+    def update(grads: Any, state: Any, params: Any, **_: Any) -> tuple[Any, Any]:
+        results = jax.tree.map(leaf, grads, *state)
+        updates, h1, h2 = jax.tree.transpose(
+            jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), results
+        )
+        return updates, (h1, h2)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+PLAIN: dict[type, Callable[..., Any]] = {optim.OPEN: plain_open, optim.Optim4RL: plain_optim4rl}
+
+
+def _gru(gru: Any, h: Any, x: Any) -> Any:
+    reset = jax.nn.sigmoid(_dense(gru["ir"], x) + _dense(gru["hr"], h))
+    keep = jax.nn.sigmoid(_dense(gru["iz"], x) + _dense(gru["hz"], h))
+    new = jnp.tanh(_dense(gru["in"], x) + reset * _dense(gru["hn"], h))
+    return (1 - keep) * new + keep * h
+
+
 def _log(x: Any) -> Any:
     return jnp.log(jnp.abs(x) + 1e-13)
 
@@ -166,7 +211,7 @@ def _gradients(params: Any) -> Any:
     )
 
 
-def _meta_params(architecture: optim.OPEN) -> Any:
+def _meta_params(architecture: optim.OPEN | optim.Optim4RL) -> Any:
     """Random ones, with biases and scales that are not 0 and 1."""
     leaves, treedef = jax.tree.flatten(architecture.init(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -185,7 +230,7 @@ def _scan(
     """A compiled function that does the setting's updates, and its temporary memory in MiB."""
     params, activations = _breakout()
 
-    def run(meta_params: Any, params: Any, state: Any, grads: Any) -> Any:
+    def updated(meta_params: Any, params: Any, state: Any, grads: Any) -> Any:
         optimizer = build(meta_params)
 
         def step(both: Any, _: None) -> tuple[Any, None]:
@@ -198,6 +243,14 @@ def _scan(
 
         return jax.lax.scan(step, (params, state), length=setting.updates)[0]
 
+    def gradient(meta_params: Any, *rest: Any) -> Any:
+        def mean(meta_params: Any) -> jax.Array:
+            leaves = jax.tree.leaves(updated(meta_params, *rest)[0])
+            return sum(map(jnp.sum, leaves)) / sum(leaf.size for leaf in leaves)
+
+        return jax.grad(mean)(meta_params)
+
+    run = gradient if setting.differentiated else updated
     init = build(meta_params).init
     if setting.agents:
         scale = 1 + 0.01 * jnp.arange(setting.agents, dtype=jnp.float32)
@@ -210,14 +263,16 @@ def _scan(
     return lambda: compiled(*arguments), memory
 
 
-def check(architecture: optim.OPEN) -> float:
+def check(architecture: optim.OPEN | optim.Optim4RL) -> float:
     """Largest difference between ours and the transcription after 10 updates, without noise."""
     setting, meta_params = Setting("", architecture, 0, 10), _meta_params(architecture)
+    without: dict[str, Any] = {"noise": False} if isinstance(architecture, optim.OPEN) else {}
+    ours: dict[str, Any] = {"noise_mask": False} if without else {}
     results = [
         _scan(build, meta_params, setting)[0]()[0]
         for build in (
-            functools.partial(plain, architecture, noise=False),
-            functools.partial(architecture.transform, noise_mask=False),
+            functools.partial(PLAIN[type(architecture)], architecture, **without),
+            functools.partial(architecture.transform, **ours),
         )
     ]
     differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *results)
@@ -242,10 +297,16 @@ def main() -> None:
         meta_params = _meta_params(setting.architecture)
         programs = {
             "transcription": _scan(
-                functools.partial(plain, setting.architecture), meta_params, setting
+                functools.partial(PLAIN[type(setting.architecture)], setting.architecture),
+                meta_params,
+                setting,
             ),
             "ours": _scan(setting.architecture.transform, meta_params, setting),
-            "adam": _scan(lambda _: optax.with_extra_args_support(optax.adam(1e-3)), None, setting),
+            "adam": _scan(
+                lambda _: optax.with_extra_args_support(optax.adam(1e-3)),
+                None,
+                setting._replace(differentiated=False),
+            ),
         }
         seconds = timing.interleaved(
             {name: run for name, (run, _) in programs.items()}, arguments.repeats

@@ -14,10 +14,10 @@ TINY = ["num_envs=2", "num_steps=8", "minibatches=1", "epochs=2", "widths=4"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(), (32, 16)])
-def test_the_transcription_gives_the_same_updates(sizes):
+@pytest.mark.parametrize("architecture", [optim.OPEN(), optim.OPEN(32, 16), optim.Optim4RL()])
+def test_the_transcription_gives_the_same_updates(architecture):
     with relaxed_promotion():  # the transcription broadcasts as one writes it down
-        assert learned_updates.check(optim.OPEN(*sizes)) < 1e-6
+        assert learned_updates.check(architecture) < 1e-6
 
 
 def test_baselines_are_optax_s(monkeypatch):
