@@ -217,8 +217,8 @@ def meta_train(
             judged = run.evaluate(meta_params)
             progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
         row |= _evaluation_columns(judged, len(run.tasks))
-        save_now = is_last or stopped
-        seconds = directory.log(number, [row], progress, 0.0 if save_now else checkpoint_seconds)
+        is_end = is_last or stopped
+        seconds = directory.log(number, [row], progress, 0.0 if is_end else checkpoint_seconds)
         if judged is not None or stopped:
             _save_weights(path, run, progress, number + 1)
         judgement = math.nan if judged is None else float(judged.mean())

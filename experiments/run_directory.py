@@ -199,7 +199,7 @@ class RunDirectory:
             point: its number, 0, 1, ...
             rows: of the metrics.
             state: what a checkpoint holds.
-            checkpoint_seconds: least time since the last checkpoint.
+            checkpoint_seconds: least time since the last checkpoint; 0 saves the state in any case.
 
         Returns:
             Seconds of wall time since the run began, those before an interruption included.

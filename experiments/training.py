@@ -348,7 +348,7 @@ def seed_mesh(seeds: int) -> Mesh:
 
 
 def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
-    """A key for each seed, spread over devices; surplus ones at the end, one more of the first."""
+    """A key for each seed, spread over devices; surplus ones at the end repeat the first."""
     padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
     keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
     return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))

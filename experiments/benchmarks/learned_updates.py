@@ -266,13 +266,14 @@ def _scan(
 def check(architecture: optim.OPEN | optim.Optim4RL) -> float:
     """Largest difference between ours and the transcription after 10 updates, without noise."""
     setting, meta_params = Setting("", architecture, 0, 10), _meta_params(architecture)
-    without: dict[str, Any] = {"noise": False} if isinstance(architecture, optim.OPEN) else {}
-    ours: dict[str, Any] = {"noise_mask": False} if without else {}
+    is_noisy = isinstance(architecture, optim.OPEN)
+    plain_options: dict[str, Any] = {"noise": False} if is_noisy else {}
+    our_options: dict[str, Any] = {"noise_mask": False} if is_noisy else {}
     results = [
         _scan(build, meta_params, setting)[0]()[0]
         for build in (
-            functools.partial(PLAIN[type(architecture)], architecture, **without),
-            functools.partial(architecture.transform, **ours),
+            functools.partial(PLAIN[type(architecture)], architecture, **plain_options),
+            functools.partial(architecture.transform, **our_options),
         )
     ]
     differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *results)
