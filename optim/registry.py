@@ -18,7 +18,7 @@ from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
-from optim.meta_params import ARCHITECTURES, load, without_weights
+from optim.learned.meta_params import ARCHITECTURES, load, without_weights
 
 Option = bool | int | float | str | None
 

@@ -31,13 +31,13 @@ import numpy as np
 import optax
 
 import optim
-from experiments.architectures import LearnedOptimizer
 from experiments.benchmarks import timing
-from experiments.cli import prepare_xla
-from experiments.meta_tasks import LEARNERS, MetaTask
+from experiments.command_line.main import prepare_xla
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.tasks import LEARNERS, MetaTask
+from experiments.online.tasks import TASKS, parse_environment
+from experiments.reports.statistics import mean, stratified_bootstrap
 from experiments.settings import change_settings, whole_number
-from experiments.statistics import mean, stratified_bootstrap
-from experiments.tasks import TASKS, parse_environment
 from meta.population import evaluation
 from meta.task import lifetimes
 from meta.trainer import MetaParams

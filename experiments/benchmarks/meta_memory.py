@@ -98,7 +98,7 @@ def inner_updates(repeats: int) -> list[dict[str, Any]]:
 
 def ant() -> list[dict[str, Any]]:
     """What a device needs for a meta-iteration on Ant with the preset, as the run would say."""
-    from experiments import commands, options
+    from experiments.command_line import commands, options
 
     command = options.MetaTrain("optim4rl", Path("unused"), method="pipeline", preset="ant")
     run = commands.meta_run_config(command)

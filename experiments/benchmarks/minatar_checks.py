@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from agents.environment import State
 from agents.wrappers import Step, Wrapper
-from experiments import training
-from experiments.cli import prepare_xla
-from experiments.tasks import TASKS, make_environment
+from experiments.command_line.main import prepare_xla
+from experiments.online import training
+from experiments.online.tasks import TASKS, make_environment
 
 CHECKS = ("seeds", "eps", "limits")
 

@@ -29,16 +29,16 @@ import jax.numpy as jnp
 import optax
 
 import optim
-from experiments.cli import prepare_xla
-from experiments.collection import Collection, collect
-from experiments.datasets import Data
-from experiments.offline_algorithms import settings_of
-from experiments.offline_presets import OFFLINE_PRESETS, default_name
-from experiments.offline_report import OfflineRow, summarise_offline
-from experiments.offline_training import OfflineRun, train_offline
-from experiments.report import _csv
-from experiments.run_directory import run_paths, write_atomically
-from experiments.runs import load_runs
+from experiments.command_line.main import prepare_xla
+from experiments.offline.algorithms import settings_of
+from experiments.offline.collection import Collection, collect
+from experiments.offline.datasets import Data
+from experiments.offline.presets import OFFLINE_PRESETS, default_name
+from experiments.offline.training import OfflineRun, train_offline
+from experiments.reports.offline import OfflineRow, summarise_offline
+from experiments.reports.report import _csv
+from experiments.runs.directory import run_paths, write_atomically
+from experiments.runs.reading import load_runs
 
 _R1 = OFFLINE_PRESETS["r1"]
 _ADAMO = "adamo:kappa=1,tau=0.05"

@@ -25,7 +25,7 @@ import numpy as np
 import optim
 from agents.offline.common import Transitions
 from experiments.benchmarks import timing
-from experiments.offline_algorithms import make_learner, resolve, settings_of
+from experiments.offline.algorithms import make_learner, resolve, settings_of
 
 SIZES = (11, 3)  # Hopper's observation and action
 TRANSITIONS = 10_000

@@ -30,8 +30,8 @@ import optax
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments import figures
 from experiments.benchmarks import timing
+from experiments.reports import figures
 from optim import diagnostics
 
 TRANSITIONS = 12

@@ -6,8 +6,9 @@ Every optimizer gets the same sweep: `len(FACTORS)` learning rates, its centre t
 two seeds each, all in one compiled program. The rate with the best mean final return (a seed that
 diverged or ended no episode counts as the worst) is kept; where it is the smallest or the largest,
 the sweep goes on once in that direction. Then other seeds are trained at that rate by
-`experiments.training.train`, so that `rl-optim report runs/suite` makes the tables. `sweep.csv`
-keeps all scores. What is there already is not done again, so that a run that was killed goes on.
+`experiments.online.training.train`, so that `rl-optim report runs/suite` makes the tables.
+`sweep.csv` keeps all scores. What is there already is not done again, so that a run that was killed
+goes on.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import optim
-from experiments.cli import prepare_xla
-from experiments.run_directory import run_paths, write_atomically
-from experiments.runs import load_runs
+from experiments.command_line.main import prepare_xla
+from experiments.online.tasks import TASKS, parse_environment
+from experiments.online.training import RunConfig, compiled, train
+from experiments.reports.summary import summarise
+from experiments.runs.directory import run_paths, write_atomically
+from experiments.runs.reading import load_runs
 from experiments.settings import change_settings
-from experiments.summary import summarise
-from experiments.tasks import TASKS, parse_environment
-from experiments.training import RunConfig, compiled, train
 
 FACTORS = (0.3, 1.0, 3.0)
 SWEEP_SEEDS = (1000, 1001)

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import timing
-from experiments.cli import prepare_xla
-from experiments.tasks import TASKS, parse_environment
-from experiments.training import RunConfig, compiled
+from experiments.command_line.main import prepare_xla
+from experiments.online.tasks import TASKS, parse_environment
+from experiments.online.training import RunConfig, compiled
 
 BENCHMARKED = ("Breakout-MinAtar", "ant:backend=spring")
 SEEDS = (1, 4)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main
+from experiments.command_line.main import main
 
 COMPARE = (
     "compare --envs CartPole-v1 --optimizers adam sgd:learning_rate=1e30 --seeds 3 --steps 1.2e3 "

@@ -7,8 +7,8 @@ import pytest
 
 from agents.ppo import PPOConfig
 from experiments import settings
+from experiments.online.training import ppo_config
 from experiments.settings import Settings, change_settings, unknown
-from experiments.training import ppo_config
 
 
 def test_texts_become_values() -> None:

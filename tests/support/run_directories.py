@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from experiments.run_directory import RunDirectory
+from experiments.online.training import RunConfig
+from experiments.runs.directory import RunDirectory
 from experiments.settings import Settings
-from experiments.training import RunConfig
 
 TINY = Settings(num_envs=4, num_steps=16, minibatches=2, epochs=2, widths=(8, 8))
 ITERATION = TINY.num_envs * TINY.num_steps

@@ -1,0 +1,1 @@
+"""The command line `rl-optim`: a file for each command, and the list of them in `main`."""

@@ -1,0 +1,91 @@
+"""Live progress of runs: a table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from experiments.command_line.progress import Progress
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Display:
+    """Shows the progress of runs that are trained one after the other.
+
+    Use it as a context manager and call `update` as often as you like.
+    """
+
+    def __init__(self, runs: Sequence[Progress], console: Console) -> None:
+        self._runs = runs
+        self._console = console
+        self._start = time.monotonic()
+        self._last_line = -math.inf
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, run: Progress) -> None:
+        """Shows the runs as they stand now; `run` is the one that changed."""
+        if self._live:
+            self._live.update(self._table())
+            return
+        now = time.monotonic()
+        if (
+            run.state in ("compiling", "stopped", "done")
+            or now - self._last_line > _SECONDS_BETWEEN_LINES
+        ):
+            self._last_line = now
+            line = f"{run.line()}, {_duration(self.seconds_left())} left in all"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, sentence: str) -> None:
+        """Says something once, above the table."""
+        self._console.print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+    def seconds_left(self) -> float:
+        """Estimate from the speed so far; NaN before there is one."""
+        left = sum(run.steps - run.done for run in self._runs)
+        new = sum(run.done - run.done_before for run in self._runs)
+        return left / new * (time.monotonic() - self._start) if new else math.nan
+
+    def _table(self) -> Table:
+        table = Table(title=f"{_duration(self.seconds_left())} left", title_justify="left")
+        columns = self._runs[0].columns
+        for i, name in enumerate(columns):
+            is_text = i < 2 or i == len(columns) - 1
+            table.add_column(name, justify="left" if is_text else "right")
+        for run in self._runs:
+            table.add_row(*map(Text, run.cells()))
+        return table
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "time unknown"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,1 @@
+"""Meta-training of learned optimizers into run directories, a file for each method."""

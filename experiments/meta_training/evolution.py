@@ -1,0 +1,130 @@
+"""Evolution as the command line runs it: strategies and how lifetimes are cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import optim
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.tasks import MetaTask
+from experiments.meta_training.training import MetaRun
+from experiments.settings import unknown
+from meta.evolution import evolution
+from meta.strategies import STRATEGIES, EvolutionConfig
+from meta.trainer import Trainer
+
+STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay")
+_STRETCHES = 10  # of a lifetime, for strategies that cut them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvolutionRunConfig(MetaRun):
+    """Meta-training by evolution.
+
+    Attributes:
+        evolution: the trainer's settings.
+        stretches: generations that a lifetime is spread over; 1 but for strategies that cut it.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    evolution: EvolutionConfig
+    stretches: int = 1
+
+    method = "es"
+
+    def __post_init__(self) -> None:
+        if self.stretches < 1:
+            raise ValueError(f"stretches must be at least 1; got {self.stretches}.")
+        super().__post_init__()
+
+    @classmethod
+    def from_texts(
+        cls,
+        optimizer: str,
+        tasks: tuple[MetaTask, ...],
+        *,
+        strategy: str,
+        stretches: int | None,
+        generations: int,
+        evaluate_every: int,
+        evaluation_seeds: int,
+        seed: int,
+        **evolution: Any,
+    ) -> EvolutionRunConfig:
+        """What the command line asks for.
+
+        Args:
+            optimizer: `NAME[:key=value,...]`.
+            tasks: see `experiments.meta_training.tasks`.
+            strategy: `NAME[:key=value,...]`, with `STRATEGY_OPTIONS`.
+            stretches: of a lifetime; by default as many as the strategy needs.
+            generations: see the class, as for the others.
+            evaluate_every: see the class.
+            evaluation_seeds: see the class.
+            seed: see the class.
+            **evolution: further fields of `EvolutionConfig`.
+
+        Raises:
+            ValueError: if anything in it is unknown or not allowed.
+        """
+        config = EvolutionConfig(**_strategy(strategy), **evolution)
+        if stretches is None:
+            stretches = _STRETCHES if config.kind.truncated else 1
+        return cls(
+            optimizer=optimizer,
+            tasks=tasks,
+            generations=generations,
+            evolution=config,
+            stretches=stretches,
+            evaluate_every=evaluate_every,
+            evaluation_seeds=evaluation_seeds,
+            seed=seed,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """See `MetaRun`."""
+        evolution = dataclasses.asdict(self.evolution)
+        return super().config() | {"evolution": evolution, "stretches": self.stretches}
+
+    @property
+    def parts(self) -> int:
+        """See `MetaRun`."""
+        return self.stretches
+
+    @property
+    def env_steps(self) -> int:
+        """See `MetaRun`."""
+        members = self.evolution.population
+        if self.evolution.task_sampling == "pairs":
+            members //= len(self.tasks)
+        rollouts = [
+            task.iterations(self.stretches) * task.settings.num_envs * task.settings.num_steps
+            for task in self.tasks
+        ]
+        return members * self.evolution.lives * sum(rollouts) // self.stretches
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        """See `MetaRun`."""
+        init = LearnedOptimizer.parse(self.optimizer).init
+        return evolution(init, self.lifetimes(self.stretches), self.evolution)
+
+
+def _strategy(text: str) -> dict[str, Any]:
+    """The fields of `EvolutionConfig` that `NAME[:key=value,...]` stands for."""
+    name, colon, tail = text.partition(":")
+    if name not in STRATEGIES:
+        raise unknown("strategy", name, STRATEGIES)
+    if colon and not tail:
+        raise ValueError(f"strategy must have the form NAME[:key=value,...], got {text!r}.")
+    # The syntax after the colon is the optimizers'.
+    options = dict(optim.OptimizerSpec.parse(f"strategy:{tail}").options) if colon else {}
+    for key in options:
+        if key not in STRATEGY_OPTIONS:
+            hint = f"the nearest is {optim.nearest(key, STRATEGY_OPTIONS)!r}"
+            raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
+    return {"strategy": name} | options

@@ -1,0 +1,116 @@
+"""Imitation as the command line runs it: what is followed, and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import optax
+
+import optim
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.tasks import MetaTask
+from experiments.meta_training.training import MetaRun
+from experiments.online.tasks import TASKS, parse_environment, resolve_optimizer
+from experiments.online.training import without_learning_rate
+from experiments.settings import read_options
+from meta.imitation import ImitationConfig, imitation
+from meta.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class ImitationOptions(ImitationConfig):
+    """What `--imitation key=value` changes: the trainer's settings and what surrounds them.
+
+    Attributes:
+        anneal: whether the target's learning rate falls linearly to 0 over a lifetime.
+    """
+
+    anneal: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImitationRunConfig(MetaRun):
+    """Meta-training by imitation.
+
+    Attributes:
+        target: the optimizer that is followed, `NAME[:key=value,...]`, by default with the task's
+            learning rate.
+        options: settings.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    target: str
+    options: ImitationOptions
+
+    method = "imitation"
+    parts = 1
+    most_skipped = 20
+
+    @classmethod
+    def from_texts(
+        cls,
+        optimizer: str,
+        tasks: tuple[MetaTask, ...],
+        target: str | None,
+        assignments: Sequence[str],
+        **common: Any,
+    ) -> ImitationRunConfig:
+        """What the command line asks for.
+
+        Args:
+            optimizer: `NAME[@WEIGHTS][:key=value,...]`.
+            tasks: see `experiments.meta_training.tasks`.
+            target: `NAME[:key=value,...]`.
+            assignments: settings, `key=value`.
+            **common: further fields of `MetaRun`.
+
+        Raises:
+            ValueError: if anything in it is unknown or not allowed.
+        """
+        if target is None:
+            raise ValueError("--method imitation needs --target, e.g. adam:learning_rate=3e-3.")
+        options = ImitationOptions(**read_options("--imitation", ImitationOptions, assignments))
+        return cls(optimizer=optimizer, tasks=tasks, target=target, options=options, **common)
+
+    def config(self) -> dict[str, Any]:
+        """See `MetaRun`."""
+        options = dataclasses.asdict(self.options)
+        return super().config() | {"target": self.target, "imitation": options}
+
+    @property
+    def env_steps(self) -> int:
+        """See `MetaRun`."""
+        rollouts = [task.settings.num_envs * task.settings.num_steps for task in self.tasks]
+        return self.options.agents * sum(rollouts)
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        """See `MetaRun`."""
+        learned = LearnedOptimizer.parse(self.optimizer)
+        return imitation(
+            learned.init,
+            [task.task(1) for task in self.tasks],
+            [task.build(learned) for task in self.tasks],
+            [self._target(task) for task in self.tasks],
+            self.options,
+        )
+
+    def _target(self, task: MetaTask) -> optax.GradientTransformation:
+        spec = resolve_optimizer(self.target, TASKS[parse_environment(task.environment)[0]])
+        learner = task.task(1).config
+        updates = task.iterations(1) * learner.epochs * learner.minibatches
+        rate: optax.ScalarOrSchedule = spec.learning_rate
+        if self.options.anneal:
+            if not optim.accepts_schedule(spec.name):
+                raise ValueError(
+                    f"--target must take a schedule as learning rate, or --imitation anneal=false; "
+                    f"got {spec.name!r}."
+                )
+            rate = optax.linear_schedule(spec.learning_rate, 0.0, updates)
+        clip = optim.clip_by_network_norm(task.settings.max_grad_norm)
+        return optax.chain(clip, optim.make(without_learning_rate(spec), rate))

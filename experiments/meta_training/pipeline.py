@@ -1,0 +1,228 @@
+"""Pipeline training as the command line runs it: settings, returns by age."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.tasks import MetaTask, meta_tasks
+from experiments.meta_training.training import METRICS, MetaRun
+from experiments.runs.directory import write_rows
+from experiments.settings import read_options
+from meta.pipeline import PipelineConfig, pipeline
+from meta.trainer import Trainer
+from meta.windows import Windows, first_order, windows
+
+RETURNS = "returns_by_age.csv"
+PARTS = 4  # of meta-training, whose returns are shown apart
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineOptions(PipelineConfig):
+    """What `--pipeline key=value` changes: the trainer's settings and what surrounds them.
+
+    Attributes:
+        window: iterations of the learner that a meta-gradient goes back through, at least 1.
+        reset_interval: windows in a life; None for as many as the steps of a lifetime need.
+        meta_steps: steps of each environment in the rollout of the meta-loss; None for as many as
+            in any other.
+        first_order: whether what the learned optimizer is given counts as constant.
+        rematerialise: see `meta.windows.windows`.
+        most_skipped: steps in a row without a finite meta-gradient after which the run is stopped.
+    """
+
+    window: int = 4
+    reset_interval: int | None = None
+    meta_steps: int | None = None
+    first_order: bool = False
+    rematerialise: bool = True
+    most_skipped: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("window", "reset_interval", "meta_steps", "most_skipped"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+
+    @classmethod
+    def parse(cls, assignments: Sequence[str]) -> PipelineOptions:
+        """Reads `key=value` texts; `none` is what some may be.
+
+        Raises:
+            ValueError: if a key is unknown or a value is not allowed.
+        """
+        return cls(**read_options("--pipeline", cls, assignments))
+
+    @property
+    def trainer(self) -> PipelineConfig:
+        """The part of it that is the trainer's."""
+        names = [field.name for field in dataclasses.fields(PipelineConfig)]
+        return PipelineConfig(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineRunConfig(MetaRun):
+    """Meta-training by pipeline training.
+
+    Attributes:
+        options: the settings.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    options: PipelineOptions
+
+    method = "pipeline"
+
+    @classmethod
+    def from_texts(
+        cls,
+        optimizer: str,
+        tasks: Sequence[str],
+        assignments: Sequence[str],
+        steps: Sequence[str],
+        task_options: Mapping[str, Any],
+        **common: Any,
+    ) -> PipelineRunConfig:
+        """What the command line asks for.
+
+        Args:
+            optimizer: `NAME[:key=value,...]`.
+            tasks: environments, `NAME[:key=value,...]`.
+            assignments: settings, `key=value`.
+            steps: environment steps of a lifetime; one for all tasks, or one for each. None may be
+                given beside a reset interval.
+            task_options: see `meta_tasks`.
+            **common: further fields of `MetaRun`.
+
+        Raises:
+            ValueError: if anything in it is unknown or not allowed.
+        """
+        options = PipelineOptions.parse(assignments)
+        if options.reset_interval is not None and steps:
+            raise ValueError("--steps and the reset_interval of --pipeline exclude each other.")
+        known = meta_tasks(tasks, steps=steps or ["1e5"], **task_options)
+        if options.reset_interval is not None:
+            iterations = options.reset_interval * options.window
+            known = tuple(
+                dataclasses.replace(
+                    task, steps=iterations * task.settings.num_envs * task.settings.num_steps
+                )
+                for task in known
+            )
+        return cls(optimizer=optimizer, tasks=known, options=options, **common)
+
+    @property
+    def most_skipped(self) -> int:  # type: ignore[override]
+        """See `MetaRun`."""
+        return self.options.most_skipped
+
+    @property
+    def remedy(self) -> str:  # type: ignore[override]
+        """See `MetaRun`."""
+        if self.options.first_order:
+            return "; a shorter window may help"
+        return "; first_order=true or a shorter window may help"
+
+    def config(self) -> dict[str, Any]:
+        """See `MetaRun`."""
+        return super().config() | {"pipeline": dataclasses.asdict(self.options)}
+
+    @property
+    def parts(self) -> int:
+        """See `MetaRun`."""
+        return self.options.window
+
+    @property
+    def env_steps(self) -> int:
+        """See `MetaRun`. The years before the first meta-iteration are not counted."""
+
+        def steps(task: MetaTask) -> int:
+            own = task.settings.num_steps
+            return task.settings.num_envs * (
+                own * self.options.window + (self.options.meta_steps or own)
+            )
+
+        return self.options.agents * sum(steps(task) for task in self.tasks)
+
+    def windows(self) -> list[Windows]:
+        """The tasks as the trainer plays them."""
+        learned = LearnedOptimizer.parse(self.optimizer)
+        changed = first_order if self.options.first_order else (lambda build: build)
+        return [
+            windows(
+                task.task(self.parts),
+                changed(task.build(learned)),
+                self.options.window,
+                meta_steps=self.options.meta_steps,
+                rematerialise=self.options.rematerialise,
+            )
+            for task in self.tasks
+        ]
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        """See `MetaRun`."""
+        init = LearnedOptimizer.parse(self.optimizer).init
+        return pipeline(init, self.windows(), self.options.trainer)
+
+    def on_point(self, path: Path) -> None:
+        """Writes `returns_by_age.csv` anew."""
+        bins = self.options.age_bins
+        rows = returns_by_age(path / METRICS, len(self.tasks), bins)
+        write_rows(
+            path / RETURNS,
+            [
+                {
+                    "task": task,
+                    "environment": self.tasks[task].environment,
+                    "first_generation": first,
+                    "last_generation": last,
+                    "age_from": b / bins * self.tasks[task].iterations(self.parts),
+                    "age_to": (b + 1) / bins * self.tasks[task].iterations(self.parts),
+                    "episodes": episodes,
+                    "return_mean": "" if math.isnan(mean) else repr(mean),
+                }
+                for task, first, last, b, episodes, mean in rows
+            ],
+        )
+
+
+def returns_by_age(
+    metrics: Path, tasks: int, bins: int
+) -> list[tuple[int, int, int, int, int, float]]:
+    """Mean returns of agents by age, in equal parts of the meta-training so far.
+
+    Args:
+        metrics: `meta_metrics.csv` of pipeline training.
+        tasks: how many there are.
+        bins: `age_bins`.
+
+    Returns:
+        Rows of task, first and last meta-iteration of a part, bin, episodes and their mean return
+        (NaN where there were none). There are up to `PARTS` parts.
+    """
+    with metrics.open(newline="") as file:
+        logged = list(csv.DictReader(file))
+    rows = []
+    for task in range(tasks):
+        names = [f"{task}_{b}" for b in range(bins)]
+        episodes = np.array([[float(r[f"episodes_by_age_{n}"]) for n in names] for r in logged])
+        means = np.array([[float(r[f"return_by_age_{n}"]) for n in names] for r in logged])
+        sums = np.where(episodes > 0, means, 0.0) * episodes
+        for part in np.array_split(np.arange(len(logged)), min(PARTS, len(logged))):
+            for b in range(bins):
+                count = episodes[part, b].sum()
+                mean = sums[part, b].sum() / count if count else math.nan
+                rows.append((task, int(part[0]), int(part[-1]), b, int(count), float(mean)))
+    return rows

@@ -1,0 +1,174 @@
+"""Settings by name for `rl-optim meta-train --method pipeline --preset`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING
+
+import optim
+from experiments.settings import unknown
+from optim.learned.meta_params import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from experiments.command_line.options import MetaTrain
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelinePreset:
+    """Settings of Optim4RL's authors, but for `small`; of what they swept, one of their values.
+
+    Fields are the command line's. `grad_clip` is the learned optimizer's, of those that take one.
+    """
+
+    tasks: tuple[str, ...]
+    learner: str
+    learning_rates: tuple[str, ...]
+    pipeline: tuple[str, ...]
+    set: tuple[str, ...]
+    generations: int
+    reward_scales: tuple[str, ...] = ()
+    normalisers: tuple[str, ...] = ()
+    grad_clip: str = "1.0"
+
+    @property
+    def description(self) -> str:
+        """One line."""
+        return f"{self.learner.upper()} on {', '.join(self.tasks)}."
+
+
+# Their optimizers clip gradients entry by entry; before them, nothing does.
+_UNCLIPPED = "max_grad_norm=1e9"
+_A2C = (
+    *("num_envs=1", "num_steps=20", "minibatches=1", "epochs=1", "discount=0.995"),
+    *("entropy_weight=0.01", "value_weight=1", "nonlinearity=relu", _UNCLIPPED),
+)
+# Networks are all as large as their critics' in meta-training, 5x64.
+_BRAX = (
+    *("num_envs=2048", "num_steps=20", "epochs=4", "minibatches=8", "discount=0.97", "clip=0.3"),
+    *("value_weight=0.5", "widths=64x64x64x64x64", "normalize_observations=true"),
+    *("normalize_rewards=false", _UNCLIPPED),
+)
+_SIX = (
+    *("small_dense_long", "small_dense_short", "big_sparse_short"),
+    *("big_dense_short", "big_sparse_long", "big_dense_long"),
+)
+_GRIDWORLD = ("agents=512", "window=4", "reset_interval=144", "optimizer=adam:learning_rate=3e-4")
+PIPELINE_PRESETS: dict[str, PipelinePreset] = {
+    # Ours, for minutes on two cores. Scaled rewards let gradients reach the GRUs at sizes that
+    # these can tell apart, and the entropy bonus counts less in the meta-loss; the value loss,
+    # which grows with the square, is held to the size of the policy's.
+    "small": PipelinePreset(
+        tasks=("Catch-bsuite", "small_dense_short", "small_dense_long"),
+        learner="a2c",
+        learning_rates=("1e-2",),
+        pipeline=(
+            *("agents=8", "window=8", "reset_interval=32", "max_norm=none", "task_norm=0.5"),
+            "optimizer=adam:learning_rate=3e-4",
+        ),
+        set=(*_A2C, "num_envs=16", "widths=32", "value_weight=0.01"),
+        generations=500,
+        reward_scales=("100",),
+        normalisers=("1", "2.4", "11"),  # about what a tuned Adam reaches
+    ),
+    "catch": PipelinePreset(
+        tasks=("Catch-bsuite",),
+        learner="a2c",
+        learning_rates=("1e-3",),
+        pipeline=(
+            *("agents=64", "window=4", "reset_interval=32", "max_norm=0.5"),
+            "optimizer=adam:learning_rate=1e-3",
+        ),
+        set=(*_A2C, "widths=256"),
+        generations=78,
+        grad_clip="none",
+    ),
+    "gridworlds": PipelinePreset(
+        tasks=_SIX,
+        learner="a2c",
+        learning_rates=("1e-3", "3e-3", "3e-3", "3e-3", "1e-3", "3e-3"),
+        pipeline=(*_GRIDWORLD, "task_norm=0.5"),
+        set=(*_A2C, "widths=32"),
+        generations=585,
+        reward_scales=("1e3", "1e2", "1e2", "1e1", "1e1", "1e0"),
+        normalisers=("1",),
+    ),
+    "small_dense_long": PipelinePreset(
+        tasks=("small_dense_long",),
+        learner="a2c",
+        learning_rates=("0.03",),
+        pipeline=_GRIDWORLD,
+        set=(*_A2C, "widths=32"),
+        generations=585,
+    ),
+    "big_dense_long": PipelinePreset(
+        tasks=("big_dense_long",),
+        learner="a2c",
+        learning_rates=("0.003",),
+        pipeline=_GRIDWORLD,
+        set=(*_A2C, "widths=32"),
+        generations=585,
+    ),
+    "ant": PipelinePreset(
+        tasks=("ant:backend=spring",),
+        learner="ppo",
+        learning_rates=("3e-4",),
+        pipeline=(
+            *("agents=4", "agents_at_once=1", "window=4", "meta_steps=5", "reset_interval=32"),
+            "optimizer=adam:learning_rate=1e-4",
+        ),
+        set=(*_BRAX, "entropy_weight=0.01"),
+        generations=610,
+        reward_scales=("10",),
+    ),
+    "humanoid": PipelinePreset(
+        tasks=("humanoid:backend=spring",),
+        learner="ppo",
+        learning_rates=("3e-4",),
+        pipeline=(
+            *("agents=4", "agents_at_once=1", "window=4", "meta_steps=5", "reset_interval=32"),
+            "optimizer=adam:learning_rate=1e-4",
+        ),
+        set=(*_BRAX, "entropy_weight=0.001"),
+        generations=610,
+        reward_scales=("0.1",),
+    ),
+}
+
+
+def with_preset(command: MetaTrain) -> MetaTrain:
+    """The command with everything that it does not say filled in.
+
+    Of `--pipeline` and `--set`, each key on its own: what the command says comes last, and counts.
+
+    Raises:
+        ValueError: if there is no such preset, or the method is not the preset's.
+    """
+    assert command.preset is not None
+    if command.preset not in PIPELINE_PRESETS:
+        raise unknown("preset", command.preset, PIPELINE_PRESETS)
+    if command.method != "pipeline":
+        raise ValueError("--preset needs --method pipeline.")
+    preset = PIPELINE_PRESETS[command.preset]
+    spec = optim.OptimizerSpec.parse(command.optimizer)
+    known = ARCHITECTURES.get(spec.name)
+    taken = inspect.signature(known.transform).parameters if known else {}
+    optimizer = command.optimizer
+    if "grad_clip" in taken and "grad_clip" not in dict(spec.options):
+        optimizer += f"{',' if spec.options else ':'}grad_clip={preset.grad_clip}"
+    settings = list(preset.pipeline)
+    if command.steps:
+        settings = [text for text in settings if not text.startswith("reset_interval=")]
+    return dataclasses.replace(
+        command,
+        optimizer=optimizer,
+        tasks=command.tasks or preset.tasks,
+        learner=command.learner or preset.learner,
+        learning_rates=command.learning_rates
+        or (preset.learning_rates if "learning_rate" in taken else ()),
+        pipeline=(*settings, *command.pipeline),
+        set=(*preset.set, *command.set),
+        generations=command.generations or preset.generations,
+        reward_scales=command.reward_scales or preset.reward_scales,
+        normalisers=command.normalisers or preset.normalisers,
+    )

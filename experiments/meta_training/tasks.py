@@ -1,0 +1,163 @@
+"""Tasks of meta-training, as they are named on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import optax
+
+import optim
+from agents.a2c import a2c_config
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.online.tasks import TASKS, make_environment, parse_environment
+from experiments.online.training import ppo_config
+from experiments.settings import Settings, change_settings, unknown, whole_number
+from meta.task import Task
+from meta.trainer import Build
+
+LEARNERS = ("ppo", "a2c")
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTask:
+    """A task as it is named on the command line.
+
+    Attributes:
+        environment: `NAME[:key=value,...]`.
+        steps: environment steps of a lifetime, at least; whole iterations are done.
+        normaliser: what its returns are divided by.
+        settings: of PPO, and the norm to which gradients are clipped before the optimizer.
+        learner: one of `LEARNERS`.
+        learning_rate: for learned optimizers that take one; None for what the optimizer's text
+            says, or its default.
+        reward_scale: what the learner's rewards are multiplied by; returns are not.
+    """
+
+    environment: str
+    steps: int
+    normaliser: float
+    settings: Settings
+    learner: str = "ppo"
+    learning_rate: float | None = None
+    reward_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps < 2**31:
+            raise ValueError(
+                f"the steps of a lifetime must be in [1, 2147483647]; got {self.steps}."
+            )
+        if self.settings.anneal:
+            raise ValueError(
+                "setting 'anneal' must be false: a learned optimizer sets its own steps."
+            )
+        if self.learner not in LEARNERS:
+            raise unknown("learner", self.learner, LEARNERS)
+        if not 0.0 < self.reward_scale < math.inf:
+            raise ValueError(f"a reward scale must be in (0, inf); got {self.reward_scale!r}.")
+        self.task(stretches=1)  # says what is not allowed
+
+    def iterations(self, stretches: int) -> int:
+        """Rollouts of a lifetime of so many equal stretches."""
+        rollout = self.settings.num_envs * self.settings.num_steps
+        return math.ceil(self.steps / rollout / stretches) * stretches
+
+    def task(self, stretches: int) -> Task:
+        """What a trainer is given."""
+        config = ppo_config(self.settings, self.iterations(stretches))
+        config = dataclasses.replace(config, reward_scale=self.reward_scale)
+        if self.learner == "a2c":
+            config = a2c_config(config)
+        return Task(make_environment(self.environment), config, self.normaliser)
+
+    def build(self, learned: LearnedOptimizer) -> Build:
+        """What the task's learners are given: clipping, then the learned optimizer.
+
+        Raises:
+            ValueError: if the task has a learning rate and the optimizer takes none.
+        """
+        if self.learning_rate is not None:
+            taken = inspect.signature(learned.architecture.transform).parameters
+            if "learning_rate" not in taken:
+                raise ValueError(f"{learned.name!r} takes no learning rate; leave it out.")
+            options = learned.options | {"learning_rate": self.learning_rate}
+            learned = dataclasses.replace(learned, options=options)
+        clip = optim.clip_by_network_norm(self.settings.max_grad_norm)
+        return lambda meta_params: optax.chain(clip, learned.transform(meta_params))
+
+
+def meta_tasks(
+    tasks: Sequence[str],
+    *,
+    steps: Sequence[str],
+    normalisers: Sequence[str],
+    learning_rates: Sequence[str],
+    reward_scales: Sequence[str],
+    learner: str,
+    settings: Sequence[str],
+) -> tuple[MetaTask, ...]:
+    """The tasks that the command line asks for.
+
+    Args:
+        tasks: environments, `NAME[:key=value,...]`.
+        steps: environment steps of a lifetime; one for all tasks, or one for each.
+        normalisers: likewise. If there are none, what is published for the environments.
+        learning_rates: likewise; if there are none, the learned optimizer's own.
+        reward_scales: likewise; if there are none, 1.
+        learner: one of `LEARNERS`.
+        settings: changes to all tasks' settings, `key=value`.
+
+    Raises:
+        ValueError: if anything in it is unknown or not allowed.
+    """
+    if not tasks:
+        raise ValueError("--tasks must name at least one environment.")
+    lengths = _one_for_each("--steps", steps, whole_number, "whole numbers", tasks)
+    scales: Sequence[float]
+    if normalisers:
+        scales = _one_for_each("--normalisers", normalisers, float, "numbers", tasks)
+    else:
+        scales = [_published(task, alone=len(tasks) == 1) for task in tasks]
+    rates: Sequence[float | None] = [None] * len(tasks)
+    if learning_rates:
+        rates = _one_for_each("--learning-rates", learning_rates, float, "numbers", tasks)
+    rewards = _one_for_each("--reward-scales", reward_scales or ["1"], float, "numbers", tasks)
+    return tuple(
+        MetaTask(text, length, scale, _settings(text, settings), learner, rate, reward)
+        for text, length, scale, rate, reward in zip(
+            tasks, lengths, scales, rates, rewards, strict=True
+        )
+    )
+
+
+def _one_for_each(
+    option: str, texts: Sequence[str], read: Callable[[str], T], kind: str, tasks: Sequence[str]
+) -> list[T]:
+    """Reads one value for all tasks, or one for each."""
+    try:
+        values = [read(text) for text in texts]
+    except (ValueError, OverflowError):
+        raise ValueError(f"{option} must be {kind}; got {' '.join(texts)!r}.") from None
+    if len(values) not in (1, len(tasks)):
+        raise ValueError(
+            f"{option} must be one, or one for each of the {len(tasks)} tasks; got {len(values)}."
+        )
+    return values * (len(tasks) if len(values) == 1 else 1)
+
+
+def _published(task: str, alone: bool) -> float:
+    normaliser = TASKS[parse_environment(task)[0]].normaliser
+    if normaliser is None and not alone:
+        raise ValueError(
+            f"no return is published for {task!r}; several tasks need --normalisers, one for each."
+        )
+    return 1.0 if normaliser is None else normaliser
+
+
+def _settings(task: str, assignments: Sequence[str]) -> Settings:
+    settings = TASKS[parse_environment(task)[0]].settings
+    return change_settings(dataclasses.replace(settings, anneal=False), assignments)

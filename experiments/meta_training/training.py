@@ -1,0 +1,309 @@
+"""Meta-trains a learned optimizer, with metrics, checkpoints and resumption.
+
+Here is what all methods share; each has a module of its own.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import optim
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.tasks import MetaTask
+from experiments.runs.directory import RunDirectory, Stopped
+from meta.population import evaluation
+from meta.task import Lifetimes, lifetimes
+from meta.trainer import MetaParams, Trainer
+
+METHODS = ("es", "pipeline", "imitation")
+METRICS = "meta_metrics.csv"
+WEIGHTS = "meta_params.safetensors"
+BEST = "best_meta_params.safetensors"
+_FORMAT = 2  # of the run directory, as config.json states it
+_EVALUATION_STREAM = 2**31  # folded into a key that no training begins with
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaRun(abc.ABC):
+    """One architecture, some tasks, one trainer: what every method has.
+
+    Attributes:
+        optimizer: `NAME[@WEIGHTS][:key=value,...]`, see `experiments.meta_training.architectures`.
+        tasks: what it is trained on.
+        generations: steps of the trainer, at least 1.
+        evaluate_every: generations between two evaluations of the weights, at least 1; the last
+            generation has one too.
+        evaluation_seeds: lifetimes of an evaluation on each task, always the same, at least 1.
+        seed: of everything else.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    optimizer: str
+    tasks: tuple[MetaTask, ...]
+    generations: int
+    evaluate_every: int = 20
+    evaluation_seeds: int = 4
+    seed: int = 0
+
+    method: ClassVar[str]
+    most_skipped: ClassVar[int | None] = None  # steps in a row, after which the run is stopped
+    remedy: ClassVar[str] = ""  # what may help then
+
+    def __post_init__(self) -> None:
+        learned = LearnedOptimizer.parse(self.optimizer)
+        for name in ("generations", "evaluate_every", "evaluation_seeds"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, {2**32 - 1}]; got {self.seed}.")
+        for task in self.tasks:
+            task.build(learned)  # says what is not allowed
+        _ = self.trainer  # says what does not fit together
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> int:
+        """What the number of iterations of a lifetime is a multiple of."""
+
+    @property
+    @abc.abstractmethod
+    def env_steps(self) -> int:
+        """Environment steps of a generation, evaluations aside."""
+
+    @functools.cached_property
+    @abc.abstractmethod
+    def trainer(self) -> Trainer:
+        """The trainer."""
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says, but for the circumstances."""
+        return {
+            "format": _FORMAT,
+            "method": self.method,
+            "optimizer": self.optimizer,
+            "tasks": {
+                str(index): dataclasses.asdict(task)
+                | {
+                    "iterations": task.iterations(self.parts),
+                    "settings": dataclasses.asdict(task.settings)
+                    | {"widths": list(task.settings.widths)},
+                }
+                for index, task in enumerate(self.tasks)
+            },
+            "generations": self.generations,
+            "evaluate_every": self.evaluate_every,
+            "evaluation_seeds": self.evaluation_seeds,
+            "seed": self.seed,
+        }
+
+    def lifetimes(self, stretches: int) -> list[Lifetimes]:
+        """The tasks as evolution and evaluations play them."""
+        learned = LearnedOptimizer.parse(self.optimizer)
+        # The same lifetimes whether cut or whole, so their length is that of the cut ones.
+        return [
+            lifetimes(task.task(self.parts), task.build(learned), stretches) for task in self.tasks
+        ]
+
+    @functools.cached_property
+    def evaluate(self) -> Callable[[MetaParams], np.ndarray]:
+        """From meta-parameters to their fitness, of shape (tasks,), on seeds of their own."""
+        play = evaluation(self.lifetimes(1), self.evaluation_seeds)
+        key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
+        return lambda meta_params: play(meta_params, key).mean(axis=1)
+
+    def on_point(self, path: Path) -> None:  # noqa: B027 (most methods have nothing to write)
+        """Called after each evaluation, to write what follows from the metrics logged so far."""
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: Any  # the trainer's
+    best: MetaParams  # those that were evaluated best so far; the first ones before any were
+    best_evaluation: jax.Array  # shape=(), dtype=float32; -inf before there was one
+    best_generations: jax.Array  # shape=(), dtype=int32: for how many these were trained
+
+
+class Generation(NamedTuple):
+    """What is known after a generation, or a meta-iteration."""
+
+    number: int  # 0, 1, ...
+    seconds: float  # wall time since the run began
+    metrics: Mapping[str, np.ndarray]  # the trainer's
+    evaluation: float  # of the mean, averaged over tasks and seeds; NaN where there was none
+
+
+def meta_train(
+    run: MetaRun,
+    path: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int], None] = lambda generation: None,
+    on_generation: Callable[[Generation], None] = lambda generation: None,
+    on_note: Callable[[str], None] = warnings.warn,
+    checkpoint_seconds: float = 60.0,
+) -> None:
+    """Meta-trains into a directory, or finishes what was cut short.
+
+    `meta_metrics.csv` gets a row for each generation: the trainer's metrics, those with a number
+    for each task as columns `..._0`, `..._1`, ..., and the evaluation of the mean where there was
+    one. `meta_params.safetensors` holds the mean as of the last evaluation,
+    `best_meta_params.safetensors` the one that was evaluated best (of equal ones the first; one
+    whose evaluation is NaN counts as the worst).
+
+    Args:
+        run: what to train.
+        path: the run directory.
+        resume: continue what is in the directory. Metrics and meta-parameters come out as without
+            the interruption, bit for bit (on the same machine and versions).
+        overwrite: replace the run in the directory.
+        on_start: called once, with the generations that were done before.
+        on_generation: called after each generation.
+        on_note: called with a sentence when something in the directory turns out to be damaged,
+            and with the memory that a meta-iteration needs, where the trainer knows it.
+        checkpoint_seconds: least time between two checkpoints.
+
+    Raises:
+        ValueError: see `RunDirectory.create`.
+        OSError: if something cannot be written; what was logged can be resumed.
+        Stopped: if `run.most_skipped` steps in a row had no finite meta-gradient. The last good
+            meta-parameters are saved.
+    """
+    directory = RunDirectory.create(
+        path,
+        run.config(),
+        resume=resume,
+        overwrite=overwrite,
+        on_note=on_note,
+        metrics=METRICS,
+    )
+    written = [_generations_in(path / name) for name in (WEIGHTS, BEST)]
+    if directory.points_logged() == run.generations == written[0] and written[1] is not None:
+        on_start(run.generations)
+        return
+    trainer = run.trainer
+    progress: Progress
+    first, progress = directory.begin(_newborn(trainer, run.seed))
+    on_start(first)
+    if trainer.memory is not None and first < run.generations:
+        needed = trainer.memory(progress.state) / 2**20
+        on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
+    for number in range(first, run.generations):
+        state, metrics = trainer.step(progress.state)
+        progress = progress._replace(state=state)
+        row: dict[str, Any] = {"generation": number, "env_steps": (number + 1) * run.env_steps}
+        values: dict[str, np.ndarray] = jax.device_get(metrics)
+        row |= _columns(values)
+        is_last = number + 1 == run.generations
+        in_a_row = int(values.get("skipped_in_a_row", 0))
+        stopped = run.most_skipped is not None and in_a_row >= run.most_skipped
+        judged = None
+        if is_last or (number + 1) % run.evaluate_every == 0:
+            meta_params = trainer.meta_params(state)
+            judged = run.evaluate(meta_params)
+            progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
+        row |= _evaluation_columns(judged, len(run.tasks))
+        is_end = is_last or stopped
+        seconds = directory.log(number, [row], progress, 0.0 if is_end else checkpoint_seconds)
+        if judged is not None or stopped:
+            _save_weights(path, run, progress, number + 1)
+        judgement = math.nan if judged is None else float(judged.mean())
+        on_generation(Generation(number, seconds, values, judgement))
+        if stopped:
+            raise Stopped(
+                f"the meta-gradient was not finite {in_a_row} times in a row; the meta-parameters "
+                f"from before are in {path / WEIGHTS}{run.remedy}"
+            )
+    if first == run.generations:  # killed between its last checkpoint and the weights
+        _save_weights(path, run, progress, run.generations)
+
+
+def _newborn(trainer: Trainer, seed: int) -> Progress:
+    """Progress before the first generation."""
+    state = trainer.init(jax.random.key(seed))
+    return Progress(
+        state, trainer.meta_params(state), jnp.float32(-math.inf), jnp.zeros((), jnp.int32)
+    )
+
+
+def _with_best(
+    progress: Progress, meta_params: MetaParams, evaluation: float, generations: int
+) -> Progress:
+    """Progress after an evaluation."""
+    evaluation = -math.inf if math.isnan(evaluation) else evaluation
+    if progress.best_generations > 0 and evaluation <= progress.best_evaluation:
+        return progress
+    return progress._replace(
+        best=meta_params,
+        best_evaluation=jnp.float32(evaluation),
+        best_generations=jnp.int32(generations),
+    )
+
+
+def _columns(metrics: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """A column for each number, those of arrays with their places: `name_0`, `name_0_1`."""
+    columns = {}
+    for name, value in sorted(metrics.items(), key=lambda item: np.ndim(item[1])):
+        for place, entry in np.ndenumerate(value):
+            columns["_".join([name, *map(str, place)])] = _text(entry)
+    return columns
+
+
+def _evaluation_columns(judged: np.ndarray | None, tasks: int) -> dict[str, str]:
+    if judged is None:
+        return dict.fromkeys(["evaluation", *(f"evaluation_{i}" for i in range(tasks))], "")
+    return {"evaluation": _text(judged.mean())} | {
+        f"evaluation_{i}": _text(value) for i, value in enumerate(judged)
+    }
+
+
+def _text(value: Any) -> str:
+    return repr(np.asarray(value).item())
+
+
+def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int) -> None:
+    """Writes the last weights and the best, and what follows from the metrics."""
+    learned = LearnedOptimizer.parse(run.optimizer)
+    options = learned.options
+    if len(rates := {task.learning_rate for task in run.tasks}) == 1 and None not in rates:
+        options = options | {"learning_rate": rates.pop()}  # that of all its training
+    metadata = {
+        "architecture": learned.architecture,
+        "options": options,
+        "training_tasks": " ".join(task.environment for task in run.tasks),
+        "optimizer": run.optimizer,
+    }
+
+    def save(name: str, meta_params: MetaParams, generations: int) -> None:
+        optim.save_meta_params(
+            path / name,
+            jax.device_get(meta_params),
+            metadata | {"generations": str(generations)},
+        )
+
+    save(WEIGHTS, run.trainer.meta_params(progress.state), generations)
+    if progress.best_generations > 0:
+        save(BEST, progress.best, int(progress.best_generations))
+    run.on_point(path)
+
+
+def _generations_in(path: Path) -> int | None:
+    """For how many generations weights were trained; None if they cannot be read."""
+    try:
+        return int(optim.load_metadata(path)["generations"])
+    except (OSError, KeyError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""Offline learners on data sets: training into run directories, data sets, their collection."""

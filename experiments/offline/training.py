@@ -1,0 +1,417 @@
+"""Trains several seeds of an offline learner, with metrics, checkpoints and resumption.
+
+The run directory is that of `experiments.runs.directory`. Steps are updates of the critic. A row of
+`metrics.csv` has, beside what `rl-optim compare` logs, the learner's metrics (means over the
+stretch: `mean_abs_q`, `critic_loss`, ...), `collapsed` and, on request, the stability test of
+`optim.diagnostics`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import optim
+from agents.evaluation import evaluate
+from agents.offline.common import (
+    OfflineLearner,
+    OfflineState,
+    Transitions,
+    collapse_line,
+    observation_statistics,
+)
+from experiments.offline.algorithms import (
+    adam_numbers,
+    algorithm_named,
+    make_learner,
+    resolve,
+)
+from experiments.offline.datasets import Data
+from experiments.online.training import all_finite, seed_keys, seed_mesh
+from experiments.runs.directory import RunDirectory
+from experiments.runs.reading import FORMAT
+from optim import diagnostics
+
+POINTS = 100  # logged points in a run, as long as a stretch stays below
+_LONGEST_STRETCH = 1000  # updates of the critic
+_EVALUATION_STREAM = 2**31  # folded into a seed's key, with the point's number
+_DIAGNOSTICS_STREAM = 2**30
+_DIAGNOSTIC_ROWS = 64  # transitions in a batch of the diagnostics
+_DIAGNOSTICS = (
+    *("exact_radius", "radius", "published_radius", "hurwitz_margin"),
+    *("published_hurwitz_margin", "step_margin", "rank"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineRun:
+    """One data set, one algorithm, one critic optimizer, several seeds.
+
+    Attributes:
+        algorithm: a key of `experiments.offline.algorithms.ALGORITHMS`.
+        data: what is learned from.
+        critic_optimizer: `NAME[:key=value,...]`, as the user wrote it.
+        steps: updates of the critic, at least; whole stretches are done.
+        seeds: which seeds.
+        settings: of the algorithm, as `settings_of` gives them.
+        actor_optimizer: likewise.
+        value_optimizer: likewise; of IQL alone.
+        learning_rate: of optimizers that name none; None is the published one.
+        evaluations: how many times the policy is evaluated, the end included; 0 never does.
+        evaluation_episodes: in each of them, and in the final one.
+        diagnostics_every: updates of the critic between two stability tests, rounded up to whole
+            stretches; None makes none.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    algorithm: str
+    data: Data
+    critic_optimizer: str
+    steps: int
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    actor_optimizer: str = "adam"
+    value_optimizer: str = "adam"
+    learning_rate: float | None = None
+    evaluations: int = 10
+    evaluation_episodes: int = 10
+    diagnostics_every: int | None = None
+
+    def __post_init__(self) -> None:
+        algorithm_named(self.algorithm)
+        if not 1 <= self.steps < 2**31:
+            raise ValueError(f"steps must be in [1, {2**31 - 1}]; got {self.steps}.")
+        if self.evaluations < 0 or self.evaluation_episodes < 1:
+            raise ValueError(
+                "evaluations must be at least 0 and evaluation_episodes at least 1; got "
+                f"{self.evaluations} and {self.evaluation_episodes}."
+            )
+        learner = self.learner
+        if self.diagnostics_every is not None:
+            state = jax.eval_shape(learner.init, jax.random.key(0))
+            is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731
+            nodes = jax.tree.leaves(state.optimizer_state["critic"], is_leaf=is_adam)
+            if sum(map(is_adam, nodes)) != 1:
+                raise ValueError(
+                    "--diagnostics-every needs a critic optimizer with Adam's state; "
+                    f"got {self.critic_optimizer!r}."
+                )
+            if learner.temporal_difference is None:
+                raise ValueError(
+                    "--diagnostics-every needs a critic whose loss is its own TD error alone "
+                    f"(td3_bc); got {self.algorithm!r}."
+                )
+
+    @functools.cached_property
+    def specs(self) -> dict[str, optim.OptimizerSpec]:
+        """The optimizer of each network with everything filled in."""
+        algorithm = algorithm_named(self.algorithm)
+        rate = algorithm.learning_rate
+        texts = {
+            "actor": self.actor_optimizer,
+            "critic": self.critic_optimizer,
+            "value": self.value_optimizer,
+        }
+        return {
+            name: resolve(
+                texts[name],
+                self.learning_rate or rate if name == "critic" else rate,
+                critic=name == "critic",
+            )
+            for name in algorithm.networks
+        }
+
+    @functools.cached_property
+    def learner(self) -> OfflineLearner:
+        """The learner."""
+        return make_learner(
+            self.algorithm,
+            *self.data.sizes,
+            self.settings,
+            self.specs,
+            self.points,
+            self.stretch,
+            observation_statistics(self.data.transitions),
+            self.transformations,
+        )
+
+    @property
+    def transformations(self) -> dict[str, optax.GradientTransformation]:
+        """Optimizers of networks that no text names; none here, subclasses may have some."""
+        return {}
+
+    @functools.cached_property
+    def program(self) -> _Program:
+        """What is compiled, once for all trainings of this very run."""
+        return _program(self, seed_mesh(len(self.seeds)))
+
+    @property
+    def stretch(self) -> int:
+        """Updates of the critic from one logged point to the next."""
+        period = self.settings.get("actor_period", 1)
+        wanted = min(math.ceil(self.steps / POINTS), _LONGEST_STRETCH)
+        return math.ceil(wanted / period) * period
+
+    @property
+    def points(self) -> int:
+        """Logged points."""
+        return math.ceil(self.steps / self.stretch)
+
+    @property
+    def collapse_line(self) -> float:
+        """Mean |Q| above which a critic has collapsed, in units of what the critic learns."""
+        scale = self.settings.get("reward_scale", 1.0)
+        return scale * collapse_line(self.data.transitions, self.settings["discount"])
+
+    def is_evaluated(self, point: int) -> bool:
+        """Whether the policy is evaluated after a point."""
+        if self.data.evaluation[0] is None:
+            return False
+        share = self.evaluations / self.points
+        return math.floor((point + 1) * share) > math.floor(point * share)
+
+    def is_diagnosed(self, point: int) -> bool:
+        """Whether the critic's stability is tested after a point."""
+        if self.diagnostics_every is None:
+            return False
+        every = self.diagnostics_every
+        return (point + 1) * self.stretch // every > point * self.stretch // every
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says, but for the circumstances."""
+        environment, name = self.data.evaluation
+        references = self.data.dataset.reference_returns
+        return {
+            "format": FORMAT,
+            "environment": f"{self.data.dataset.title}, {self.algorithm}",
+            "backend": None,
+            "dataset": self.data.dataset.title,
+            "dataset_sha256": self.data.checksum,
+            "transitions": len(self.data.transitions.reward),
+            "subset_seed": None if self.data.subset is None else self.data.subset_seed,
+            "evaluated_in": name if environment is not None else None,
+            "reference_returns": list(references) if references else None,
+            "algorithm": self.algorithm,
+            "optimizer": self.critic_optimizer,
+            "resolved_optimizer": str(self.specs["critic"]),
+            "learning_rate": self.specs["critic"].learning_rate,
+            "other_optimizers": {
+                name: str(spec) for name, spec in self.specs.items() if name != "critic"
+            },
+            "steps": self.points * self.stretch,
+            "seeds": list(self.seeds),
+            "iterations": self.points,
+            "settings": {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in self.settings.items()
+            },
+            "evaluations": self.evaluations,
+            "evaluation_episodes": self.evaluation_episodes,
+            "diagnostics_every": self.diagnostics_every,
+            "collapse_line": self.collapse_line,
+            "normaliser": None,
+        }
+
+
+class OfflinePoint(NamedTuple):
+    """What is known after a logged stretch."""
+
+    number: int  # 0, 1, ...
+    step: int  # updates of the critic so far
+    seconds: float  # wall time since the run began
+    episode_returns: np.ndarray  # shape=(seeds,), NaN where there was no evaluation
+    mean_abs_q: np.ndarray  # shape=(seeds,)
+    collapsed: np.ndarray  # shape=(seeds,), bool
+
+
+def train_offline(
+    run: OfflineRun,
+    path: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int], None] = lambda step: None,
+    on_point: Callable[[OfflinePoint], None] = lambda point: None,
+    on_note: Callable[[str], None] = warnings.warn,
+    checkpoint_seconds: float = 30.0,
+) -> None:
+    """Trains a run into a directory, or finishes one that was cut short.
+
+    Seeds are batched on each device and spread over all devices; the data are there once on each.
+    A seed s draws everything from `jax.random.key(s)`, whatever the optimizer.
+
+    Args:
+        run: what to train.
+        path: the run directory.
+        resume: continue what is in the directory. The metrics come out as without the interruption,
+            bit for bit (on the same machine and versions).
+        overwrite: replace the run in the directory.
+        on_start: called once, with the updates that each seed had done before.
+        on_point: called after each logged stretch.
+        on_note: called with a sentence when something in the directory turns out to be damaged, or
+            when there is no environment to evaluate in.
+        checkpoint_seconds: least time between two checkpoints.
+
+    Raises:
+        ValueError: see `RunDirectory.create`.
+        OSError: if something cannot be written; what was logged can be resumed.
+    """
+    directory = RunDirectory.create(
+        path, run.config(), resume=resume, overwrite=overwrite, on_note=on_note
+    )
+    if directory.is_finished(run.points):
+        on_start(run.points * run.stretch)
+        return
+    environment, reason = run.data.evaluation
+    if environment is None:
+        on_note(f"no returns, only the critic: {reason}.")
+    program, keys, transitions = _arguments(run)
+    first, state = directory.begin(program.init(keys))
+    on_start(first * run.stretch)
+    for index in range(first, run.points):
+        state, metrics, finite = program.advance(state, transitions)
+        returns = np.full(len(keys), math.nan)
+        if run.is_evaluated(index):
+            returns = np.asarray(program.evaluate(state, keys, jnp.uint32(index))[0]).mean(axis=1)
+        rows = list(_rows(run, index, jax.device_get(metrics), np.asarray(finite), returns))
+        if run.diagnostics_every is not None:
+            for i, row in enumerate(rows):
+                row |= _diagnosed(run, index, i, state)
+        is_last = index + 1 == run.points
+        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
+        on_point(
+            OfflinePoint(
+                index,
+                (index + 1) * run.stretch,
+                seconds,
+                returns[: len(run.seeds)],
+                np.array([float(row["mean_abs_q"]) for row in rows]),
+                np.array([bool(row["collapsed"]) for row in rows]),
+            )
+        )
+    final: list[dict[str, Any]] = [
+        {"seed": seed, "episode_return": "", "episodes": 0, "episode_length": ""}
+        for seed in run.seeds
+    ]
+    if environment is not None:
+        returns, lengths = jax.device_get(program.evaluate(state, keys, jnp.uint32(run.points)))
+        for i, row in enumerate(final):
+            row["episode_return"] = repr(float(returns[i].mean()))
+            row["episodes"] = run.evaluation_episodes
+            row["episode_length"] = repr(float(lengths[i].mean()))
+    directory.write("evaluation.csv", final)
+
+
+class _Program(NamedTuple):
+    """Compiled functions over (seeds, ...) arrays."""
+
+    init: Callable[..., Any]  # keys -> state
+    advance: Callable[..., Any]  # (state, transitions) -> (state, metrics, finite)
+    evaluate: Callable[..., Any]  # (state, keys, point) -> (returns, lengths)
+
+
+def _arguments(run: OfflineRun) -> tuple[_Program, jax.Array, Transitions]:
+    """The program and what it is called with; what comes of surplus keys is dropped."""
+    mesh = seed_mesh(len(run.seeds))
+    keys = seed_keys(run.seeds, mesh)
+    transitions = jax.device_put(run.data.transitions, NamedSharding(mesh, PartitionSpec()))
+    return run.program, keys, transitions
+
+
+def _program(run: OfflineRun, mesh: Mesh) -> _Program:
+    learner = run.learner
+
+    def advance(state: Any, transitions: Transitions) -> tuple[Any, Any, Any]:
+        state, metrics = jax.vmap(learner.iterate, (0, None))(state, transitions)
+        return state, metrics, jax.vmap(all_finite)(state.params)
+
+    def evaluation(state: Any, keys: jax.Array, point: jax.Array) -> tuple[jax.Array, jax.Array]:
+        environment, _ = run.data.evaluation
+        assert environment is not None
+
+        def one(state: OfflineState, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(jax.random.fold_in(key, _EVALUATION_STREAM), point)
+            policy = run.data.acting(learner.policy(state))
+            return evaluate(environment, policy, key, run.evaluation_episodes)
+
+        return jax.vmap(one)(state, keys)
+
+    seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    return _Program(
+        jax.jit(shard(jax.vmap(learner.init), in_specs=seeds, out_specs=seeds)),
+        jax.jit(
+            shard(advance, in_specs=(seeds, everywhere), out_specs=(seeds, seeds, seeds)),
+            donate_argnums=0,
+        ),
+        jax.jit(shard(evaluation, in_specs=(seeds, seeds, everywhere), out_specs=seeds)),
+    )
+
+
+def _rows(
+    run: OfflineRun, index: int, metrics: Any, finite: np.ndarray, returns: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    for i, seed in enumerate(run.seeds):
+        value = float(returns[i])
+        is_known = run.is_evaluated(index)
+        mean_abs_q = float(metrics["mean_abs_q"][i])
+        score = run.data.normalised(value)
+        yield {
+            "point": index,
+            "step": (index + 1) * run.stretch,
+            "seed": seed,
+            "episode_return": repr(value) if is_known else "",
+            "episodes": run.evaluation_episodes if is_known else 0,
+            "normalised_score": repr(score) if math.isfinite(score) else "",
+            "diverged": int(not finite[i]),
+            "collapsed": int(not mean_abs_q <= run.collapse_line),  # also where it is NaN
+        } | {name: repr(float(value[i])) for name, value in sorted(metrics.items())}
+
+
+def _diagnosed(run: OfflineRun, index: int, seed: int, states: Any) -> dict[str, str]:
+    """The stability test of one seed's critic; empty cells where none is due or possible."""
+    empty = dict.fromkeys(_DIAGNOSTICS, "")
+    if not run.is_diagnosed(index):
+        return empty
+    keyless = states._replace(key=states.iteration)
+    state: OfflineState = jax.device_get(jax.tree.map(lambda x: x[seed], keyless))
+    # A critic that has exploded cannot be tested: float32's second moments overflow before it does.
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
+        return empty
+    key = jax.random.fold_in(jax.random.key(run.seeds[seed]), _DIAGNOSTICS_STREAM + index)
+    rows = np.asarray(
+        jax.random.randint(key, (_DIAGNOSTIC_ROWS,), 0, len(run.data.transitions.reward))
+    )
+    batch = jax.tree.map(lambda x: x[rows], run.data.transitions)
+    assert run.learner.temporal_difference is not None
+    parts = run.learner.temporal_difference(state, batch)
+    numbers = adam_numbers(run.specs["critic"])
+    preconditioner = diagnostics.adam_preconditioner(
+        state.optimizer_state["critic"], numbers["b2"], numbers["eps"]
+    )
+    found = diagnostics.stability(
+        diagnostics.jacobian(parts.values, state.params["critic"]),
+        diagnostics.jacobian(parts.next_values, state.target_params["critic"]),
+        preconditioner,
+        discount=run.settings["discount"],
+        learning_rate=run.specs["critic"].learning_rate or 0.0,
+        b1=numbers["b1"],
+        polyak=run.settings["polyak"],
+        polyak_period=run.settings["actor_period"],
+        loss_factor=parts.loss_factor,
+        rank_tolerance=1e-5,  # the batch is float32
+    )
+    return {name: repr(getattr(found, name)) for name in _DIAGNOSTICS}

@@ -1,0 +1,1 @@
+"""PPO agents on tasks: training into run directories, tasks and presets."""

@@ -1,0 +1,377 @@
+"""Trains several seeds of PPO under one optimizer, with metrics, checkpoints and resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import optim
+from agents.evaluation import evaluate
+from agents.learner import Learner
+from agents.ppo import PPOConfig, ppo
+from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+from experiments.runs.directory import RunDirectory
+from experiments.runs.reading import FORMAT
+from experiments.settings import Settings
+from optim.learned.meta_params import find_meta_params
+
+POINTS = 100  # logged points in a run, at most
+EVALUATION_EPISODES = 64
+_EVALUATION_STREAM = 2**31  # folded into a seed's key; iterations never get as far
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One environment, one optimizer, several seeds.
+
+    Attributes:
+        environment: `NAME[:key=value,...]`.
+        optimizer: `NAME[@WEIGHTS][:key=value,...]`, as the user wrote it.
+        steps: environment steps of each seed, at least; whole iterations are done.
+        seeds: which seeds.
+        settings: of PPO and of the chain around the optimizer.
+
+    Raises:
+        ValueError: on construction, if anything in it is unknown or not allowed.
+    """
+
+    environment: str
+    optimizer: str
+    steps: int
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        make_environment(self.environment)
+        optim.make(self.spec)
+        updates = self.settings.epochs * self.settings.minibatches
+        most = (2**31 - 1) // updates * self.steps_per_iteration  # updates are counted in int32
+        if not 1 <= self.steps <= most:
+            raise ValueError(f"steps must be in [1, {most}] with these settings; got {self.steps}.")
+
+    @property
+    def spec(self) -> optim.OptimizerSpec:
+        """The optimizer with everything filled in that the task knows better than its defaults."""
+        return resolve_optimizer(self.optimizer, TASKS[parse_environment(self.environment)[0]])
+
+    @property
+    def iterations(self) -> int:
+        """Rollouts of each seed."""
+        return math.ceil(self.steps / self.steps_per_iteration)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of a seed's rollout."""
+        return self.settings.num_envs * self.settings.num_steps
+
+    @property
+    def iterations_per_point(self) -> int:
+        """Rollouts between one logged point and the next; the last may come sooner."""
+        return math.ceil(self.iterations / POINTS)
+
+    @property
+    def points(self) -> int:
+        """Logged points."""
+        return math.ceil(self.iterations / self.iterations_per_point)
+
+    def step(self, points: int) -> int:
+        """Environment steps of each seed once so many points are logged."""
+        return min(points * self.iterations_per_point, self.iterations) * self.steps_per_iteration
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says, but for the circumstances."""
+        name, options = parse_environment(self.environment)
+        environment = make_environment(self.environment)
+        return {
+            "format": FORMAT,
+            "environment": name,
+            "environment_options": options,
+            "backend": getattr(environment, "backend", None),
+            "optimizer": self.optimizer,
+            "resolved_optimizer": str(self.spec),
+            "learning_rate": self.spec.learning_rate,
+            "annealed": self._annealed,
+            "steps": self.iterations * self.steps_per_iteration,
+            "seeds": list(self.seeds),
+            "iterations": self.iterations,
+            "algorithm": "ppo",
+            "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
+            "evaluation_episodes": EVALUATION_EPISODES,
+            "normaliser": TASKS[name].normaliser,
+        } | ({"weights_sha256": self.weights} if self.weights else {})
+
+    @property
+    def weights(self) -> str | None:
+        """Digest of the file of a learned optimizer's weights; None if it is not learned."""
+        spec = self.spec
+        if spec.weights is None:
+            return None
+        file = find_meta_params(spec.name, spec.weights)
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    @property
+    def _annealed(self) -> bool:
+        return self.settings.anneal and optim.accepts_schedule(self.spec.name)
+
+
+class Point(NamedTuple):
+    """What is known after a logged stretch."""
+
+    number: int  # 0, 1, ...
+    step: int  # environment steps of each seed so far
+    seconds: float  # wall time since the run began
+    episode_returns: np.ndarray  # shape=(seeds,), NaN where no episode was completed
+    diverged: np.ndarray  # shape=(seeds,), bool
+
+
+def train(
+    run: RunConfig,
+    path: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int], None] = lambda step: None,
+    on_point: Callable[[Point], None] = lambda point: None,
+    on_note: Callable[[str], None] = warnings.warn,
+    checkpoint_seconds: float = 30.0,
+) -> None:
+    """Trains a run into a directory, or finishes one that was cut short.
+
+    Seeds are batched on each device and spread over all devices. A seed s draws everything from
+    `jax.random.key(s)`, so that the same seed starts from the same networks and environments
+    whatever the optimizer. Runs that differ in nothing but the learning rate or the number of
+    steps share one compiled program.
+
+    Args:
+        run: what to train.
+        path: the run directory.
+        resume: continue what is in the directory. The metrics come out as without the interruption,
+            bit for bit (on the same machine and versions).
+        overwrite: replace the run in the directory.
+        on_start: called once, with the environment steps that each seed had done before.
+        on_point: called after each logged stretch.
+        on_note: called with a sentence when something in the directory turns out to be damaged.
+        checkpoint_seconds: least time between two checkpoints.
+
+    Raises:
+        ValueError: see `RunDirectory.create`.
+        OSError: if something cannot be written; what was logged can be resumed.
+    """
+    directory = RunDirectory.create(
+        path, run.config(), resume=resume, overwrite=overwrite, on_note=on_note
+    )
+    if directory.is_finished(run.points):
+        on_start(run.iterations * run.steps_per_iteration)
+        return
+    program, numbers, keys = compiled(run)
+    first, state = directory.begin(program.init(numbers, keys))
+    on_start(run.step(first))
+    for index in range(first, run.points):
+        count = (run.step(index + 1) - run.step(index)) // run.steps_per_iteration
+        state, stretch = program.advance(numbers, state, jnp.int32(count))
+        rows = list(_rows(run, index, jax.device_get(stretch)))
+        is_last = index + 1 == run.points
+        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
+        on_point(
+            Point(
+                index,
+                run.step(index + 1),
+                seconds,
+                np.array([float(row["episode_return"] or math.nan) for row in rows]),
+                np.array([bool(row["diverged"]) for row in rows]),
+            )
+        )
+    returns, lengths = jax.device_get(program.evaluate(numbers, state, keys))
+    directory.write(
+        "evaluation.csv",
+        [
+            {
+                "seed": seed,
+                "episode_return": repr(float(returns[i].mean())),
+                "episodes": EVALUATION_EPISODES,
+                "episode_length": repr(float(lengths[i].mean())),
+            }
+            for i, seed in enumerate(run.seeds)
+        ],
+    )
+
+
+def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
+    """A run's program, which is compiled once for all runs that can share it, and its arguments.
+
+    Returns:
+        The program, its numbers, and a key for each seed, spread over devices. There may be more
+        keys than seeds, so that every device has equally many: the surplus is computed and dropped.
+    """
+    mesh = seed_mesh(len(run.seeds))
+    weights = run.weights
+    spec = run.spec if weights else without_learning_rate(run.spec)
+    rate = 1.0 if weights else run.spec.learning_rate  # a learned optimizer takes no notice of it
+    program = _program(run.environment, spec, weights, run.settings, mesh)
+    keys = seed_keys(run.seeds, mesh)
+    learning_rates = jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)
+    return program, Numbers(learning_rates, jnp.int32(run.iterations)), keys
+
+
+class Numbers(NamedTuple):
+    """What a compiled program takes as data, so that many runs share it."""
+
+    learning_rate: Any  # shape=(seeds,), dtype=float32
+    iterations: Any  # shape=(), dtype=int32
+
+
+class Program(NamedTuple):
+    """Compiled functions over (seeds, ...) arrays; all take `Numbers` first."""
+
+    init: Callable[..., Any]  # (numbers, keys) -> state
+    advance: Callable[..., Any]  # (numbers, state, iterations) -> (state, stretch)
+    evaluate: Callable[..., Any]  # (numbers, state, keys) -> (returns, lengths)
+
+
+@functools.cache
+def _program(
+    environment_text: str,
+    spec: optim.OptimizerSpec,
+    weights: str | None,  # their digest: a file of the same name may hold others later
+    settings: Settings,
+    mesh: Mesh,
+) -> Program:
+    environment = make_environment(environment_text)
+
+    def learner(numbers: Numbers) -> Learner:  # of one seed
+        config = ppo_config(settings, numbers.iterations)
+        return ppo(environment, config, chain(spec, settings, config, numbers.learning_rate))
+
+    each = functools.partial(jax.vmap, in_axes=(Numbers(0, None), 0))
+
+    def init(numbers: Numbers, keys: jax.Array) -> Any:
+        return each(lambda numbers, key: learner(numbers).init(key))(numbers, keys)
+
+    def advance(numbers: Numbers, state: Any, iterations: jax.Array) -> tuple[Any, Any]:
+        iterate = each(lambda numbers, state: learner(numbers).iterate(state))
+        metrics = jax.eval_shape(iterate, numbers, state)[1]
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        def step(_: Any, carry: Any) -> Any:
+            state, sums = carry
+            state, metrics = iterate(numbers, state)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        state, sums = jax.lax.fori_loop(0, iterations, step, (state, sums))
+        return state, (sums, iterations, jax.vmap(all_finite)(state.params))
+
+    def evaluation(numbers: Numbers, state: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(numbers: Numbers, state_and_key: Any) -> tuple[jax.Array, jax.Array]:
+            state, key = state_and_key
+            key = jax.random.fold_in(key, _EVALUATION_STREAM)
+            policy = learner(numbers).policy(state)
+            return evaluate(environment, policy, key, EVALUATION_EPISODES)
+
+        return each(one)(numbers, (state, keys))
+
+    seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
+    numbers_spec = Numbers(seeds, everywhere)
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    return Program(
+        jax.jit(shard(init, in_specs=(numbers_spec, seeds), out_specs=seeds)),
+        jax.jit(
+            shard(
+                advance,
+                in_specs=(numbers_spec, seeds, everywhere),
+                out_specs=(seeds, (seeds, everywhere, seeds)),
+            ),
+            donate_argnums=1,
+        ),
+        jax.jit(shard(evaluation, in_specs=(numbers_spec, seeds, seeds), out_specs=seeds)),
+    )
+
+
+def ppo_config(settings: Settings, iterations: int | jax.Array) -> PPOConfig:
+    """The part of the settings that is PPO's."""
+    names = {field.name for field in dataclasses.fields(PPOConfig)}
+    names &= {field.name for field in dataclasses.fields(Settings)}
+    return PPOConfig(iterations, **{name: getattr(settings, name) for name in names})
+
+
+def chain(
+    spec: optim.OptimizerSpec,
+    settings: Settings,
+    config: PPOConfig,
+    learning_rate: float | jax.Array,
+) -> optax.GradientTransformation:
+    """Gradient clipping, then the optimizer, with its learning rate annealed if that is set.
+
+    The learning rate of iteration i of n is (1 - i / n) times the full one. Optimizers that take no
+    schedule keep it constant. Learned ones set their own steps, and are given none.
+    """
+    clip = optim.clip_by_network_norm(settings.max_grad_norm)
+    if spec.weights is not None:
+        return optax.chain(clip, optim.make(spec))
+
+    def annealed(count: jax.Array) -> jax.Array:
+        iteration = count // config.updates_per_iteration
+        return learning_rate * (1.0 - iteration / config.iterations)
+
+    schedule = annealed if settings.anneal and optim.accepts_schedule(spec.name) else learning_rate
+    return optax.chain(clip, optim.make(spec, schedule))
+
+
+def without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:
+    """The optimizer without the learning rate that it names, which `optim.make` would prefer."""
+    options = tuple((key, value) for key, value in spec.options if key != "learning_rate")
+    return dataclasses.replace(spec, options=options)
+
+
+def all_finite(params: Any) -> jax.Array:
+    """Whether all parameters are finite, as a scalar."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def seed_mesh(seeds: int) -> Mesh:
+    """As many devices as the seeds can use, with equally many seeds on each."""
+    devices = jax.devices()
+    per_device = math.ceil(seeds / len(devices))
+    used = math.ceil(seeds / per_device)
+    return Mesh(np.array(devices[:used]), ("seeds",), axis_types=(AxisType.Auto,))
+
+
+def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
+    """A key for each seed, spread over devices; surplus ones at the end repeat the first."""
+    padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
+    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
+    return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
+
+
+def _rows(run: RunConfig, index: int, stretch: Any) -> Iterator[dict[str, Any]]:
+    sums, count, finite = stretch
+    for i, seed in enumerate(run.seeds):
+        episodes = int(sums["episodes"][i])
+        episode_mean = {
+            name: repr(float(sums[f"{name}_sum"][i]) / episodes) if episodes else ""
+            for name in ("episode_return", "episode_length")
+        }
+        yield {
+            "point": index,
+            "step": run.step(index + 1),
+            "seed": seed,
+            "episode_return": episode_mean["episode_return"],
+            "episodes": episodes,
+            "episode_length": episode_mean["episode_length"],
+            "diverged": int(not finite[i]),
+        } | {
+            name: repr(float(value[i]) / int(count))
+            for name, value in sums.items()
+            if not name.startswith("episode")
+        }

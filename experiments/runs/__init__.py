@@ -1,0 +1,1 @@
+"""Run directories: writing, resuming and reading them."""

@@ -1,0 +1,495 @@
+"""What optimizers share that run a small recurrent network for every parameter.
+
+Features and hidden units lie along the first axis, ``(features, *leaf.shape)``: products with
+small matrices then run along contiguous memory, and leaves keep their shapes and shardings.
+Weights are named and shaped as flax names and shapes those of ``GRUCell`` and of a ``Sequential``.
+"""
+
+import abc
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim._checks import check_learning_rate, check_range, check_real
+from optim._leaves import working_dtype
+
+MetaParams: TypeAlias = dict[str, Any]
+Shapes: TypeAlias = dict[str, Any]
+
+# Beyond this the square of a gradient is no longer a float32.
+_LARGEST_GRADIENT = 1e15
+
+
+def gru_shapes(inputs: int, hidden_size: int) -> Shapes:
+    """Shapes of a GRU's weights; the recurrent parts of the two gates have no bias.
+
+    Example:
+      >>> gru_shapes(1, 8)["hn"]
+      {'kernel': (8, 8), 'bias': (8,)}
+    """
+    dense = {"kernel": (inputs, hidden_size), "bias": (hidden_size,)}
+    recurrent = {"kernel": (hidden_size, hidden_size)}
+    return {
+        **{name: dict(dense) for name in ("ir", "iz", "in")},
+        **{name: dict(recurrent) for name in ("hr", "hz")},
+        "hn": recurrent | {"bias": (hidden_size,)},
+    }
+
+
+def mlp_shapes(inputs: int, widths: Sequence[int], outputs: int) -> Shapes:
+    """Shapes of dense layers; the odd places of the sequence are the nonlinearities between.
+
+    Example:
+      >>> mlp_shapes(8, (16,), 3)["layers_2"]
+      {'kernel': (16, 3), 'bias': (3,)}
+    """
+    sizes = [inputs, *widths, outputs]
+    return {
+        f"layers_{2 * i}": {"kernel": (rows, columns), "bias": (columns,)}
+        for i, (rows, columns) in enumerate(itertools.pairwise(sizes))
+    }
+
+
+def recurrent_weight(name: str, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Initial value of one weight: flax's defaults.
+
+    Biases are 0, the square recurrent kernels orthogonal and all other kernels drawn by LeCun's
+    rule.
+
+    Args:
+      name: Path of the weight, for example ``"rnn/hr/kernel"``.
+      key: Its key.
+      shape: Its shape.
+
+    Returns:
+      The weight, float32.
+
+    Example:
+      >>> kernel = recurrent_weight("rnn/hr/kernel", jax.random.key(0), (4, 4))
+      >>> bool(jnp.allclose(kernel @ kernel.T, jnp.eye(4), atol=1e-6))
+      True
+    """
+    *_, layer, kind = name.split("/")
+    if kind == "bias":
+        return jnp.zeros(shape, jnp.float32)
+    if layer not in ("hr", "hz", "hn"):
+        return jax.nn.initializers.lecun_normal()(key, shape, jnp.float32)
+    return _orthogonal(key, shape)
+
+
+@functools.partial(jax.jit, static_argnums=1)  # compiled once for kernels of the same size
+def _orthogonal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    initializer = jax.nn.initializers.orthogonal()
+    # Decompositions that XLA batches on a CPU wait for threads that wait for each other.
+    draw = jax.custom_batching.sequential_vmap(lambda key: initializer(key, shape, jnp.float32))
+    return draw(key)
+
+
+def init_weights(
+    key: jax.Array,
+    shapes: Shapes,
+    initializer: Callable[[str, jax.Array, tuple[int, ...]], jax.Array],
+) -> MetaParams:
+    """Draws weights of given shapes, each from a key of its own.
+
+    Args:
+      key: The key.
+      shapes: Nested dict of shapes.
+      initializer: Function of a weight's path, key and shape.
+
+    Returns:
+      Nested dict of the weights.
+
+    Example:
+      >>> weights = init_weights(jax.random.key(0), mlp_shapes(2, (), 3), recurrent_weight)
+      >>> weights["layers_0"]["kernel"].shape
+      (2, 3)
+    """
+    paths, treedef = jax.tree.flatten_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    keys = jax.random.split(key, len(paths))
+    leaves = [
+        initializer(_name(path), leaf_key, shape)
+        for leaf_key, (path, shape) in zip(keys, paths, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def check_size(name: str, value: Any) -> None:
+    """Refuses what is no whole number of at least 1.
+
+    Example:
+      >>> check_size("hidden_size", 0)
+      Traceback (most recent call last):
+      ...
+      ValueError: hidden_size must be a whole number of at least 1, got 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def check_meta_params(architecture: str, meta_params: Any, shapes: Shapes) -> None:
+    """Refuses meta-parameters that have not exactly the weights of an architecture.
+
+    Args:
+      architecture: Its name, for the message.
+      meta_params: What was given; tracers will do.
+      shapes: Nested dict of the shapes that it has.
+
+    Raises:
+      ValueError: If a weight is missing, not expected or of another shape.
+
+    Example:
+      >>> check_meta_params("LinearOptim", {}, {"mlp": {"kernel": (2, 3)}})
+      Traceback (most recent call last):
+      ...
+      ValueError: meta_params of LinearOptim must hold mlp/kernel of shape (2, 3), got none.
+    """
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    expected = {
+        _name(path): shape for path, shape in jax.tree.leaves_with_path(shapes, is_leaf=is_shape)
+    }
+    found = {_name(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(meta_params)}
+    for name, shape in expected.items():
+        if found.get(name) != shape:
+            got = f"shape {found[name]}" if name in found else "none"
+            raise ValueError(
+                f"meta_params of {architecture} must hold {name} of shape {shape}, got {got}."
+            )
+    if unknown := sorted(set(found) - set(expected)):
+        raise ValueError(
+            f"meta_params of {architecture} must hold {', '.join(expected)} and no more, "
+            f"got {unknown[0]}."
+        )
+
+
+def read_sizes(meta_params: Any, rnn: str, mlp: str) -> dict[str, Any]:
+    """Reads hidden size and widths from the shapes of weights.
+
+    Args:
+      meta_params: The weights. If they are not as they should be, a later check says so.
+      rnn: Name of a GRU among them.
+      mlp: Name of the dense layers that follow it.
+
+    Returns:
+      ``hidden_size`` and ``mlp_widths``; nothing if they cannot be read.
+
+    Example:
+      >>> shapes = {"rnn": gru_shapes(1, 4), "mlp": mlp_shapes(4, (6,), 3)}
+      >>> weights = init_weights(jax.random.key(0), shapes, recurrent_weight)
+      >>> read_sizes(weights, "rnn", "mlp")
+      {'hidden_size': 4, 'mlp_widths': (6,)}
+    """
+    try:
+        widths = tuple(
+            jnp.shape(meta_params[mlp][f"layers_{2 * i}"]["kernel"])[1]
+            for i in range(len(meta_params[mlp]))
+        )
+        sizes = {
+            "hidden_size": jnp.shape(meta_params[rnn]["hr"]["kernel"])[0],
+            "mlp_widths": widths[:-1],
+        }
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return {}
+    return sizes
+
+
+def gru(weights: Mapping[str, Any], hidden: jax.Array, inputs: Sequence[jax.Array]) -> jax.Array:
+    r"""One step of a gated recurrent unit for every parameter of a leaf.
+
+    .. math::
+
+      \begin{align*}
+        r &= \sigma(W_{ir}^\top x + b_{ir} + W_{hr}^\top h), \qquad
+        z = \sigma(W_{iz}^\top x + b_{iz} + W_{hz}^\top h) \\
+        n &= \tanh(W_{in}^\top x + b_{in} + r \odot (W_{hn}^\top h + b_{hn})), \qquad
+        h' = (1 - z) \odot n + z \odot h
+      \end{align*}
+
+    Args:
+      weights: As :func:`gru_shapes`, in the dtype to compute in.
+      hidden: The state, of shape ``(hidden_size, *leaf.shape)``.
+      inputs: The features, each of the leaf's shape.
+
+    Returns:
+      The new state, which is the output as well.
+
+    Example:
+      >>> weights = init_weights(jax.random.key(0), gru_shapes(1, 8), recurrent_weight)
+      >>> gru(weights, jnp.zeros((8, 3, 2)), [jnp.ones((3, 2))]).shape
+      (8, 3, 2)
+    """
+    ndim = hidden.ndim
+
+    def from_inputs(name: str) -> jax.Array:
+        rows, bias = weights[name]["kernel"], weights[name]["bias"]
+        # Products of a column and a row: cheaper as such than as matrix products.
+        return sum(
+            (_column(row, ndim) * x[None] for row, x in zip(rows, inputs, strict=True)),
+            start=_column(bias, ndim),
+        )
+
+    kernel = jnp.concatenate([weights[name]["kernel"] for name in ("hr", "hz", "hn")], axis=1)
+    reset, keep, candidate = jnp.split(_product(kernel, hidden), 3)
+    r = jax.nn.sigmoid(from_inputs("ir") + reset)
+    z = jax.nn.sigmoid(from_inputs("iz") + keep)
+    n = jnp.tanh(from_inputs("in") + r * (candidate + _column(weights["hn"]["bias"], ndim)))
+    return (1 - z) * n + z * hidden
+
+
+def mlp(weights: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    """Dense layers with relu between them, for every parameter of a leaf.
+
+    Args:
+      weights: As :func:`mlp_shapes`, in the dtype to compute in.
+      x: Inputs of shape ``(inputs, *leaf.shape)``.
+
+    Returns:
+      Outputs of shape ``(outputs, *leaf.shape)``.
+
+    Example:
+      >>> weights = init_weights(jax.random.key(0), mlp_shapes(8, (), 3), recurrent_weight)
+      >>> mlp(weights, jnp.ones((8, 5))).shape
+      (3, 5)
+    """
+    for i in range(len(weights)):
+        layer = weights[f"layers_{2 * i}"]
+        x = jax.nn.relu(x) if i else x
+        x = _product(layer["kernel"], x) + _column(layer["bias"], x.ndim)
+    return x
+
+
+def log_and_sign(gradient: jax.Array, scale: float = 10.0) -> list[jax.Array]:
+    r"""A gradient as logarithm and sign, which are of order 1 whatever its size.
+
+    .. math::
+
+      (l, \operatorname{sign} g) \ \text{ if } l \ge -1, \text{ else } (-1, e^p g),
+      \qquad l = \log(|g| + 10^{-8}) / p
+
+    Args:
+      gradient: The gradient.
+      scale: p.
+
+    Returns:
+      The two features.
+
+    Example:
+      >>> print(jnp.stack(log_and_sign(jnp.array([1.0, -1e-6]))).round(3))
+      [[ 0.    -1.   ]
+       [ 1.    -0.022]]
+    """
+    logarithm = jnp.log(jnp.abs(gradient) + 1e-8) / scale
+    large = logarithm >= -1
+    return [
+        jnp.where(large, logarithm, -1),
+        jnp.where(large, jnp.sign(gradient), jnp.exp(scale) * gradient),
+    ]
+
+
+def clip_gradient(gradient: jax.Array, grad_clip: jax.typing.ArrayLike | None) -> jax.Array:
+    """Holds each entry within ``grad_clip``, or, where that is None, within what can be squared.
+
+    Example:
+      >>> print(clip_gradient(jnp.array([0.5, -3.0]), 1.0))
+      [ 0.5 -1. ]
+    """
+    limit = jnp.asarray(_LARGEST_GRADIENT if grad_clip is None else grad_clip, gradient.dtype)
+    return jnp.clip(gradient, -limit, limit)
+
+
+def check_grad_clip(grad_clip: Any) -> None:
+    """Refuses a concrete limit that is not greater than 0; None passes.
+
+    Example:
+      >>> check_grad_clip(-1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: grad_clip must be in (0, inf), got -1.0.
+    """
+    if grad_clip is not None:
+        check_range("grad_clip", grad_clip, 0.0, open_low=True)
+
+
+def cast(tree: Any, dtype: jax.typing.DTypeLike) -> Any:
+    """A tree with all its leaves in one dtype.
+
+    Example:
+      >>> print(cast([1.0, jnp.ones(1, jnp.bfloat16)], jnp.float32)[1].dtype)
+      float32
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def stacked_zeros(leaf: Any, copies: int) -> jax.Array:
+    """A state of zeros for a leaf, in float32 at least, of shape ``(copies, *leaf.shape)``.
+
+    Example:
+      >>> stacked_zeros(jnp.ones((3, 2)), 8).shape
+      (8, 3, 2)
+    """
+    # Not zeros of that shape, which would not be sharded as the leaf is.
+    return jnp.stack([jnp.zeros_like(leaf, dtype=working_dtype(leaf))] * copies)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentArchitecture(abc.ABC):
+    """An optimizer made of recurrent networks that run for every parameter.
+
+    Attributes:
+      hidden_size: Units of each recurrent network.
+      mlp_widths: Units of the hidden layers between these and their outputs.
+      State: Class of the state, a named tuple with a field for each recurrent network.
+      feature_version: Of what meta-parameters are multiplied with; files of others are refused.
+
+    Raises:
+      ValueError: If a size is no whole number of at least 1.
+
+    Example:
+      >>> from optim.learned.linear_optim import LinearOptim
+      >>> LinearOptim(hidden_size=4).init(jax.random.key(0))["mlp"]["layers_0"]["kernel"].shape
+      (4, 3)
+    """
+
+    hidden_size: int = 8
+    mlp_widths: tuple[int, ...] = ()
+    State: ClassVar[Any]
+    feature_version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_widths", tuple(self.mlp_widths))
+        check_size("hidden_size", self.hidden_size)
+        for width in self.mlp_widths:
+            check_size("mlp_widths", width)
+
+    @abc.abstractmethod
+    def shapes(self) -> Shapes:
+        """Shapes of the meta-parameters, as a nested dict."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def direction(
+        meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """What to descend along, for one leaf.
+
+        Args:
+          meta_params: In the dtype of the hidden states.
+          gradient: The leaf's, clipped, in that dtype.
+          hidden: The leaf's hidden states, one for each recurrent network, of shape
+            ``(hidden_size, *leaf.shape)``.
+
+        Returns:
+          The direction, which is subtracted after multiplication with the learning rate, and the
+          new hidden states.
+        """
+
+    def init(self, key: jax.Array) -> MetaParams:
+        """Draws meta-parameters: recurrent kernels orthogonal, others by LeCun's rule, biases 0.
+
+        Args:
+          key: A key.
+
+        Returns:
+          Nested dict of float32 arrays, shaped as :meth:`shapes` says and named as flax would.
+        """
+        return init_weights(key, self.shapes(), recurrent_weight)
+
+    def transform(
+        self,
+        meta_params: MetaParams,
+        learning_rate: optax.ScalarOrSchedule = 3e-4,
+        grad_clip: jax.typing.ArrayLike | None = 1.0,
+    ) -> optax.GradientTransformationExtraArgs:
+        """Builds the optimizer with given meta-parameters.
+
+        Args:
+          meta_params: As :meth:`init` gives them. Tracers will do: the optimizer can be
+            differentiated with respect to them, and batched over them.
+          learning_rate: Factor of the updates, greater than 0, or a schedule.
+          grad_clip: Each entry of a gradient is first held within this, greater than 0; ``None``
+            for no limit.
+
+        Returns:
+          The optimizer.
+
+        Raises:
+          ValueError: If a number is outside its range or the meta-parameters are not this
+            architecture's; from ``update``, if a gradient is complex.
+        """
+        name = type(self).__name__
+        check_learning_rate(learning_rate)
+        check_grad_clip(grad_clip)
+        check_meta_params(name, meta_params, self.shapes())
+
+        def init_fn(params: optax.Params) -> Any:
+            # Each field has arrays of its own: shared buffers could not be donated.
+            return self.State(
+                *(
+                    jax.tree.map(lambda leaf: stacked_zeros(leaf, self.hidden_size), params)
+                    for _ in self.State._fields
+                )
+            )
+
+        def update_fn(
+            updates: optax.Updates,
+            state: Any,
+            params: optax.Params | None = None,
+            **extra_args: Any,
+        ) -> tuple[optax.Updates, Any]:
+            del params, extra_args
+            check_real(name, updates)
+
+            def update_leaf(gradient: jax.Array, *hidden: jax.Array) -> tuple[jax.Array, ...]:
+                dtype = hidden[0].dtype
+                constant = jax.lax.stop_gradient(gradient).astype(dtype)
+                direction, hidden = self.direction(
+                    cast(meta_params, dtype), clip_gradient(constant, grad_clip), hidden
+                )
+                return direction.astype(gradient.dtype), *hidden
+
+            results = jax.tree.map(update_leaf, updates, *state)
+            directions, *hidden = unzip(updates, results, 1 + len(state))
+            return directions, self.State(*hidden)
+
+        return optax.chain(
+            optax.GradientTransformationExtraArgs(init_fn, update_fn),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+
+def unzip(tree: Any, results: Any, number: int) -> list[Any]:
+    """Turns a tree with a tuple in the place of each leaf into so many trees.
+
+    Args:
+      tree: A tree with the leaves.
+      results: The same with tuples.
+      number: Length of the tuples, which cannot be seen where there are no leaves.
+
+    Returns:
+      The trees.
+
+    Example:
+      >>> unzip({"a": 0}, {"a": (1, 2)}, 2)
+      [{'a': 1}, {'a': 2}]
+    """
+    pick = lambda i: jax.tree.map(lambda _, result: result[i], tree, results)  # noqa: E731
+    return [pick(i) for i in range(number)]
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(getattr(entry, "key", entry)) for entry in path)
+
+
+def _column(vector: jax.Array, ndim: int) -> jax.Array:
+    return vector.reshape(vector.shape + (1,) * (ndim - 1))
+
+
+def _product(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    # Accelerators round the factors of a product otherwise, and the hidden state is kept for long.
+    return jnp.tensordot(kernel, x, axes=(0, 0), precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,422 @@
+"""Files of meta-parameters, and the names of those that come with the package.
+
+A file is in the safetensors format: numbers and text only. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import importlib.resources
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+import safetensors.numpy
+
+from optim._checks import nearest
+from optim.learned.l2lgd2 import L2LGD2
+from optim.learned.linear_optim import LinearOptim
+from optim.learned.open import OPEN
+from optim.learned.optim4rl import Optim4RL
+from optim.learned.star import STAR
+
+# Learned optimizers by name. Each class is a dataclass of sizes, and has a `feature_version`: to
+# change what the numbers of a file are multiplied with is to make a new version.
+ARCHITECTURES: dict[str, Any] = {
+    "l2lgd2": L2LGD2,
+    "linear_optim": LinearOptim,
+    "open": OPEN,
+    "optim4rl": Optim4RL,
+    "star": STAR,
+}
+
+_FORMAT = "rl-optim meta-parameters"
+_PACKAGED = importlib.resources.files("optim.learned") / "weights"
+
+
+def save_meta_params(path: str | Path, meta_params: Any, metadata: Mapping[str, Any]) -> None:
+    """Writes meta-parameters to a file, in one step: it is never there half.
+
+    Args:
+      path: The file, by convention ``*.safetensors``; replaced if it exists.
+      meta_params: Nested dictionary of arrays, written as float32.
+      metadata: What is to be known of them. ``architecture`` is the architecture, or its name, with
+        ``sizes`` as :func:`load_metadata` gives them if they are not the default;
+        ``training_tasks`` says what they were trained on; ``options``, if there are any, is a
+        mapping of the arguments of ``transform`` that they were trained with, numbers and truth
+        values, which :func:`load` will use too. Any other entry is text and kept as it is. Sizes
+        and version of the features are added.
+
+    Raises:
+      ValueError: If the metadata lacks an entry, or meta-parameters or options are not the
+        architecture's.
+      OSError: If the file cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+      >>> metadata = {"architecture": OPEN(), "training_tasks": "none"}
+      >>> save_meta_params(path, OPEN().init(jax.random.key(0)), metadata)
+      >>> load_metadata(path)["sizes"]
+      '{"hidden_size": 16, "gru_features": 8}'
+    """
+    entries = dict(metadata)
+    architecture: Any = entries.get("architecture")
+    if isinstance(architecture, str):
+        architecture = _build(architecture, entries.get("sizes", "{}"), "metadata")
+    name = next((name for name, kind in ARCHITECTURES.items() if type(architecture) is kind), None)
+    if name is None:
+        raise ValueError(f"metadata must name its architecture, got {architecture!r}.")
+    options = entries.get("options", {})
+    options = _options(options, "metadata") if isinstance(options, str) else dict(options)
+    _check(architecture, meta_params, options, "meta_params")
+    try:
+        written = json.dumps(options)
+    except TypeError:
+        raise ValueError(f"metadata must hold numbers as options, got {options}.") from None
+    entries |= {
+        "format": _FORMAT,
+        "architecture": name,
+        "sizes": json.dumps(dataclasses.asdict(architecture)),
+        "options": written,
+        "feature_version": str(_feature_version(name)),
+    }
+    for key in ("training_tasks", *entries):
+        if not isinstance(entries.get(key), str):
+            raise ValueError(f"metadata must hold text, got {entries.get(key)!r} for {key!r}.")
+    leaves = _flatten(meta_params).items()
+    data = safetensors.numpy.save(
+        {key: np.asarray(leaf, np.float32, order="C") for key, leaf in leaves}, entries
+    )
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_meta_params(path: str | Path) -> dict[str, Any]:
+    """Reads meta-parameters.
+
+    Args:
+      path: A file that :func:`save_meta_params` wrote.
+
+    Returns:
+      Nested dictionary of float32 arrays.
+
+    Raises:
+      ValueError: If the file is not one of ours, or of a feature version that this package does
+        not compute.
+      OSError: If it cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+      >>> meta_params = OPEN().init(jax.random.key(0))
+      >>> save_meta_params(path, meta_params, {"architecture": OPEN(), "training_tasks": ""})
+      >>> print(jax.tree.all(jax.tree.map(jnp.array_equal, load_meta_params(path), meta_params)))
+      True
+    """
+    return _read(path)[1]
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """Reads what a file says about its meta-parameters.
+
+    Args:
+      path: A file that :func:`save_meta_params` wrote.
+
+    Returns:
+      The metadata, among it ``architecture``, ``sizes``, ``feature_version`` and
+      ``training_tasks``.
+
+    Raises:
+      ValueError: See :func:`load_meta_params`.
+      OSError: If it cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+      >>> metadata = {"architecture": OPEN(), "training_tasks": "Breakout-MinAtar"}
+      >>> save_meta_params(path, OPEN().init(jax.random.key(0)), metadata)
+      >>> load_metadata(path)["training_tasks"]
+      'Breakout-MinAtar'
+    """
+    return _read(path)[2]
+
+
+def load_open_npy(path: str | Path, architecture: OPEN | None = None) -> dict[str, Any]:
+    """Reads OPEN's meta-parameters as its authors publish them: one flat float32 vector.
+
+    Args:
+      path: The ``.npy`` file.
+      architecture: The sizes; ``None`` takes those of the two that the authors published, 16 and 8
+        or 32 and 16, that fit.
+
+    Returns:
+      Nested dictionary of float32 arrays.
+
+    Raises:
+      ValueError: If the file is no NumPy file, or holds Python objects, which would have to be
+        unpickled, an array of another shape or dtype, or numbers that are not finite.
+      OSError: If it cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "weights.npy")
+      >>> np.save(path, np.zeros(1211, np.float32))
+      >>> load_open_npy(path)["gru_params"]["hn"]["bias"].shape
+      (8,)
+    """
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            kind = _kind(file.read(64))
+        if kind == "a NumPy file":
+            kind = "Python objects" if "Object arrays" in str(error) else "a damaged one"
+        raise ValueError(
+            f"{path} must be a .npy file of float32 numbers, got {kind}, which is not read."
+        ) from None
+    choices = [architecture] if architecture else [OPEN(), OPEN(32, 16)]
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    sizes = {
+        sum(
+            math.prod(shape) for shape in jax.tree.leaves(choice.shapes(), is_leaf=is_shape)
+        ): choice
+        for choice in choices
+    }
+    shape, dtype = np.shape(vector), getattr(vector, "dtype", None)
+    if dtype != np.float32 or len(shape) != 1 or shape[0] not in sizes:
+        allowed = " or ".join(f"{size} ({choice})" for size, choice in sizes.items())
+        what = f"{dtype} of shape {shape}" if dtype else "several arrays"
+        raise ValueError(f"{path} must hold a float32 vector of size {allowed}, got {what}.")
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{path} must hold finite numbers, got {vector[~np.isfinite(vector)][0]}.")
+    return sizes[shape[0]].from_vector(vector)
+
+
+def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
+    """A learned optimizer with trained meta-parameters, ready to use.
+
+    Args:
+      text: ``NAME@WEIGHTS``, with the name of an architecture and the name of packaged
+        meta-parameters or a path; or a path alone.
+      **options: Arguments of the architecture's ``transform``. Those with which the
+        meta-parameters were trained are in their file; options given here come first.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: If there are no such meta-parameters, or they are of another architecture.
+      OSError: If a file cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+      >>> meta_params = OPEN().init(jax.random.key(0))
+      >>> save_meta_params(path, meta_params, {"architecture": OPEN(), "training_tasks": ""})
+      >>> optimizer = load(f"open@{path}", key=1)
+      >>> len(optimizer.init(jnp.ones(3)))
+      4
+    """
+    name, at, weights = text.partition("@")
+    if not at or name not in ARCHITECTURES:
+        if not _is_path(text):
+            raise without_weights(name) if name in ARCHITECTURES else _unknown(name, "text")
+        name, weights = "", text
+    path = find_meta_params(name, weights)
+    architecture, meta_params, metadata = _read(path)
+    if name not in ("", metadata["architecture"]):
+        raise ValueError(
+            f"{path} must hold meta-parameters of {name!r}, got those of "
+            f"{metadata['architecture']!r}."
+        )
+    trained_with = _options(metadata.get("options", "{}"), str(path))
+    return architecture.transform(meta_params, **{**trained_with, **options})
+
+
+def without_weights(name: str) -> ValueError:
+    """The error to raise where a learned optimizer is named without meta-parameters.
+
+    Args:
+      name: Name of the architecture.
+
+    Returns:
+      The error.
+
+    Example:
+      >>> print(without_weights("star"))
+      'star' is learned and needs weights: star@WEIGHTS, with a file or one of: none are packaged.
+    """
+    packaged = ", ".join(packaged_meta_params(name)) or "none are packaged"
+    return ValueError(
+        f"{name!r} is learned and needs weights: {name}@WEIGHTS, with a file or one of: {packaged}."
+    )
+
+
+def find_meta_params(name: str, weights: str) -> Path:
+    """The file of meta-parameters that a name or path stands for.
+
+    Args:
+      name: Name of the architecture.
+      weights: Name of packaged meta-parameters, or a path; what has a suffix or a separator is one.
+
+    Returns:
+      The file's path.
+
+    Raises:
+      ValueError: If there is no such file.
+
+    Example:
+      >>> find_meta_params("open", "no/such.safetensors")
+      Traceback (most recent call last):
+      ...
+      ValueError: meta-parameters must be in a file that exists, got 'no/such.safetensors'.
+    """
+    if _is_path(weights):
+        if not Path(weights).is_file():
+            raise ValueError(f"meta-parameters must be in a file that exists, got {weights!r}.")
+        return Path(weights)
+    path = Path(str(_PACKAGED / f"{name}_{weights}.safetensors"))
+    if not path.is_file():
+        raise ValueError(
+            f"{name!r} has no packaged meta-parameters {weights!r}, it has "
+            f"{', '.join(packaged_meta_params(name)) or 'none'}; or give the path of a file."
+        )
+    return path
+
+
+def packaged_meta_params(name: str) -> list[str]:
+    """Lists the meta-parameters that come with the package.
+
+    Args:
+      name: Name of the architecture.
+
+    Returns:
+      Their names, to be used as ``NAME@WEIGHTS``.
+
+    Example:
+      >>> isinstance(packaged_meta_params("open"), list)
+      True
+    """
+    if not _PACKAGED.is_dir():
+        return []
+    files = [Path(entry.name) for entry in _PACKAGED.iterdir()]
+    return sorted(
+        file.stem.removeprefix(f"{name}_")
+        for file in files
+        if file.suffix == ".safetensors" and file.stem.startswith(f"{name}_")
+    )
+
+
+def _is_path(text: str) -> bool:
+    return bool(Path(text).suffix) or "/" in text or os.sep in text
+
+
+def _unknown(name: str, where: str) -> ValueError:
+    return ValueError(
+        f"{where} must name a known architecture, got {name!r}; the nearest is "
+        f"{nearest(name, ARCHITECTURES)!r}."
+    )
+
+
+def _build(name: str, sizes: str, where: str) -> Any:
+    """The architecture that metadata names."""
+    if name not in ARCHITECTURES:
+        raise _unknown(name, where)
+    try:
+        return ARCHITECTURES[name](**{key: _hashable(x) for key, x in json.loads(sizes).items()})
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"{where} must name the sizes of {name!r}, got {sizes!r}.") from None
+
+
+def _options(text: str, where: str) -> dict[str, Any]:
+    """The arguments of `transform` that metadata names."""
+    try:
+        return {key: _hashable(x) for key, x in json.loads(text).items()}
+    except (AttributeError, ValueError):
+        raise ValueError(f"{where} must name options as JSON, got {text!r}.") from None
+
+
+def _hashable(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _feature_version(name: str) -> int:
+    return getattr(ARCHITECTURES[name], "feature_version", 1)
+
+
+def _check(architecture: Any, meta_params: Any, options: Mapping[str, Any], where: str) -> None:
+    """Refuses arrays of other names or shapes, and options; the architecture says which."""
+    try:
+        architecture.transform(meta_params)
+        architecture.transform(meta_params, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} must fit {architecture}: {error}") from None
+
+
+def _read(path: str | Path) -> tuple[Any, dict[str, Any], dict[str, str]]:
+    """Architecture, meta-parameters and metadata of a file."""
+    with open(path, "rb") as file:
+        kind = _kind(file.read(64))
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError:
+        hint = "; rl-optim convert turns OPEN's into one" if kind == "a NumPy file" else ""
+        kind = "a damaged one" if kind == "a safetensors file" else kind
+        raise ValueError(f"{path} must be a safetensors file, got {kind}{hint}.") from None
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} must have been written by rl-optim, but its metadata does not say so."
+        )
+    name, version = metadata.get("architecture", ""), metadata.get("feature_version")
+    architecture = _build(name, metadata.get("sizes", ""), str(path))
+    if version != str(_feature_version(name)):
+        raise ValueError(
+            f"{path} must be of version {_feature_version(name)} of the features of {name!r}, "
+            f"got version {version}."
+        )
+    meta_params = _unflatten({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()})
+    _check(architecture, meta_params, _options(metadata.get("options", "{}"), str(path)), str(path))
+    return architecture, meta_params, metadata
+
+
+def _kind(start: bytes) -> str:
+    if start.startswith(b"\x93NUMPY"):
+        return "a NumPy file"
+    if start.startswith(b"PK"):
+        return "an archive"
+    if start[8:9] == b"{":
+        return "a safetensors file"
+    if start[:1] == b"\x80" or start.endswith(b"."):
+        return "a pickle"
+    return "something else"
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _unflatten(flat: Mapping[str, jax.Array]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *above, name = path.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[name] = leaf
+    return tree

@@ -1,0 +1,138 @@
+"""The live display: on a terminal, elsewhere, and after a resumption."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.command_line import display as module
+from experiments.command_line.display import Display
+from experiments.command_line.progress import EvolutionProgress, TrainingProgress
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def console(terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ={})
+
+
+def printed(target: Console) -> str:
+    assert isinstance(target.file, io.StringIO)
+    return target.file.getvalue()
+
+
+def training(optimizer: str) -> TrainingProgress:
+    return TrainingProgress(environment="ant", optimizer=optimizer, steps=1000)
+
+
+def test_plain_lines(clock: Clock) -> None:
+    target = console()
+    run = TrainingProgress(
+        environment="ant:backend=spring", optimizer="adam:learning_rate=[1]", steps=2_000_000
+    )
+    with Display([run], target) as display:
+        run.state = "compiling"
+        display.update(run)
+        run.state = "training"
+        for run.done in (1000, 2000):  # too soon for a line each
+            display.update(run)
+        clock.now += 20
+        run.take(500_000, 20.0, np.array([1.0, math.nan, 3.0, math.inf]))
+        run.diverged = 2
+        display.update(run)
+        display.note("mind [this]")
+        run.state, run.done = "done", 2_000_000
+        display.update(run)
+    assert printed(target).splitlines() == [
+        "ant:backend=spring adam:learning_rate=[1]: compiling, 0 of 2,000,000 steps, 0 steps/s, "
+        "return \N{EN DASH}, time unknown left in all",
+        "ant:backend=spring adam:learning_rate=[1]: training, 500,000 of 2,000,000 steps, "
+        "25,000 steps/s, return 2, 2 diverged, 1:00 left in all",
+        "note: mind [this]",
+        "ant:backend=spring adam:learning_rate=[1]: done, 2,000,000 of 2,000,000 steps, "
+        "100,000 steps/s, return 2, 2 diverged, 0:00 left in all",
+    ]
+
+
+def test_meta_training(clock: Clock) -> None:
+    target, terminal = console(), console(terminal=True)
+    run = EvolutionProgress(optimizer="open", strategy="openai_es", steps=50)
+    for where in (target, terminal):
+        with Display([run], where) as display:
+            run.begin(10)
+            run.failed, run.evaluation = 0, math.nan
+            display.update(run)
+            clock.now += 20
+            run.state, run.done, run.fitness_mean, run.fitness_best = "training", 20, 0.5, 0.75
+            run.failed, run.evaluation = 3, 0.625
+            display.update(run)
+    assert printed(target).splitlines() == [
+        "open openai_es: compiling, generation 10 of 50, mean fitness \N{EN DASH}, best "
+        "\N{EN DASH}, evaluation of the mean \N{EN DASH}, time unknown left in all",
+        "open openai_es: training, generation 20 of 50, mean fitness 0.5, best 0.75, 3 failed, "
+        "evaluation of the mean 0.625, 1:00 left in all",
+    ]
+    for part in ("1:00 left", "20 of 50", "0.75", "0.625", "mean fitness", "training"):
+        assert part in printed(terminal)
+
+
+def test_terminal(clock: Clock) -> None:
+    target = console(terminal=True)
+    runs = [training("adam"), training("a[b]")]
+    with Display(runs, target) as display:
+        clock.now += 5
+        runs[0].take(250, 5.0, np.array([1.0, 2.0]))
+        display.update(runs[0])
+        display.note("mind [this]")
+        display._live.refresh()  # type: ignore[union-attr]
+    text = printed(target)
+    for part in ("0:35 left", "25 %", "training", "waiting", "1.5", "50", "note: mind [this]"):
+        assert part in text
+    assert "a[b]" in text
+
+
+def test_returns_without_an_episode_leave_the_last_ones() -> None:
+    run = training("adam")
+    for done, returns in enumerate([4.0, math.nan]):
+        run.take(done, 1.0, np.array([returns]))
+    assert run.episode_return == 4.0
+    assert run.state == "training"
+    run.take(1000, 1.0, np.array([5.0]))
+    assert (run.episode_return, run.state) == (5.0, "evaluating")
+
+
+def test_time_left_does_not_count_what_was_done_before(clock: Clock) -> None:
+    finished, resumed = (training(name) for name in ("a", "b"))
+    with Display([finished, resumed], console()) as display:
+        assert math.isnan(display.seconds_left())
+        finished.done = finished.done_before = 1000
+        resumed.done = resumed.done_before = 400
+        clock.now += 1
+        assert math.isnan(display.seconds_left())
+        resumed.done = 500
+        clock.now += 9
+        # 100 steps in 10 seconds, 500 to go.
+        assert display.seconds_left() == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0:00"), (59.6, "1:00"), (3599.0, "59:59"), (3600.0, "1:00:00"), (1e5, "27:46:40"),
+     (math.nan, "time unknown")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert module._duration(seconds) == text

@@ -1,0 +1,332 @@
+"""The command line: what it trains, what it prints, and how it turns bad input down."""
+
+import csv
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.command_line import commands, options, plans
+from experiments.command_line import main as cli
+from experiments.meta_training.presets import PIPELINE_PRESETS
+from experiments.offline.presets import OFFLINE_PRESETS
+from experiments.online import training
+from experiments.online.presets import PRESETS
+from experiments.online.tasks import TASKS
+
+TINY = "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
+TRAIN = f"train --env CartPole-v1 --optimizer adam --steps 1200 --seeds 3 {TINY} --no-cache"
+COMPARE = TRAIN.replace("train --env", "compare --envs").replace("optimizer", "optimizers")
+
+
+def fails(capsys: pytest.CaptureFixture[str], arguments: str, code: int = 2) -> str:
+    """The one line on stderr with which the command line gives up."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(shlex.split(arguments))
+    printed = capsys.readouterr()
+    assert stop.value.code == code
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("rl-optim: ")
+    return line.removeprefix("rl-optim: ")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+# Training
+
+
+def test_comparison_writes_what_it_documents(comparison: Path) -> None:
+    run = comparison / "CartPole-v1" / "adam"
+    config = json.loads((run / "config.json").read_text())
+    assert config["environment"] == "CartPole-v1"
+    assert config["optimizer"] == "adam"
+    assert config["steps"] == 1216  # whole iterations of 4 x 16
+    assert config["iterations"] == 19
+    assert config["seeds"] == [0, 1, 2]
+    assert config["settings"]["widths"] == [8, 8]
+    assert config["versions"]["jax"]
+    metrics = read(run / "metrics.csv")
+    assert [(row["point"], row["seed"]) for row in metrics] == [
+        (str(point), str(seed)) for point in range(19) for seed in range(3)
+    ]
+    assert [int(row["step"]) for row in metrics[::3]] == [64 * (i + 1) for i in range(19)]
+    assert len(read(run / "timing.csv")) == 19
+    assert [row["seed"] for row in read(run / "evaluation.csv")] == ["0", "1", "2"]
+    # In Cart-pole an episode's return is its length.
+    for row in metrics:
+        assert row["episode_return"] == row["episode_length"]
+    names = {"summary.csv", "summary.md", "curves.png", "curves.svg", "CartPole-v1"}
+    assert {path.name for path in comparison.iterdir()} == names
+
+
+def test_order_of_the_report_is_the_users(comparison: Path) -> None:
+    rows = read(comparison / "summary.csv")
+    assert [row["optimizer"] for row in rows] == ["adam", "sgd:learning_rate=1e30"]
+
+
+def test_diverged_seeds_are_counted_and_stop_nothing(comparison: Path) -> None:
+    adam, diverged = read(comparison / "summary.csv")
+    assert (adam["diverged_seeds"], adam["finished"]) == ("0", "1")
+    assert (diverged["diverged_seeds"], diverged["finished"]) == ("3", "1")
+    lowest = min(
+        float(row["episode_return"])
+        for row in read(comparison / "CartPole-v1" / "sgd-learning_rate=1e30" / "metrics.csv")
+        if row["episode_return"]
+    )
+    assert float(diverged["final_return_mean"]) == lowest
+    assert float(diverged["evaluation_return_mean"]) == lowest
+
+
+def test_finished_runs_are_only_reported_again(
+    comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(comparison, out)
+    for file in ("summary.csv", "summary.md", "curves.png", "curves.svg"):
+        (out / file).unlink()
+    before = contents(out)
+    monkeypatch.setattr(training, "compiled", None)
+    both = COMPARE.replace("adam", "adam sgd:learning_rate=1e30")
+    cli.main(shlex.split(f"{both} --out {out} --resume"))
+    after = contents(out)
+    assert {path: after[path] for path in before} == before
+    summary = (out / "summary.csv").read_text().replace(str(out), str(comparison))
+    assert summary == (comparison / "summary.csv").read_text()
+
+
+def test_optimizers_can_be_added_to_a_comparison(
+    comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(comparison, out)
+    before = contents(out / "CartPole-v1")
+    both = COMPARE.replace("adam", "adam adam:learning_rate=0.5")
+    cli.main(shlex.split(f"{both} --out {out} --resume"))
+    after = contents(out / "CartPole-v1")
+    assert {path: after[path] for path in before} == before
+    assert [row["optimizer"] for row in read(out / "summary.csv")] == [
+        "adam",
+        "adam:learning_rate=0.5",
+    ]
+    printed = capsys.readouterr()
+    assert "adam:learning_rate=0.5: done, 3,648 of 3,648 steps" in printed.err
+    assert f"Written: {out}/summary.csv" in printed.out
+
+
+def test_train_writes_the_same_as_compare(comparison: Path, tmp_path: Path) -> None:
+    cli.main(shlex.split(f"{TRAIN} --out {tmp_path / 'run'}"))
+    for file in ("metrics.csv", "evaluation.csv"):
+        expected = (comparison / "CartPole-v1" / "adam" / file).read_bytes()
+        assert (tmp_path / "run" / file).read_bytes() == expected
+    assert (tmp_path / "run" / "summary.md").exists()
+
+
+def test_reports_need_run_directories_alone(
+    comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(comparison / "CartPole-v1" / "adam", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    cli.main(["report", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert "CartPole-v1, 1,216 steps" in capsys.readouterr().out
+
+
+def test_existing_runs_are_neither_touched_nor_trained(
+    comparison: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(comparison)
+    run = comparison / "CartPole-v1" / "adam"
+    hint = f"{run} exists already; use --resume to continue it or --overwrite to replace it."
+    assert fails(capsys, f"{COMPARE} --out {comparison}") == hint
+    assert fails(capsys, f"{TRAIN} --out {run}") == hint
+    # The second run is in the way, so the first is not begun.
+    assert fails(capsys, f"{COMPARE.replace('adam', 'lion adam')} --out {comparison}") == hint
+    for change, difference in [
+        ("--steps 5e3", "steps is 1216, not 5056"),
+        ("--seeds 2", "seeds is [0, 1, 2], not [0, 1]"),
+        (f"{TINY} anneal=false", "annealed is True, not False"),
+        (f"{TINY} clip=0.1", "settings.clip is 0.2, not 0.1"),
+    ]:
+        option = change.split()[0]
+        start, _, rest = TRAIN.partition(f"{option} ")
+        rest = rest[rest.find("--") :]
+        line = fails(capsys, f"{start} {change} {rest} --out {run} --resume")
+        assert line == f"cannot resume {run}: its {difference}."
+    assert contents(comparison) == before
+
+
+def test_an_existing_directory_is_noticed_before_jax_is_loaded(comparison: Path) -> None:
+    script = (
+        "import sys, experiments.command_line.main as cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "finally: print(sorted({'jax', 'orbax', 'brax'} & set(sys.modules)))"
+    )
+    arguments = [*shlex.split(COMPARE), "--out", str(comparison)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (2, "[]\n")
+    assert "exists already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "runs/x"), 1, "No space left on device: runs/x"),
+        (MemoryError("adam on ant does not fit"), 1, "adam on ant does not fit"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_stops_a_run_is_said_with_the_way_on(
+    error: BaseException,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(plan: plans.Plan) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "train_all", stop)
+    line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", code)
+    assert line == f"{message}; what is logged is kept, and the same command with --resume goes on."
+
+
+def test_a_run_that_needs_too_much_memory_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import jax
+
+    def stop(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(commands, "train", stop)
+    line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", 1)
+    assert line.startswith("adam on CartPole-v1 does not fit into memory; lower num_envs or")
+
+
+# Help and lists
+
+
+@pytest.mark.parametrize("command", ["", *options.COMMANDS])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    if command in ("compare", "train"):
+        assert "Environment steps of each seed" in text
+        assert "(default: True)" not in text  # of --no-cache
+        assert f"Example: rl-optim {command} --env" in text
+
+
+@pytest.mark.parametrize("what", ["envs", "optimizers", "presets"])
+def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["list", what])
+    first_words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    expected = {
+        "envs": TASKS,
+        "optimizers": ["adam", "adamo", "lion"],
+        "presets": [*PRESETS, *OFFLINE_PRESETS, *PIPELINE_PRESETS],
+    }[what]
+    assert set(expected) <= first_words
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("",
+         "a command is needed: compare, train, meta-train, convert, offline, collect, list, "
+         "report."),
+        ("comprae", "unknown command 'comprae'; the nearest is 'compare'."),
+        ("--foo",
+         "unknown option '--foo'; the commands are compare, train, meta-train, convert, "
+         "offline, collect, list, report."),
+        ("--steps 5 compare", "--steps must come after compare."),
+        ("list", "list needs one of envs, optimizers, presets."),
+        ("list env", "unknown list 'env'; the nearest is 'envs'."),
+        ("list envs more", "unexpected argument 'more'; see rl-optim list --help."),
+        ("train", "train needs --env, --optimizer and --out."),
+        ("train --env CartPole-v1", "train needs --optimizer and --out."),
+        ("compare", "compare needs --envs, --optimizers and --out, or a --preset."),
+        ("compare --envs", "compare needs --envs, --optimizers and --out, or a --preset."),
+        ("compare --envs ant --out x", "compare needs --optimizers, or a --preset."),
+        ("compare --envz ant", "unknown option '--envz'; the nearest is '--envs'."),
+        ("compare --cache", "unknown option '--cache'; the nearest is '--no-cache'."),
+        ("compare --out", "--out needs a value."),
+        ("compare --set a=1 --set b=2", "--set is given twice; several values follow it once."),
+        ("compare --preset quick", "unknown preset 'quick'; the nearest is 'quickstart'."),
+        ("compare --preset ant --resume --overwrite",
+         "--resume and --overwrite exclude each other."),
+        ("report", "at least one directory must be given."),
+        ("report no/such", "paths must be directories, got 'no/such'."),
+        ("compare --steps abc", "--steps must be a whole number, at least 1; got 'abc'."),
+    ],
+)  # fmt: skip
+def test_arguments_that_make_no_sense(
+    arguments: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fails(capsys, arguments) == line
+
+
+@pytest.mark.parametrize("text", ["abc", "1.5", "0", "-3", "nan", "inf", "-inf", "1e400", ""])
+@pytest.mark.parametrize("option", ["--steps", "--seeds"])
+def test_counts(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = "at least 1" if option == "--steps" else "from 1 to 10000"
+    expected = f"{option} must be a whole number, {limits}; got {text!r}."
+    assert fails(capsys, f"compare {option} '{text}'") == expected
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "line"),
+    [
+        ("CartPole-v1", "cartpol", "unknown environment 'cartpol'; the nearest is 'CartPole-v1'."),
+        ("CartPole-v1", "CartPole-v1:",
+         "environment must have the form NAME[:key=value,...], got 'CartPole-v1:'."),
+        ("CartPole-v1", "CartPole-v1:gravty=1",
+         "'CartPole-v1' has no option 'gravty'; the nearest is 'gravity'."),
+        ("CartPole-v1", "ant:backend=springs",
+         "unknown backend 'springs'; the nearest is 'spring'."),
+        ("CartPole-v1", "CartPole-v1 CartPole-v1", "'CartPole-v1' is given twice."),
+        ("adam", "adma", "unknown optimizer 'adma'; the nearest is 'adam'."),
+        ("adam", "adam adam", "'adam' is given twice."),
+        ("adam", "adam adam:b1=1.5", "b1 must be in [0, 1), got 1.5."),
+        ("adam", "adam:beta2=0.9", "'adam' has no option 'beta2'; the nearest is 'b2'."),
+        ("adam", "adam:learning_rate=0", "learning_rate must be in (0, inf), got 0."),
+        ("adam", "adam@breakout", "'adam' has no learned weights, got weights 'breakout'."),
+        ("num_envs=4", "num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),
+        ("num_envs=4", "num_envs=x", "setting 'num_envs' must be a whole number; got 'x'."),
+        ("minibatches=2", "minibatches=7",
+         "setting 'minibatches' must be a divisor of num_envs * num_steps = 64; got 7."),
+        ("1200", "1e18", "steps must be in [1, 34359738304] with these settings; "
+         "got 1000000000000000000."),
+    ],
+)  # fmt: skip
+def test_names_and_values_are_checked_before_anything_is_written(
+    replaced: str, by: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replaced in COMPARE
+    command = COMPARE.replace(replaced, by, 1)
+    assert fails(capsys, f"{command} --out {tmp_path / 'runs'}") == line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_box_that_is_not_understood_is_put_on_one_line() -> None:
+    box = "╭─ Surprise ─────╮\n│ Nobody         │\n│ expected this. │\n╰────────────────╯\n"
+    assert cli._one_line(box, ["train"]).split() == ["Surprise", "Nobody", "expected", "this."]

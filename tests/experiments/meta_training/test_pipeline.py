@@ -1,0 +1,312 @@
+"""Pipeline training from the command line: files, interruptions, the end of runs that fail."""
+
+import csv
+import json
+import math
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hills import Tiny, task
+from safetensors.numpy import load_file
+
+from experiments.command_line import commands, options
+from experiments.command_line import main as cli
+from experiments.command_line.progress import MetaGradientProgress
+from experiments.meta_training import architectures
+from experiments.meta_training.pipeline import PipelineOptions, PipelineRunConfig, returns_by_age
+from experiments.meta_training.presets import PIPELINE_PRESETS
+from experiments.meta_training.training import Generation, meta_train
+from meta.task import Lifetimes
+from meta.windows import Windows
+
+RUN = (
+    "meta-train --optimizer tiny:scale=2 --method pipeline --tasks CartPole-v1 Acrobot-v1 "
+    "--normalisers 10 500 --generations 7 --evaluate-every 3 --evaluation-seeds 2 --seed 5 "
+    "--no-cache --pipeline agents=4 window=2 reset_interval=4 age_bins=2 most_skipped=2 "
+    "optimizer=adam:learning_rate=0.1 --learner a2c --reward-scales 1 10 "
+    "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
+)
+
+
+def height(meta_params: Any) -> Any:
+    return -jnp.square(meta_params["rate"]) - jnp.square(meta_params["sign"][0] + 1.0)
+
+
+def lifetimes(run: PipelineRunConfig, stretches: int) -> list[Lifetimes]:
+    return [task(lambda meta_params, key: height(meta_params), stretches)] * len(run.tasks)
+
+
+def lives(run: PipelineRunConfig, worst: float = math.inf) -> list[Windows]:
+    """A hill in the place of learners, with ages for returns, and a cliff."""
+
+    def grow(meta_params: Any, life: Any) -> Any:
+        return life | {"age": life["age"] + 1.0}
+
+    def loss(meta_params: Any, life: Any) -> Any:
+        metrics = {"episodes": jnp.ones((), jnp.int32), "return_sum": life["age"]}
+        value = -height(meta_params) * (1.0 + 0.1 * life["luck"])
+        value *= jnp.where(meta_params["rate"] > worst, jnp.nan, 1.0)
+        return value, (grow(meta_params, life), metrics)
+
+    def init(meta_params: Any, key: jax.Array) -> Any:
+        return {"age": jnp.zeros(()), "luck": jax.random.normal(key)}
+
+    return [Windows(init, grow, loss, 4)] * len(run.tasks)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(architectures.ARCHITECTURES, "tiny", Tiny)
+        patch.setattr(PipelineRunConfig, "lifetimes", lifetimes)
+        patch.setattr(PipelineRunConfig, "windows", lives)
+        yield
+
+
+def parsed(text: str) -> PipelineRunConfig:
+    command = cli._parse(shlex.split(f"{text} --out x"))
+    assert isinstance(command, options.MetaTrain)
+    run = commands.meta_run_config(command)
+    assert isinstance(run, PipelineRunConfig)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run() -> PipelineRunConfig:
+    """Its trainer is compiled once for all tests."""
+    return parsed(RUN)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, run: PipelineRunConfig) -> Path:
+    """A run that nothing interrupted."""
+    path = tmp_path_factory.mktemp("meta") / "run"
+    notes: list[str] = []
+    meta_train(run, path, on_note=notes.append)
+    (note,) = notes
+    assert note.startswith("a meta-iteration needs ")
+    assert note.endswith(" MiB on each device.")
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(path: Path, other: Path) -> None:
+    for name in ("meta_metrics.csv", "returns_by_age.csv"):
+        assert (path / name).read_bytes() == (other / name).read_bytes()
+    for weights in ("meta_params.safetensors", "best_meta_params.safetensors"):
+        one, two = (load_file(run / weights) for run in (path, other))
+        assert one.keys() == two.keys()
+        assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+def test_files(finished: Path) -> None:
+    logged = rows(finished / "meta_metrics.csv")
+    assert [int(row["generation"]) for row in logged] == list(range(7))
+    # 4 agents on each of 2 tasks, 2 rollouts of 64 steps and a fresh one.
+    assert [int(row["env_steps"]) for row in logged] == [4 * 2 * 3 * 64 * (i + 1) for i in range(7)]
+    assert [bool(row["evaluation"]) for row in logged] == [False, False, True] * 2 + [True]
+    losses = [float(row["meta_loss"]) for row in logged]
+    assert losses[-1] < losses[0]
+    for row in logged:
+        assert row["skipped"] == "0"
+        parts = [float(row[f"task_loss_{i}"]) for i in range(2)]
+        np.testing.assert_allclose(float(row["meta_loss"]), np.mean(parts), rtol=1e-5)
+        # All four ages in each, two in a bin.
+        assert [row[f"episodes_by_age_{i}_{j}"] for i in "01" for j in "01"] == ["2"] * 4
+        assert [float(row[f"return_by_age_0_{j}"]) for j in "01"] == [0.5, 2.5]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["method"] == "pipeline"
+    assert config["pipeline"]["optimizer"] == "adam:learning_rate=0.1"
+    assert [config["tasks"][i]["iterations"] for i in "01"] == [8, 8]
+    assert [config["tasks"][i]["reward_scale"] for i in "01"] == [1.0, 10.0]
+    assert config["tasks"]["0"]["learner"] == "a2c"
+    assert load_file(finished / "meta_params.safetensors").keys() == {"rate", "sign"}
+
+
+def test_returns_by_age(finished: Path, tmp_path: Path) -> None:
+    table = rows(finished / "returns_by_age.csv")
+    assert len(table) == 2 * 4 * 2  # tasks, parts of the training, ages
+    assert [row["environment"] for row in table] == ["CartPole-v1"] * 8 + ["Acrobot-v1"] * 8
+    first = [table[0][key] for key in ("first_generation", "last_generation", "age_to", "episodes")]
+    assert first == ["0", "1", "4.0", "4"]
+    assert [float(row["return_mean"]) for row in table] == [0.5, 2.5] * 8
+    cli.main(["report", str(finished), "--out", str(tmp_path / "report")])
+    assert (tmp_path / "report" / "returns_by_age.png").read_bytes()[:4] == b"\x89PNG"
+    assert "CartPole-v1" in (tmp_path / "report" / "returns_by_age.svg").read_text()
+
+    # Means are over episodes, where there were any.
+    metrics = tmp_path / "metrics.csv"
+    header = "generation,episodes_by_age_0_0,return_by_age_0_0"
+    metrics.write_text(f"{header}\n0,1,5.0\n1,3,1.0\n2,0,nan\n3,2,4.0\n4,0,nan\n")
+    means = [row[-1] for row in returns_by_age(metrics, tasks=1, bins=1)]
+    np.testing.assert_array_equal(means, [2.0, math.nan, 4.0, math.nan])
+
+
+class Interruption(BaseException):
+    """Stands for a signal: nothing on the way up catches it."""
+
+
+@pytest.mark.parametrize("after", [1, 5])
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    after: int, run: PipelineRunConfig, finished: Path, tmp_path: Path
+) -> None:
+    def stop(generation: Generation) -> None:
+        if generation.number + 1 == after:
+            raise Interruption
+
+    path, starts = tmp_path / "run", list[int]()
+    with pytest.raises(Interruption):
+        meta_train(run, path, on_generation=stop, on_note=lambda n: None, checkpoint_seconds=0.0)
+    meta_train(run, path, resume=True, on_note=lambda n: None, on_start=starts.append)
+    assert starts == [after]
+    assert_same(path, finished)
+
+
+def test_finished_run_is_left_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copytree(finished, tmp_path / "run"))
+    cli.main(shlex.split(f"{RUN} --out {path} --resume"))
+    printed = capsys.readouterr()
+    assert "tiny:scale=2 pipeline: done, meta-iteration 7 of 7" in printed.err
+    assert_same(path, finished)
+
+
+def test_run_without_finite_gradients_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate climbs from -3 by 0.1 in each step, to where there are no gradients."""
+    monkeypatch.setattr(PipelineRunConfig, "windows", lambda run: lives(run, worst=-2.85))
+    path = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(shlex.split(f"{RUN} --out {path}"))
+    assert stop.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.splitlines()[-1] == (
+        "rl-optim: the meta-gradient was not finite 2 times in a row; the meta-parameters from "
+        f"before are in {path}/meta_params.safetensors; first_order=true or a shorter window may "
+        "help."
+    )
+    assert "pipeline: stopped, meta-iteration" in printed
+    logged = rows(path / "meta_metrics.csv")
+    assert [row["skipped"] for row in logged] == ["0"] * (len(logged) - 2) + ["1", "2"]
+    rate = load_file(path / "meta_params.safetensors")["rate"]
+    assert -2.85 < rate < -2.7
+
+
+def test_display() -> None:
+    progress = MetaGradientProgress(
+        optimizer="optim4rl", method="pipeline", steps=10, done=3, state="training"
+    )
+    nothing = "\N{EN DASH}"
+    assert progress.cells()[2:6] == ["3 of 10", nothing, nothing, nothing]
+    metrics = {
+        "meta_loss": np.float32(0.5),
+        "gradient_norm": np.float32(0.25),
+        "skipped": np.int32(2),
+        "episodes_by_age": np.array([[1, 0, 2], [1, 0, 0]]),
+        "return_by_age": np.array([[1.0, math.nan, 3.0], [2.0, math.nan, math.nan]]),
+    }
+    progress.take(metrics)
+    assert progress.by_age() == f"1.5 {nothing} 3"
+    progress.take(metrics | {"return_by_age": np.array([[3.0, math.nan, 3.0]] * 2)})
+    assert progress.by_age() == f"{np.mean([3.9 / 1.9, 4.8 / 1.9]):.3g} {nothing} 3"
+    assert progress.line() == (
+        "optim4rl pipeline: training, meta-iteration 3 of 10, meta-loss 0.5, gradient norm 0.25, "
+        f"return by age {progress.by_age()}, 2 skipped, evaluation {nothing}"
+    )
+
+
+def test_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment steps of a meta-iteration are those of the authors."""
+    start = "meta-train --optimizer {} --method pipeline --preset "
+    catch = parsed(start.format("optim4rl") + "catch --pipeline agents=32 --set widths=32")
+    assert (catch.env_steps, catch.generations) == (3_200, 78)
+    assert catch.optimizer == "optim4rl:grad_clip=none"
+    assert [t.iterations(catch.parts) for t in catch.tasks] == [128]
+    assert (catch.tasks[0].learning_rate, catch.tasks[0].settings.widths) == (1e-3, (32,))
+    six = parsed(start.format("open") + "gridworlds --steps 800")
+    assert (six.env_steps, six.generations) == (6 * 51_200, 585)
+    assert (six.optimizer, six.tasks[0].learning_rate) == ("open", None)
+    assert [t.reward_scale for t in six.tasks] == [1e3, 1e2, 1e2, 1e1, 1e1, 1.0]
+    assert [t.iterations(six.parts) for t in six.tasks] == [40] * 6
+    assert {t.learner for t in six.tasks} == {"a2c"}
+    ppo = parsed(start.format("open") + "gridworlds --learner ppo")
+    assert {t.learner for t in ppo.tasks} == {"ppo"}
+    task = six.tasks[3].task(six.parts)
+    assert (task.config.clip, task.config.normalize_advantages) == (math.inf, False)
+    assert task.config.reward_scale == 10.0
+    assert set(PIPELINE_PRESETS) == {
+        *("small", "catch", "gridworlds", "small_dense_long", "big_dense_long", "ant", "humanoid")
+    }
+    small = parsed(start.format("optim4rl") + "small")
+    assert [(t.environment, t.normaliser) for t in small.tasks] == [
+        ("Catch-bsuite", 1.0), ("small_dense_short", 2.4), ("small_dense_long", 11.0)
+    ]  # fmt: skip
+    assert [t.iterations(small.parts) for t in small.tasks] == [256] * 3
+    for given in small.tasks:
+        assert (given.reward_scale, given.learning_rate) == (100.0, 0.01)
+        assert (given.settings.value_weight, given.settings.num_envs) == (0.01, 16)
+
+
+@pytest.mark.parametrize("name", PIPELINE_PRESETS)
+def test_every_preset_is_a_run(name: str) -> None:
+    preset = PIPELINE_PRESETS[name]
+    run = parsed(f"meta-train --optimizer star --method pipeline --preset {name}")
+    assert [task.environment for task in run.tasks] == list(preset.tasks)
+    assert run.generations == preset.generations
+    assert str(run.tasks[0].learning_rate) == str(float(preset.learning_rates[0]))
+
+
+def test_options() -> None:
+    texts = ["agents=1e2", "max_norm=none", "first_order=true", "schedule=newborn", "meta_steps=5"]
+    assert PipelineOptions.parse(texts) == PipelineOptions(
+        agents=100, max_norm=None, first_order=True, schedule="newborn", meta_steps=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "line"),
+    [
+        ("agents=4", "agent=4",
+         "unknown setting of --pipeline 'agent'; the nearest is 'agents'."),
+        ("agents=4", "agents", "a setting of --pipeline must have the form key=value; "
+         "got 'agents'."),
+        ("agents=4", "agents=x", "agents must be a whole number; got 'x'."),
+        ("window=2", "window=0", "window must be at least 1; got 0."),
+        ("window=2", "max_norm=x", "max_norm must be a number or none; got 'x'."),
+        ("optimizer=adam:learning_rate=0.1", "optimizer=adm:learning_rate=0.1",
+         "unknown optimizer 'adm'"),
+        ("--learner a2c", "--learner a3c", "unknown learner 'a3c'; the nearest is 'a2c'."),
+        ("--learner a2c", "--steps 100",
+         "--steps and the reset_interval of --pipeline exclude each other."),
+        ("--learner a2c", "--learning-rates 1e-3",
+         "'tiny' takes no learning rate; leave it out."),
+        ("--learner a2c", "--preset cath", "unknown preset 'cath'; the nearest is 'catch'."),
+        ("--method pipeline", "--preset catch", "--preset needs --method pipeline."),
+        ("--method pipeline", "", "--pipeline needs --method pipeline."),
+        ("--reward-scales 1 10", "--reward-scales 0",
+         "a reward scale must be in (0, inf); got 0.0."),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    replaced: str, by: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replaced in RUN
+    with pytest.raises(SystemExit) as stop:
+        cli.main(shlex.split(f"{RUN.replace(replaced, by, 1)} --out {tmp_path / 'run'}"))
+    assert stop.value.code == 2
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.removeprefix("rl-optim: ").startswith(line)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,461 @@
+"""Meta-training from the command line: files, interruptions, refusals."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hills import Tiny, task
+from run_directories import cut_in_half, flip_bit
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import optim
+from experiments.command_line import commands, options
+from experiments.command_line import main as cli
+from experiments.meta_training import architectures
+from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.evolution import EvolutionRunConfig
+from experiments.meta_training.training import Generation, meta_train
+from meta.task import Lifetimes
+
+QUICK_XLA = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
+META = (
+    "meta-train --optimizer tiny:scale=2 --tasks CartPole-v1 Acrobot-v1 --normalisers 10 500 "
+    "--steps 128 256 --population 4 --generations 7 --evaluate-every 3 --evaluation-seeds 2 "
+    "--seed 5 --no-cache --strategy openai_es:sigma=0.5,learning_rate=0.1 "
+    "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
+)
+
+
+LIFETIMES = EvolutionRunConfig.lifetimes
+
+
+def functions(run: EvolutionRunConfig, stretches: int) -> list[Lifetimes]:
+    """Functions of the meta-parameters and of luck, in the place of lifetimes."""
+
+    def fitness(meta_params: Any, key: jax.Array) -> jax.Array:
+        height = -jnp.square(meta_params["rate"]) - jnp.square(meta_params["sign"][0] + 1.0)
+        return height + 0.1 * jax.random.normal(key)
+
+    return [task(fitness, stretches)] * len(run.tasks)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(architectures.ARCHITECTURES, "tiny", Tiny)
+        patch.setattr(EvolutionRunConfig, "lifetimes", functions)
+        yield
+
+
+def parsed(text: str) -> EvolutionRunConfig:
+    command = cli._parse(shlex.split(f"{text} --out x"))
+    assert isinstance(command, options.MetaTrain)
+    return commands.meta_run_config(command)
+
+
+@pytest.fixture(scope="module")
+def run() -> EvolutionRunConfig:
+    """Its trainer is compiled once for all tests."""
+    return parsed(META)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from the command line that nothing interrupted."""
+    path = tmp_path_factory.mktemp("meta") / "run"
+    cli.main(shlex.split(f"{META} --out {path}"))
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with (path / "meta_metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(path: Path, other: Path) -> None:
+    assert (path / "meta_metrics.csv").read_bytes() == (other / "meta_metrics.csv").read_bytes()
+    for weights in ("meta_params.safetensors", "best_meta_params.safetensors"):
+        one, two = (load_file(run / weights) for run in (path, other))
+        assert one.keys() == two.keys()
+        assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+def fails(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """The one line that a command which is refused prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(shlex.split(command))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("rl-optim: ")
+
+
+# Files
+
+
+def test_files(finished: Path) -> None:
+    logged = rows(finished)
+    assert [int(row["generation"]) for row in logged] == list(range(7))
+    # 4 members on 128 steps of one task and 256 of the other, in rollouts of 64.
+    assert [int(row["env_steps"]) for row in logged] == [1536 * (i + 1) for i in range(7)]
+    judged = [bool(row["evaluation"]) for row in logged]
+    assert judged == [False, False, True, False, False, True, True]
+    for row in logged:
+        for name in ("fitness_mean", "fitness_best", "sigma", "mean_norm", "task_fitness_0"):
+            assert np.isfinite(float(row[name]))
+        assert row["failed"] == "0"
+        if row["evaluation"]:
+            parts = [float(row[f"evaluation_{i}"]) for i in range(2)]
+            np.testing.assert_allclose(float(row["evaluation"]), np.mean(parts), rtol=1e-5)
+    assert (finished / "timing.csv").read_text().startswith("point,seconds\n0,")
+    config = json.loads((finished / "config.json").read_text())
+    assert config["versions"]["evosax"]
+    assert config["evolution"]["sigma"] == 0.5
+    assert [config["tasks"][i]["iterations"] for i in "01"] == [2, 4]
+    assert [config["tasks"][i]["normaliser"] for i in "01"] == [10.0, 500.0]
+    assert config["tasks"]["0"]["settings"]["anneal"] is False
+
+    weights = load_file(finished / "meta_params.safetensors")
+    assert {name: x.shape for name, x in weights.items()} == {"rate": (), "sign": (1,)}
+    assert {x.dtype for x in weights.values()} == {np.dtype(np.float32)}
+    with safe_open(finished / "meta_params.safetensors", framework="numpy") as file:
+        assert file.metadata() == {
+            "format": "rl-optim meta-parameters",
+            "architecture": "tiny",
+            "sizes": '{"noise": 0.1}',
+            "options": '{"scale": 2}',
+            "feature_version": "1",
+            "optimizer": "tiny:scale=2",
+            "training_tasks": "CartPole-v1 Acrobot-v1",
+            "generations": "7",
+        }
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.1, 0.5, 0.2, 0.5, 0.3], 2),  # the first of equal ones
+        ([math.nan, -2.0, math.nan, -1.0, -3.0], 4),
+        ([math.nan] * 5, 1),
+    ],
+)
+def test_best_weights_are_kept(
+    scores: list[float],
+    best: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when the run is interrupted after them, and killed before it had written them."""
+    run = parsed(META.replace("--generations 7", "--generations 5"))
+    run = dataclasses.replace(run, evaluate_every=1)
+    left, seen = list(scores), dict[int, bytes]()
+    monkeypatch.setattr(
+        EvolutionRunConfig, "evaluate", lambda run, meta_params: np.array([left.pop(0)] * 2)
+    )
+    path = tmp_path / "run"
+
+    def look(generation: Generation) -> None:
+        seen[generation.number + 1] = load_file(path / "meta_params.safetensors")["rate"].tobytes()
+        if generation.number + 1 == 4:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        meta_train(run, path, on_generation=look, checkpoint_seconds=0.0)
+    (path / "best_meta_params.safetensors").unlink()
+    meta_train(run, path, resume=True, on_generation=look)
+    assert not left
+    assert optim.load_metadata(path / "meta_params.safetensors")["generations"] == "5"
+    kept = path / "best_meta_params.safetensors"
+    assert optim.load_metadata(kept)["generations"] == str(best)
+    assert load_file(kept)["rate"].tobytes() == seen[best]
+    assert len(set(seen.values())) == 5
+
+
+def test_weights_make_the_optimizer_that_was_trained(finished: Path) -> None:
+    """With the options it was trained with, unless others are given."""
+    path = finished / "meta_params.safetensors"
+    trained = LearnedOptimizer.parse("tiny:scale=2").transform(optim.load_meta_params(path))
+    other = LearnedOptimizer.parse("tiny:scale=3").transform(optim.load_meta_params(path))
+    grads = {"actor": jnp.array([0.3, -2.0])}
+    pairs = [(optim.make(f"tiny@{path}"), trained), (optim.load(f"tiny@{path}", scale=3), other)]
+    for made, expected in pairs:
+        ours, theirs = (tx.update(grads, tx.init(grads), grads)[0] for tx in (made, expected))
+        np.testing.assert_array_equal(ours["actor"], theirs["actor"])
+
+
+def test_lifetimes_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EvolutionRunConfig, "lifetimes", LIFETIMES)
+    strategy = "noise_reuse_es --stretches 3"
+    run = parsed(META.replace("openai_es:sigma=0.5,learning_rate=0.1", strategy))
+    assert [t.iterations(run.stretches) for t in run.tasks] == [3, 6]
+    assert run.env_steps == 4 * (3 + 6) * 64 // 3
+    lives = run.lifetimes(3)
+    assert [life.stretches for life in lives] == [3, 3]
+    meta_params = Tiny().init(jax.random.key(0))
+    start = jax.eval_shape(lives[0].init, meta_params, jax.random.key(0))
+    assert start.observation.shape == (4, 4)
+    assert start.params["actor"]["Dense_0"]["kernel"].shape == (4, 8)
+    end, fitness = jax.eval_shape(lives[0].advance, meta_params, start)
+    assert (fitness.shape, fitness.dtype) == ((), jnp.float32)
+    assert jax.tree.structure(end) == jax.tree.structure(start)
+    # An evaluation is of whole lifetimes.
+    assert [life.stretches for life in run.lifetimes(1)] == [1, 1]
+    pairs = parsed(META.replace("--seed 5", "--sampling pairs --lives 3"))
+    assert pairs.env_steps == 3 * 2 * (2 + 4) * 64
+
+
+def test_published_returns_normalise() -> None:
+    text = META.replace("--normalisers 10 500", "").replace("CartPole-v1 Acrobot-v1", "{}")
+    both = parsed(text.format("Breakout-MinAtar Asterix-MinAtar"))
+    assert [t.normaliser for t in both.tasks] == [50.08, 15.04]
+    alone = parsed(text.format("CartPole-v1").replace("128 256", "128"))
+    assert [t.normaliser for t in alone.tasks] == [1.0]
+
+
+# Interruptions
+
+
+class Interruption(BaseException):
+    """Stands for a signal: nothing on the way up catches it."""
+
+
+def interrupt(run: EvolutionRunConfig, path: Path, after: int, checkpoint_seconds: float) -> None:
+    """Leaves a run that was interrupted after so many generations."""
+
+    def stop(generation: Generation) -> None:
+        if generation.number + 1 == after:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        meta_train(run, path, on_generation=stop, checkpoint_seconds=checkpoint_seconds)
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+@pytest.mark.parametrize("after", [2, 6, 7])
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    after: int, checkpoint_seconds: float, run: EvolutionRunConfig, finished: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    interrupt(run, path, after, checkpoint_seconds)
+    if after == 7:  # killed before the weights were written
+        (path / "meta_params.safetensors").unlink()
+    notes: list[str] = []
+    starts: list[int] = []
+    meta_train(run, path, resume=True, on_note=notes.append, on_start=starts.append)
+    assert_same(path, finished)
+    assert starts == [after if checkpoint_seconds == 0.0 or after == 7 else 0]
+    assert [note for note in notes if "starts again" not in note] == []
+
+
+@pytest.mark.parametrize("damage", [flip_bit, cut_in_half])
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    damage: Callable[[Path], None], run: EvolutionRunConfig, finished: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    interrupt(run, path, 5, checkpoint_seconds=0.0)
+    checkpoint = path / "checkpoints" / "4"
+    files = [p for p in (checkpoint / "state").rglob("*") if p.is_file()]
+    damage(max(files, key=lambda p: p.stat().st_size))
+    notes: list[str] = []
+    starts: list[int] = []
+    meta_train(run, path, resume=True, on_note=notes.append, on_start=starts.append)
+    assert notes == [f"the checkpoint {checkpoint} cannot be used: its checksum does not match."]
+    assert starts == [4]
+    assert_same(path, finished)
+
+
+def test_damaged_results_are_made_again(
+    run: EvolutionRunConfig, finished: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(finished, tmp_path / "run"))
+    for name in ("meta_metrics.csv", "meta_params.safetensors", "best_meta_params.safetensors"):
+        file = path / name
+        file.write_bytes(file.read_bytes()[:-5])
+        meta_train(run, path, resume=True, on_note=lambda note: None)
+        assert_same(path, finished)
+
+
+def test_finished_run_is_left_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    cli.main(shlex.split(f"{META} --out {finished} --resume"))
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+    printed = capsys.readouterr()
+    assert "tiny:scale=2 openai_es:sigma=0.5,learning_rate=0.1: done, generation 7 of 7" in (
+        printed.err
+    )
+    assert printed.out == (
+        f"Written: {finished}/meta_params.safetensors (last), best_meta_params.safetensors (best "
+        "evaluated)\n"
+    )
+
+
+KILLED = """
+import optim
+from experiments.meta_training import architectures
+from experiments.command_line import main as cli
+from experiments.meta_training import training as meta_training
+from hills import Tiny
+architectures.ARCHITECTURES["tiny"] = Tiny
+meta_training.meta_train.__kwdefaults__["checkpoint_seconds"] = 0.0
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy", ["openai_es:sigma=2,learning_rate=0.1", "persistent_es:sigma=2 --stretches 2"]
+)
+def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> None:
+    """Real learners, real kills, and now and then a checkpoint that is damaged as well."""
+    text = META.replace("openai_es:sigma=0.5,learning_rate=0.1", strategy)
+    text = text.replace("--generations 7", "--generations 120").replace(" --no-cache", "")
+    text = text.replace("--steps 128 256", "--steps 1280")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": QUICK_XLA}
+
+    def start(path: Path) -> subprocess.Popen[str]:
+        script = f"import sys; sys.path[:0] = {sys.path!r}\n{KILLED}"
+        arguments = [*shlex.split(text), "--out", str(path), "--resume"]
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    start(straight).communicate(timeout=500)
+    draw, seen = random.Random(0), 0
+
+    def count() -> int:
+        file = killed / "meta_metrics.csv"
+        return file.read_text().count("\n") if file.exists() else 0
+
+    for kill in range(4):
+        process = start(killed)
+        # From its first new rows on, each with a checkpoint, the run takes some seconds.
+        while process.poll() is None and count() < seen + 3:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.5))
+        process.kill()
+        _, errors = process.communicate(timeout=60)
+        seen = count()
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+        if kill == 2:
+            points = [p for p in (killed / "checkpoints").iterdir() if p.name.isdecimal()]
+            damaged = max(points, key=lambda p: int(p.name))
+            files = [p for p in (damaged / "state").rglob("*") if p.is_file()]
+            cut_in_half(max(files, key=lambda p: p.stat().st_size))
+        if kill == 3:
+            # The kill may have come before the checksum was written down; then orbax says more.
+            assert f"{damaged} cannot be used: " in errors
+    _, errors = start(killed).communicate(timeout=500)
+    assert "generation 120 of 120" in errors
+    logged = rows(killed)
+    assert len(logged) == 120
+    assert sum(float(row["fitness_best"]) > float(row["fitness_worst"]) for row in logged) > 90
+    assert len({row["mean_norm"] for row in logged}) > 90
+    assert_same(killed, straight)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "line"),
+    [
+        ("tiny:scale=2", "tinny", "unknown learned optimizer 'tinny'; the nearest is 'tiny'."),
+        ("tiny:scale=2", "tiny:scal=2", "'tiny' has no option 'scal'; the nearest is 'scale'."),
+        ("tiny:scale=2", "tiny:noise=0,scale=-2", "scale must not be negative, got -2."),
+        ("tiny:scale=2", "tiny@breakout",
+         "'tiny' has no packaged meta-parameters 'breakout', it has none; or give the path of a "
+         "file."),
+        ("--tasks CartPole-v1", "--tasks cartpol",
+         "unknown environment 'cartpol'; the nearest is 'CartPole-v1'."),
+        ("--tasks CartPole-v1 Acrobot-v1", "--tasks",
+         "--tasks must name at least one environment."),
+        ("--normalisers 10 500", "",
+         "no return is published for 'CartPole-v1'; several tasks need --normalisers, "
+         "one for each."),
+        ("--normalisers 10 500", "--normalisers 10 500 1",
+         "--normalisers must be one, or one for each of the 2 tasks; got 3."),
+        ("--normalisers 10 500", "--normalisers 10 x",
+         "--normalisers must be numbers; got '10 x'."),
+        ("--normalisers 10 500", "--normalisers 10 0", "normaliser must be in (0, inf); got 0.0."),
+        ("--steps 128 256", "--steps 1.5", "--steps must be whole numbers; got '1.5'."),
+        ("--steps 128 256", "--steps 0",
+         "the steps of a lifetime must be in [1, 2147483647]; got 0."),
+        ("--population 4", "--population 5", "population must be even for openai_es; got 5."),
+        ("--population 4", "--population x",
+         "--population must be a whole number, at least 1; got 'x'."),
+        ("--seed 5", "--seed -1", "seed must be in [0, 4294967295]; got -1."),
+        ("--seed 5", "--method pipelin", "unknown method 'pipelin'; the nearest is 'pipeline'."),
+        ("--seed 5", "--stretches 2",
+         "the stretches of a lifetime must be 1 for openai_es; got 2."),
+        ("--seed 5", "--sampling some", "task_sampling must be one of all, pairs; got 'some'."),
+        ("openai_es:sigma=0.5", "open_es:sigma=0.5",
+         "unknown strategy 'open_es'; the nearest is 'openai_es'."),
+        ("openai_es:sigma=0.5", "openai_es:sigm=0.5",
+         "'openai_es' has no option 'sigm'; the nearest is 'sigma'."),
+        ("openai_es:sigma=0.5", "openai_es:sigma=x", "sigma must be in (0, inf); got 'x'."),
+        ("num_envs=4", "anneal=true",
+         "setting 'anneal' must be false: a learned optimizer sets its own steps."),
+        ("num_envs=4", "num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),
+        ("--seed 5", "--evaluate-evry 3",
+         "unknown option '--evaluate-evry'; the nearest is '--evaluate-every'."),
+        ("--seed 5", "--resume --overwrite", "--resume and --overwrite exclude each other."),
+        ("--optimizer tiny:scale=2", "", "meta-train needs --optimizer."),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    replaced: str, by: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replaced in META
+    command = META.replace(replaced, by, 1)
+    assert fails(capsys, f"{command} --out {tmp_path / 'run'}") == line
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hint = f"{finished} exists already; use --resume to continue it or --overwrite to replace it."
+    assert fails(capsys, f"{META} --out {finished}") == hint
+    for old, new, difference in [
+        ("sigma=0.5", "sigma=0.25", "evolution.sigma is 0.5, not 0.25"),
+        ("128 256", "128 512", "tasks.1.steps is 256, not 512"),
+    ]:
+        other = META.replace(old, new)
+        assert fails(capsys, f"{other} --out {finished} --resume") == (
+            f"cannot resume {finished}: its {difference}."
+        )
+
+
+def test_learned_optimizers_by_name() -> None:
+    learned = LearnedOptimizer.parse("tiny:noise=0,scale=3")
+    assert learned.architecture == Tiny(noise=0)
+    assert learned.options == {"scale": 3}
+    meta_params = {"rate": jnp.zeros(()), "sign": jnp.full((1,), -jnp.inf)}
+    optimizer = learned.transform(meta_params)
+    updates, _ = optimizer.update({"w": jnp.ones(2)}, optimizer.init({"w": jnp.ones(2)}))
+    np.testing.assert_allclose(updates["w"], -3.0)
+    optim4rl = LearnedOptimizer.parse("optim4rl:mlp_widths=4x6,learning_rate=1e-3")
+    assert optim4rl.architecture == optim.Optim4RL(mlp_widths=(4, 6))
+    with pytest.raises(ValueError, match="mlp_widths must be whole numbers joined by x"):
+        LearnedOptimizer.parse("optim4rl:mlp_widths=x")

@@ -1,0 +1,335 @@
+"""Offline comparisons from the command line: files, interruptions, collapse, refusals."""
+
+import csv
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import quick
+from run_directories import results
+
+from experiments.command_line import commands, options, plans
+from experiments.command_line.main import main
+from experiments.offline.algorithms import adam_numbers, resolve, settings_of
+from experiments.offline.datasets import Data
+from experiments.offline.presets import OFFLINE_PRESETS
+from experiments.offline.training import OfflineRun, train_offline
+from experiments.reports.offline import critic_of, critic_panels, summarise_offline
+from experiments.runs.reading import load_runs
+
+h5py = pytest.importorskip("h5py")
+
+TINY = "actor_widths=8x8 critic_widths=8x8 batch_size=8"
+OFFLINE = (
+    "offline --algorithm td3_bc --dataset {data} --env Pendulum-v1:max_steps_in_episode=5 "
+    "--critic-optimizer adam --critic-optimizer sgd:learning_rate=1e4 --seeds 3 --steps 24 "
+    f"--evaluations 4 --evaluation-episodes 2 --no-cache --set {TINY}"
+)
+
+
+def write(path: Path, **changes: np.ndarray) -> Path:
+    """Random transitions of Pendulum's sizes in D4RL's layout."""
+    draw = np.random.default_rng(0)
+    arrays = {
+        "observations": draw.normal(size=(60, 3)),
+        "actions": draw.uniform(-1, 1, (60, 1)),
+        "rewards": draw.normal(size=60),
+        "terminals": np.arange(60) % 20 == 19,
+        "timeouts": np.zeros(60, bool),
+    } | changes
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick.quick_jit)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "toy.hdf5")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("offline") / "runs"
+    main([*shlex.split(OFFLINE.format(data=data)), "--out", str(out)])
+    return out
+
+
+def run_of(data: Path, algorithm: str = "td3_bc", **changes: object) -> OfflineRun:
+    settings = settings_of(algorithm, TINY.split())
+    given = {"steps": 4, "seeds": (0, 1), "critic_optimizer": "adam"} | changes
+    return OfflineRun(algorithm, Data(str(data)), settings=settings, **given)  # type: ignore[arg-type]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fails(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """The one line that a command which is refused prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(command))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("rl-optim: ")
+
+
+# Files
+
+
+def test_files(finished: Path, data: Path) -> None:
+    path = finished / "td3_bc" / "adam"
+    logged = rows(path / "metrics.csv")
+    assert [int(row["step"]) for row in logged[::3]] == list(range(2, 25, 2))
+    assert [row["seed"] for row in logged[:3]] == ["0", "1", "2"]
+    judged = [bool(row["episode_return"]) for row in logged[::3]]
+    assert judged == [False, False, True] * 4
+    assert all(np.isfinite(float(row["critic_loss"])) for row in logged)
+    config = json.loads((path / "config.json").read_text())
+    assert config["resolved_optimizer"] == "adam:learning_rate=0.0003,eps=0.0001"
+    assert config["other_optimizers"] == {"actor": "adam:learning_rate=0.0003"}
+    assert config["collapse_line"] == pytest.approx(
+        200.0 * np.abs(Data(str(data)).transitions.reward).max()
+    )
+    assert config["transitions"] == 60
+    assert config["dataset"] == "toy"
+    assert len(rows(path / "evaluation.csv")) == 3
+
+
+def test_collapse_is_named(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["report", str(finished)])
+    shown = capsys.readouterr().out
+    summary = {row["optimizer"]: row for row in rows(finished / "summary.csv")}
+    assert summary["adam"]["collapsed_seeds"] == "0"
+    exploded = summary["sgd:learning_rate=1e4"]
+    assert exploded["collapsed_seeds"] == "3"
+    sentence = "Collapsed: sgd:learning_rate=1e4 with td3_bc on toy, 3 of 3 seeds, the first at"
+    assert sentence in " ".join(shown.split())
+    assert sentence in (finished / "summary.md").read_text()
+    runs = load_runs([finished])
+    quantity, loss = critic_panels(runs)
+    assert (quantity.y_label, loss.y_label) == ("Mean |Q|", "Critic loss")
+    assert quantity.reference == float(exploded["collapse_line"])
+    assert quantity.reference_name == "collapse line"
+    labels = [curve.label for curve in quantity.curves]
+    assert labels == ["adam", "sgd:learning_rate=1e4 (collapsed 3 of 3)"]
+    assert "collapse line" in (finished / "critic.svg").read_text()
+    assert (finished / "curves.png").exists()
+
+
+def test_numbers_of_the_summary(finished: Path) -> None:
+    (run,) = (run for run in load_runs([finished]) if run.label == "adam")
+    (row,) = summarise_offline([run])
+    final = [float(r["mean_abs_q"]) for r in rows(run.path / "metrics.csv")[-3:]]
+    assert row.mean_abs_q_iqm == pytest.approx(np.mean(final))
+    assert row.mean_abs_q_iqm_low <= row.mean_abs_q_iqm <= row.mean_abs_q_iqm_high
+    last = [float(r["episode_return"]) for r in rows(run.path / "metrics.csv")[-3:]]
+    assert row.return_iqm == pytest.approx(np.mean(last))
+    assert np.isnan(row.score_iqm)  # no reference returns
+    critic = critic_of(run)
+    assert critic.mean_abs_q.shape == (3, 12)
+    assert not critic.collapsed.any()
+
+
+def test_a_seed_is_the_same_whatever_the_optimizer_or_company(data: Path, tmp_path: Path) -> None:
+    for name, seeds in (("alone", (1,)), ("together", (0, 1, 2))):
+        train_offline(run_of(data, seeds=seeds), tmp_path / name, on_note=lambda note: None)
+    alone = rows(tmp_path / "alone" / "metrics.csv")
+    together = [r for r in rows(tmp_path / "together" / "metrics.csv") if r["seed"] == "1"]
+    for one, two in zip(alone, together, strict=True):
+        for key in ("mean_abs_q", "critic_loss", "actor_loss"):
+            np.testing.assert_allclose(float(one[key]), float(two[key]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pars", "rebrac", "sqog"))],
+)
+def test_every_algorithm_runs(algorithm: str, data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    train_offline(run_of(data, algorithm), tmp_path / "run", on_note=said.append)
+    assert said == ["no returns, only the critic: toy names no environment; give one with --env."]
+    logged = rows(tmp_path / "run" / "metrics.csv")
+    assert all(np.isfinite(float(row["mean_abs_q"])) for row in logged)
+    assert rows(tmp_path / "run" / "evaluation.csv")[0]["episode_return"] == ""
+    (row,) = summarise_offline(load_runs([tmp_path]))
+    assert row.finished
+    assert np.isnan(row.return_iqm)
+
+
+def test_diagnostics_on_request(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "jit", quick._jit)  # the other one cannot be differentiated
+    run = run_of(data, critic_optimizer="adamo", steps=6, seeds=(0,), diagnostics_every=4)
+    train_offline(run, tmp_path / "run", on_note=lambda note: None)
+    radii = [row["exact_radius"] for row in rows(tmp_path / "run" / "metrics.csv")]
+    assert [bool(radius) for radius in radii] == [False, True, False]
+    assert 0.9 < float(radii[1]) < 1.1
+
+
+def test_settings_and_defaults() -> None:
+    assert settings_of("td3_bc")["normalize_observations"] is True
+    assert settings_of("rebrac", ["critic_layer_norm=false"])["critic_layer_norm"] is False
+    assert str(resolve("adamo:kappa=1", 1e-3, critic=True)).endswith("eps=0.0001,kappa=1")
+    assert adam_numbers(resolve("adamw:b1=0.5", 1e-3, critic=True))["b1"] == 0.5
+
+
+@pytest.mark.parametrize("name", OFFLINE_PRESETS)
+def test_presets_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plans.offline_plan(options.Offline(preset=name))
+    preset = OFFLINE_PRESETS[name]
+    assert list(plan.runs.values()) == list(preset.critic_optimizers)
+    settings_of(preset.algorithm, preset.settings)
+    assert plan.command.dataset == f"runs/{name}/data/{preset.collection.name}"
+
+
+# Interruptions
+
+
+def test_resumed_run_is_the_same(finished: Path, data: Path, tmp_path: Path) -> None:
+    run = run_of(data, steps=24, seeds=(0, 1, 2))
+    train_offline(run, tmp_path / "whole", on_note=lambda note: None)
+    for points in (1, 5, 12):
+
+        def stop(point: object, points: int = points) -> None:
+            if getattr(point, "number", 0) + 1 == points:
+                raise KeyboardInterrupt
+
+        path = tmp_path / f"cut-{points}"
+        with pytest.raises(KeyboardInterrupt):
+            train_offline(
+                run, path, on_point=stop, on_note=lambda note: None, checkpoint_seconds=0.0
+            )
+        train_offline(run, path, resume=True, on_note=lambda note: None)
+        assert results(path) == results(tmp_path / "whole")
+
+
+def test_other_data_are_not_resumed(
+    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(finished, out)
+    other = write(tmp_path / "toy.hdf5", rewards=np.ones(60))
+    shutil.copy(data, tmp_path / "backup")
+    command = OFFLINE.format(data=other) + f" --out {out} --resume"
+    assert "cannot resume" in fails(capsys, command)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(data: Path, tmp_path: Path) -> None:
+    """kill -9 three times, then the end: the same bytes as without."""
+    command = OFFLINE.format(data=data).replace("--steps 24", "--steps 4000")
+    program = "from experiments.command_line.main import main; import sys; main(sys.argv[1:])"
+
+    def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
+        arguments = [*shlex.split(command), "--out", str(out), *more]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment)
+
+    assert start(tmp_path / "whole").wait() == 0
+    draw = random.Random(0)
+    for more in ((), ("--resume",), ("--resume",)):
+        process = start(tmp_path / "killed", *more)
+        time.sleep(draw.uniform(8.0, 20.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(tmp_path / "killed", "--resume").wait() == 0
+    for name in ("adam", "sgd-learning_rate=1e4"):
+        whole, killed = (tmp_path / one / "td3_bc" / name for one in ("whole", "killed"))
+        assert results(whole) == results(killed)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("td3_bc -> td3bc", "unknown algorithm 'td3bc'; the nearest is 'td3_bc'."),
+        ("adam -> adma", "unknown optimizer 'adma'"),
+        ("--seeds 3 -> --seeds 3 --subset 61", "--subset must be in [1, 60]"),
+        ("batch_size=8 -> alhpa=1", "unknown setting of td3_bc 'alhpa'; the nearest is 'alpha'."),
+        ("batch_size=8 -> discount=1", "setting 'discount' must be in [0, 1); got 1.0."),
+        (
+            "batch_size=8 -> actor_period=0",
+            "setting 'actor_period' must be in [1, 1048576]; got 0.",
+        ),
+        ("batch_size=8 -> polyak=2", "polyak must be in [0, 1]; got 2.0."),
+        ("Pendulum-v1:max_steps_in_episode=5 -> Pendulum", "unknown environment 'Pendulum'"),
+        ("Pendulum-v1:max_steps_in_episode=5 -> CartPole-v1", "observations and actions of other"),
+        ("--seeds 3 -> --seeds 3 --diagnostics-every 2", "needs a critic optimizer with Adam's"),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    change: str, line: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = change.split(" -> ")
+    assert old in OFFLINE
+    command = OFFLINE.replace(old, new).format(data=data) + f" --out {tmp_path / 'x'}"
+    assert line in fails(capsys, command)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"rewards": np.full(60, np.nan)}, "rewards must be finite, got nan or inf in row 0."),
+        ({"actions": np.full((60, 1), 1.5)}, "actions must be in [-1, 1], got 1.5"),
+        (
+            {key: np.zeros((0, 3))[:, :width] for key, width in (("observations", 3),)}
+            | {"actions": np.zeros((0, 1)), "rewards": np.zeros(0), "terminals": np.zeros(0, bool)}
+            | {"timeouts": np.zeros(0, bool)},
+            "is empty.",
+        ),
+    ],
+)
+def test_data_that_cannot_be_learned_from(
+    changes: dict[str, np.ndarray], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "bad.hdf5", **changes)
+    assert line in fails(capsys, OFFLINE.format(data=path) + f" --out {tmp_path / 'x'}")
+
+
+def test_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f" --out {tmp_path / 'x'}"
+    (tmp_path / "text").write_text("no data")
+    line = fails(capsys, OFFLINE.format(data=tmp_path / "text") + out)
+    assert "is not an HDF5 file" in line
+    line = fails(capsys, OFFLINE.format(data=tmp_path / "nothing") + out)
+    assert "is neither a file, nor a folder, nor a Minari data set" in line
+    line = fails(capsys, "offline --preset r2")
+    assert line == "unknown preset 'r2'; the nearest is 'r1'."
+    line = fails(capsys, "offline --algorithm td3_bc" + out)
+    assert line == "offline needs --dataset and --critic-optimizer, or a --preset."
+
+
+def test_presets_say_what_they_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium.envs.mujoco", None)
+    commands_made = fails(capsys, f"collect --env Swimmer-v5 --root {tmp_path}")
+    assert "Swimmer-v5 needs Gymnasium's MuJoCo environments" in commands_made
+    assert "pip install 'rl-optim[offline]'" in commands_made
+    assert commands.OFFLINE_PRESETS is OFFLINE_PRESETS

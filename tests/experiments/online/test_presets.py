@@ -1,0 +1,33 @@
+"""Every preset can be run as it stands."""
+
+import pytest
+
+from experiments.command_line.commands import _run_config
+from experiments.command_line.options import Compare
+from experiments.command_line.plans import plan
+from experiments.online.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(
+    name: str, tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    preset = PRESETS[name]
+    assert preset.description.endswith(".")
+    made = plan(Compare(preset=name))
+    assert (made.steps, made.seeds, made.settings) == (preset.steps, preset.seeds, preset.settings)
+    pairs = [(env, optimizer) for env in preset.envs for optimizer in preset.optimizers]
+    assert list(made.runs.values()) == pairs
+    for path, names in made.runs.items():
+        assert path.parts[:2] == ("runs", name)
+        run = _run_config(made, *names)  # makes the environment and the optimizer
+        assert run.config()["steps"] >= preset.steps
+        assert len(run.seeds) == preset.seeds
+
+
+def test_options_replace_what_the_preset_says() -> None:
+    made = plan(Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",)))
+    assert list(dict.fromkeys(env for env, _ in made.runs.values())) == ["ant"]
+    assert (made.steps, made.seeds) == (7, 2)
+    assert made.settings == (*PRESETS["quickstart"].settings, "clip=0.1")

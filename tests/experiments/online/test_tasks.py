@@ -1,0 +1,78 @@
+"""Tasks: environments by text, and what an optimizer gets from its task."""
+
+import pytest
+
+import optim
+from agents.environments import BRAX, environment_names
+from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+
+
+def test_every_environment_has_a_task() -> None:
+    assert set(TASKS) == set(environment_names())
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in BRAX])
+def test_gymnax_environments_are_made(name: str) -> None:
+    assert make_environment(name).name == name
+    assert make_environment(f"{name}:max_steps_in_episode=7").max_episode_steps == 7
+
+
+def test_options_reach_the_environment() -> None:
+    ant = make_environment("ant:backend=spring,max_episode_steps=50")
+    assert (ant.name, ant.max_episode_steps) == ("ant", 50)
+    assert ant.backend == "spring"  # type: ignore[attr-defined]
+    assert make_environment("CartPole-v1:gravity=5").name == "CartPole-v1"  # whole, but a number
+    assert make_environment("Asterix-MinAtar:ramping=false").name == "Asterix-MinAtar"
+
+
+def test_parse() -> None:
+    assert parse_environment("ant") == ("ant", {})
+    options = {"backend": "spring", "max_episode_steps": 50}
+    assert parse_environment("ant:backend=spring,max_episode_steps=50") == ("ant", options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "unknown environment ''; the nearest is "),
+        ("breakout", "unknown environment 'breakout'; the nearest is 'Breakout-MinAtar'."),
+        ("Ant", "unknown environment 'Ant'; the nearest is 'ant'."),
+        ("ant:", "environment must have the form NAME[:key=value,...], got 'ant:'."),
+        ("ant:spring", "options of 'environment' must have the form key=value, got 'spring'."),
+        ("ant:backend=springs", "unknown backend 'springs'; the nearest is 'spring'."),
+        ("ant:backend=3", "unknown backend '3'; the nearest is "),
+        ("ant:backed=spring", "'ant' has no option 'backed'; the nearest is 'backend'."),
+        ("ant:name=ant", "'ant' has no option 'name'; the nearest is "),
+        ("ant:max_episode_steps=0", "option 'max_episode_steps' of 'ant' must be a whole number, "),
+        ("CartPole-v1:gravty=1", "'CartPole-v1' has no option 'gravty'; the nearest is 'gravity'."),
+        ("CartPole-v1:gravity=nan", "option 'gravity' of 'CartPole-v1' must be a finite number; "),
+        ("CartPole-v1:gravity=true", "option 'gravity' of 'CartPole-v1' must be a finite number; "),
+        ("CartPole-v1:max_steps_in_episode=1.5", "option 'max_steps_in_episode' of 'CartPole-v1' "),
+        ("big_dense_long:respawn_probability=2", "respawn_probability must be in [0, 1]; got 2."),
+        ("big_dense_long:respawn=1", "'big_dense_long' has no option 'respawn'; the nearest is "),
+        ("Asterix-MinAtar:ramping=1", "option 'ramping' of 'Asterix-MinAtar' must be true or "),
+        ("Acrobot-v1:available_torque=1", "'Acrobot-v1' has no option 'available_torque'; the "),
+    ],
+)
+def test_errors(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        make_environment(text)
+    assert str(caught.value).startswith(message)
+
+
+def test_tuned_options_fill_up_a_bare_optimizer_only() -> None:
+    task = TASKS["Breakout-MinAtar"]
+    tuned = dict(resolve_optimizer("adam", task).options)
+    assert tuned == {"learning_rate": task.learning_rate} | dict(task.tuned["adam"])
+    assert tuned["b2"] == 0.99
+    changed = dict(resolve_optimizer("adam:b2=0.9", task).options)
+    assert changed == tuned | {"b2": 0.9}
+    given = "adam:learning_rate=0.5,b1=0.8"
+    assert resolve_optimizer(given, task) == optim.OptimizerSpec.parse(given)
+    assert dict(resolve_optimizer("lion", task).options) == {"learning_rate": task.learning_rate}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tuned_options_are_options(name: str) -> None:
+    for optimizer in TASKS[name].tuned:
+        optim.make(resolve_optimizer(optimizer, TASKS[name]))

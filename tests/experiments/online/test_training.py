@@ -1,0 +1,337 @@
+"""Training: interruptions leave no trace, programs are shared, every seed stands for itself."""
+
+import csv
+import dataclasses
+import errno
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from compilations import compilations
+from run_directories import ITERATION, TINY, results, tiny_run
+
+from experiments.online import training
+from experiments.online.training import Point, RunConfig, compiled, train
+from experiments.runs import directory as run_directory
+from experiments.runs.directory import RunDirectory
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("training") / "uninterrupted"
+    train(tiny_run(), path)
+    return path
+
+
+class Interruption(BaseException):
+    """Stands for a signal: nothing on the way up catches it."""
+
+
+# Interruptions
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, method: str, call: int, after: bool) -> None:
+    """Interrupts a run directory's `call`-th call of a method, before or after its work."""
+    original = getattr(RunDirectory, method)
+    calls = iter(range(1, 1000))
+
+    def interrupted(self: RunDirectory, *arguments: object) -> None:
+        now = next(calls) == call
+        if now and not after:
+            raise Interruption
+        original(self, *arguments)
+        if now:
+            raise Interruption
+
+    monkeypatch.setattr(RunDirectory, method, interrupted)
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+@pytest.mark.parametrize(
+    ("method", "call", "after"),
+    [
+        ("append", 1, False),  # before anything is logged
+        ("append", 1, True),  # between metrics.csv and timing.csv
+        ("append", 10, True),  # between the fifth point and its checkpoint
+        ("save_checkpoint", 1, False),
+        ("save_checkpoint", 1, True),
+        ("write", 1, False),  # after the last point, without an evaluation
+        ("write", 1, True),
+    ],
+)
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    method: str,
+    call: int,
+    after: bool,
+    checkpoint_seconds: float,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, method, call, after)
+        with pytest.raises(Interruption):
+            train(tiny_run(), path, checkpoint_seconds=checkpoint_seconds)
+    notes: list[str] = []
+    train(tiny_run(), path, resume=True, on_note=notes.append)
+    assert results(path) == results(uninterrupted)
+    # Each is an ordinary interruption: at most it is said that the run starts again.
+    assert [note for note in notes if "starts again" not in note] == []
+    with (path / "timing.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["point"]) for row in rows] == list(range(12))
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import jax
+jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+from run_directories import tiny_run
+from experiments.online.training import train
+run = tiny_run(iterations=int(sys.argv[3]))
+train(run, Path(sys.argv[1]), resume=True, on_note=print, checkpoint_seconds=0.05)
+print("finished")
+"""
+
+
+def start(path: Path, cache: Path, iterations: int) -> subprocess.Popen[str]:
+    script = f"import sys; sys.path[:0] = {sys.path!r}\n{KILLED}"
+    arguments = [sys.executable, "-c", script, str(path), str(cache), str(iterations)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+
+def kill_and_resume(tmp_path: Path, kills: int) -> None:
+    """Kills a run at random moments after its start; then lets it end."""
+    draw = random.Random(0)
+    iterations, cache = 400, tmp_path / "cache"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    output, _ = start(straight, cache, iterations).communicate(timeout=300)
+    assert output == "finished\n"
+    for kill in range(kills):
+        process = start(killed, cache, iterations)
+        before = (killed / "metrics.csv").stat().st_mtime if kill else 0.0
+        deadline = time.monotonic() + 120
+        # From its first new row on, the run takes a second or so.
+        while process.poll() is None and time.monotonic() < deadline:
+            file = killed / "metrics.csv"
+            if file.exists() and file.stat().st_mtime > before:
+                break
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.6))
+        process.kill()
+        output, _ = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    output, _ = start(killed, cache, iterations).communicate(timeout=300)
+    assert output.endswith("finished\n")
+    assert results(killed) == results(straight)
+
+
+def test_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, kills=2)
+
+
+@pytest.mark.slow
+def test_run_killed_many_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, kills=12)
+
+
+def test_full_disk_stops_the_run_which_goes_on_later(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    rows = iter(range(1000))
+
+    def full(*_: object, **__: object) -> str:
+        if next(rows) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(*_, **__)
+
+    original = run_directory._csv
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "_csv", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(tiny_run(), path, checkpoint_seconds=0.0)
+    # The last row that still fitted was cut off.
+    with (path / "metrics.csv").open("a") as file:
+        file.write("4,320,0,17.")
+    notes: list[str] = []
+    train(tiny_run(), path, resume=True, on_note=notes.append)
+    assert results(path) == results(uninterrupted)
+    assert notes == []
+
+
+def test_damaged_results_are_made_again(uninterrupted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    train(tiny_run(), path)
+    for name in ("metrics.csv", "evaluation.csv"):
+        file = path / name
+        file.write_bytes(file.read_bytes()[:-30])
+        train(tiny_run(), path, resume=True, on_note=lambda note: None)
+        assert results(path) == results(uninterrupted)
+
+
+def test_notes_are_warnings_where_nobody_listens(tmp_path: Path) -> None:
+    train(tiny_run(), tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_text("")
+    with pytest.warns(UserWarning, match=r"cannot be used: metrics.csv is damaged"):
+        train(tiny_run(), tmp_path / "run", resume=True)
+
+
+# Callbacks
+
+
+def test_callbacks(tmp_path: Path) -> None:
+    starts: list[int] = []
+    points: list[Point] = []
+    notes: list[str] = []
+    run, path = tiny_run(), tmp_path / "run"
+
+    def stop_at_third(point: Point) -> None:
+        points.append(point)
+        if point.number == 3:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train(run, path, on_start=starts.append, on_point=stop_at_third, checkpoint_seconds=0.0)
+    how = {"resume": True, "on_start": starts.append, "on_note": notes.append}
+    for _ in range(2):  # to the end; and once it is finished
+        train(run, path, on_point=points.append, **how)  # type: ignore[arg-type]
+    assert notes == []
+    assert starts == [0, 4 * ITERATION, 12 * ITERATION]
+    assert [point.number for point in points] == list(range(12))
+    assert [point.step for point in points] == [ITERATION * (i + 1) for i in range(12)]
+    assert all(np.diff([point.seconds for point in points]) > 0)
+    with (path / "metrics.csv").open(newline="") as file:
+        logged = [float(row["episode_return"] or "nan") for row in csv.DictReader(file)]
+    np.testing.assert_array_equal(np.ravel([p.episode_returns for p in points]), logged)
+    assert not np.any([point.diverged for point in points])
+
+
+# Programs
+
+
+def test_learning_rates_and_lengths_share_one_program(uninterrupted: Path, tmp_path: Path) -> None:
+    """Nor does anything compile again from one stretch to the next."""
+    grid = [tiny_run(f"adam:learning_rate={rate}", iterations=n)
+            for rate, n in ((1e-2, 5), (1e-3, 12), (1.0, 104))]  # fmt: skip
+    train(grid[0], tmp_path / "first")
+    with compilations() as events:
+        for index, run in enumerate(grid):
+            train(run, tmp_path / f"{index}", checkpoint_seconds=0.0)
+    assert events == []
+    programs = {id(compiled(run)[0]) for run in grid}
+    assert len(programs) == 1
+    assert len({(tmp_path / f"{index}" / "metrics.csv").read_bytes() for index in range(3)}) == 3
+    with compilations() as events:
+        jax.jit(lambda x: x + 1)(np.float32(1))
+    assert len(events) == 1  # or the count above would mean nothing
+
+
+def test_shared_program_trains_each_learning_rate_as_its_own(tmp_path: Path) -> None:
+    run = tiny_run("adam:learning_rate=0.03", iterations=4)
+    train(tiny_run("adam:learning_rate=0.5", iterations=9), tmp_path / "before")
+    train(run, tmp_path / "shared")
+    training._program.cache_clear()
+    train(run, tmp_path / "own")
+    assert results(tmp_path / "shared") == results(tmp_path / "own")
+
+
+def test_annealing_reaches_zero_after_the_last_iteration() -> None:
+    run = tiny_run(iterations=10)
+    config = training.ppo_config(run.settings, run.iterations)
+    optimizer = training.chain(
+        dataclasses.replace(run.spec, name="sgd", options=()), run.settings, config, 1.0
+    )
+    params = {"actor": np.ones(1, np.float32), "critic": np.ones(1, np.float32)}
+    gradients = {"actor": np.full(1, 0.5, np.float32), "critic": np.full(1, 1.0, np.float32)}
+
+    def step(state: object, _: object) -> tuple[object, object]:
+        updates, state = optimizer.update(gradients, state, params)
+        return state, updates
+
+    count = 10 * config.updates_per_iteration
+    with jax.numpy_rank_promotion("allow"):
+        _, updates = jax.lax.scan(step, optimizer.init(params), length=count)
+    rates = np.repeat(1.0 - np.arange(10) / 10, config.updates_per_iteration)
+    for name in ("actor", "critic"):  # each is clipped to a norm of 0.5 on its own
+        np.testing.assert_allclose(updates[name][:, 0], -0.5 * rates, rtol=1e-5)
+
+
+# Seeds
+
+
+def test_seeds_that_do_not_fill_the_devices(tmp_path: Path) -> None:
+    """Ten seeds fill five of eight devices; nine leave room for one that is dropped."""
+    assert jax.device_count() == 8
+    for seeds in (9, 10):
+        train(tiny_run(iterations=3, seeds=seeds), tmp_path / f"{seeds}")
+        assert compiled(tiny_run(iterations=3, seeds=seeds))[2].shape == (10,)
+    for name in ("metrics.csv", "evaluation.csv"):
+        nine, ten = ((tmp_path / n / name).read_text().splitlines() for n in ("9", "10"))
+        column = nine[0].split(",").index("seed")
+        assert nine == [line for line in ten if line.split(",")[column] != "9"]
+        assert len(ten) > len(nine)
+
+
+def test_seeds_do_not_depend_on_each_other(uninterrupted: Path, tmp_path: Path) -> None:
+    run = tiny_run()
+    train(dataclasses.replace(run, seeds=(2, 7, 0)), tmp_path / "run")
+    for name in ("metrics.csv", "evaluation.csv"):
+        rows, expected = (
+            {tuple(row.values()) for row in csv.DictReader((path / name).open(newline=""))}
+            for path in (tmp_path / "run", uninterrupted)
+        )
+        assert len(rows & expected) == len(rows) * 2 // 3
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("steps", "iterations", "per_point", "points"),
+    [(1, 1, 1, 1), (64, 1, 1, 1), (65, 2, 1, 2), (6400, 100, 1, 100), (6401, 101, 2, 51),
+     (64 * 250, 250, 3, 84)],
+)  # fmt: skip
+def test_points(steps: int, iterations: int, per_point: int, points: int) -> None:
+    run = dataclasses.replace(tiny_run(), steps=steps)
+    assert (run.iterations, run.iterations_per_point, run.points) == (iterations, per_point, points)
+    assert run.step(0) == 0
+    assert run.step(1) == per_point * 64
+    assert run.step(points) == iterations * 64 == run.config()["steps"]
+
+
+def test_configuration() -> None:
+    config = RunConfig("ant:backend=spring", "rprop", 100, (4, 2), TINY).config()
+    assert json.loads(json.dumps(config)) == config
+    assert config["environment"] == "ant"
+    assert config["environment_options"] == {"backend": "spring"}
+    assert config["backend"] == "spring"
+    assert config["learning_rate"] == 3e-4
+    assert config["resolved_optimizer"] == "rprop:learning_rate=0.0003"
+    assert config["annealed"] is False  # it takes no schedule
+    assert config["seeds"] == [4, 2]
+    config = RunConfig("Breakout-MinAtar", "adam:b1=0.8", 100, (0,), TINY).config()
+    assert config["learning_rate"] == 1e-2
+    assert "b2=0.99" in config["resolved_optimizer"]
+    assert "b1=0.8" in config["resolved_optimizer"]
+    assert (config["backend"], config["normaliser"]) == (None, 50.08)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2**31 * 64])
+def test_steps_out_of_range(steps: int) -> None:
+    with pytest.raises(ValueError, match=r"steps must be in \[1, \d+\] with these settings; got"):
+        dataclasses.replace(tiny_run(), steps=steps)

@@ -1,0 +1,380 @@
+"""Run directories: what is refused, what is kept, and what damage costs."""
+
+import doctest
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from run_directories import create, cut_in_half, flip_bit
+
+from experiments.runs import directory as run_directory
+from experiments.runs.directory import RunDirectory, run_paths, write_atomically
+
+SEEDS = [3, 5]
+CONFIG = {"environment": "Catch", "seeds": SEEDS, "settings": {"clip": 0.2, "widths": [8]}}
+
+
+def state_after(point: int) -> dict[str, jax.Array]:
+    key = jax.random.key(point)
+    return {
+        "params": jax.random.normal(key, (2, 300)),
+        "key": jax.random.split(key),
+        "empty": jax.numpy.zeros((0, 3)),
+    }
+
+
+def like() -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(state_after, 0),
+    )
+
+
+def same(state: Any, point: int) -> bool:
+    def data(tree: Any) -> list[np.ndarray]:
+        return [tree["params"], jax.random.key_data(tree["key"]), tree["empty"]]
+
+    return all(map(np.array_equal, data(state), data(state_after(point))))
+
+
+def rows(point: int) -> list[dict[str, Any]]:
+    return [{"point": point, "step": 10 * point + 10, "seed": s, "loss": 0.5} for s in SEEDS]
+
+
+def log(directory: RunDirectory, point: int) -> None:
+    directory.append("metrics.csv", rows(point))
+    directory.append("timing.csv", [{"point": point, "seconds": f"{point + 1}.000"}])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Points 0 to 4 are logged, 1 and 3 are checkpoints."""
+    path = tmp_path_factory.mktemp("written") / "run"
+    directory = create(path, CONFIG)
+    for point in range(5):
+        log(directory, point)
+        if point % 2:
+            directory.save_checkpoint(point, state_after(point), seconds=point + 1.5)
+    return path
+
+
+@pytest.fixture
+def run(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+def restore(path: Path) -> tuple[int | None, list[str]]:
+    """The point that a resumed run goes on from, and what was said."""
+    notes: list[str] = []
+    directory = create(path, CONFIG, resume=True, on_note=notes.append)
+    restored = directory.restore_checkpoint(like())
+    if restored is None:
+        assert not (path / "metrics.csv").exists()
+        assert not (path / "timing.csv").exists()
+        return None, notes
+    point, state, seconds = restored
+    assert same(state, point)
+    assert seconds == point + 1.5
+    assert (path / "metrics.csv").read_text().count("\n") == 1 + 2 * (point + 1)
+    # What comes next can be logged and saved again.
+    for new in range(point + 1, 5):
+        log(directory, new)
+    directory.save_checkpoint(4, state_after(4), 5.5)
+    assert (path / "metrics.csv").read_bytes() == METRICS
+    return point, notes
+
+
+METRICS = b"point,step,seed,loss\n" + b"".join(
+    f"{point},{10 * point + 10},{seed},0.5\n".encode() for point in range(5) for seed in SEEDS
+)
+
+
+# Resuming
+
+
+def test_last_checkpoint_is_restored_and_later_rows_forgotten(run: Path) -> None:
+    assert (run / "metrics.csv").read_bytes() == METRICS
+    assert restore(run) == (3, [])
+    assert restore(run) == (4, [])
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept == ["3", "4"]
+    assert (run / "timing.csv").read_text() == (
+        "point,seconds\n0,1.000\n1,2.000\n2,3.000\n3,4.000\n4,5.000\n"
+    )
+
+
+def test_clock_and_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(run_directory.time, "monotonic", lambda: now)
+    path = tmp_path / "run"
+    directory = create(path, CONFIG)
+    following, state = directory.begin(state_after(-1))
+    assert following == 0
+    assert same(state, -1)
+    for point in range(5):  # checkpoints are due after 3 and, counted from there, 6 seconds
+        now += 1.0
+        assert directory.log(point, rows(point), state_after(point), 3.0) == point + 1.0
+    assert (path / "metrics.csv").read_bytes() == METRICS
+    now += 1000.0  # killed after point 4 and resumed later: goes on after 2, 3 seconds old
+    directory = create(path, CONFIG, resume=True)
+    following, state = directory.begin(state_after(-1))
+    assert following == 3
+    assert same(state, 2)
+    now += 0.5
+    assert directory.log(3, rows(3), state_after(3), 0.0) == 3.5  # now, whenever the last was
+    assert sorted(folder.name for folder in (path / "checkpoints").iterdir()) == ["2", "3"]
+    assert (
+        path / "timing.csv"
+    ).read_text() == "point,seconds\n0,1.000\n1,2.000\n2,3.000\n3,3.500\n"
+
+
+def test_nothing_but_the_configuration(run: Path) -> None:
+    for path in run.iterdir():
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert restore(run) == (None, [])
+
+
+def test_killed_before_the_first_checkpoint(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    point, notes = restore(run)
+    assert point is None
+    assert notes == [f"{run} has no checkpoint to go on from; it starts again."]
+
+
+def test_killed_while_a_checkpoint_was_written(run: Path) -> None:
+    (run / "checkpoints" / "3").rename(run / "checkpoints" / "3.orbax-checkpoint-tmp")
+    assert restore(run) == (1, [])
+
+
+def test_killed_between_a_checkpoint_and_its_checksum(run: Path) -> None:
+    checksums = json.loads((run / "checkpoints.json").read_text())
+    del checksums["3"]
+    (run / "checkpoints.json").write_text(json.dumps(checksums))
+    assert restore(run) == (3, [])
+
+
+def data_file(run: Path, point: int) -> Path:
+    folder = run / "checkpoints" / str(point) / "state"
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [flip_bit, cut_in_half, Path.unlink, Path.touch])
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    run: Path, damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    if damage is Path.touch:
+        data_file(run, 3).write_bytes(b"")
+    damage(data_file(run, 3))
+    point, notes = restore(run)
+    assert point == 1
+    folder = run / "checkpoints" / "3"
+    assert notes == [f"the checkpoint {folder} cannot be used: its checksum does not match."]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("checksums", [None, "", "{", "[1, 2]", "\0\0"])
+def test_without_checksums_orbax_finds_the_damage(run: Path, checksums: str | None) -> None:
+    (run / "checkpoints.json").unlink()
+    if checksums is not None:
+        (run / "checkpoints.json").write_text(checksums)
+    (run / "checkpoints" / "3" / "progress" / "metadata").write_text('{"seco')
+    point, (note,) = restore(run)
+    assert point == 1
+    assert note.startswith(f"the checkpoint {run}/checkpoints/3 cannot be used: ")
+
+
+def test_state_of_another_shape_is_not_taken(run: Path) -> None:
+    other = jax.tree.map(lambda x: x, like())
+    other["params"] = jax.ShapeDtypeStruct((3, 300), jnp.float32, sharding=like()["key"].sharding)
+    notes: list[str] = []
+    directory = create(run, CONFIG, resume=True, on_note=notes.append)
+    assert directory.restore_checkpoint(other) is None
+    assert len(notes) == 3
+
+
+def test_two_damaged_checkpoints_start_the_run_again(run: Path) -> None:
+    flip_bit(data_file(run, 1))
+    cut_in_half(data_file(run, 3))
+    point, notes = restore(run)
+    assert point is None
+    assert len(notes) == 3
+    assert notes[-1] == f"{run} has no checkpoint to go on from; it starts again."
+
+
+@pytest.mark.parametrize(
+    ("content", "point"),
+    [
+        (METRICS[:-1], 3),  # of point 4, which no checkpoint needs
+        (METRICS[:-40], 1),
+        (METRICS.replace(b"2,30,5", b"2,30,7"), 1),
+        (METRICS.replace(b"3,40,3,0.5", b"3,40,3,\0\0\0"), 1),
+        (METRICS.replace(b"1,20,3,0.5\n", b""), None),
+        (METRICS.replace(b"0,10,3,0.5", b"0,10,3"), None),
+        (METRICS[:9], None),
+        (b"", None),
+        (b"\xff\xfe" * 50, None),
+    ],
+)
+def test_damaged_metrics_cost_what_comes_after(
+    run: Path, content: bytes, point: int | None
+) -> None:
+    (run / "metrics.csv").write_bytes(content)
+    restored, notes = restore(run)
+    assert restored == point
+    assert bool(notes) == (point != 3)
+
+
+@pytest.mark.parametrize("content", ["", "poi", "point,seconds\n0,1.0\n1,so", "\0" * 9])
+def test_damaged_timing_costs_nothing_else(run: Path, content: str) -> None:
+    (run / "timing.csv").write_text(content)
+    assert restore(run) == (3, [])
+
+
+def test_finished(run: Path) -> None:
+    directory = create(run, CONFIG, resume=True)
+    assert not directory.is_finished(5)
+    rows = [{"seed": seed, "episode_return": 1.0} for seed in SEEDS]
+    directory.write("evaluation.csv", rows)
+    assert directory.is_finished(5)
+    assert not directory.is_finished(6)
+    text = (run / "evaluation.csv").read_text()
+    for damaged in ("", text[:-1], text[: text.rindex("5")]):
+        (run / "evaluation.csv").write_text(damaged)
+        assert not directory.is_finished(5)
+
+
+# Refusing
+
+
+def test_start(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".config.json.tmp").write_text('{"en')
+    for name in ("new/and/deep", "empty", "killed"):
+        for resume in (False, True):
+            RunDirectory.check(tmp_path / name, CONFIG, resume=resume, overwrite=False)
+        create(tmp_path / name, CONFIG)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config.items() >= CONFIG.items()
+        assert config["versions"]["jax"] == jax.__version__
+        assert config["machine"]["devices"] == ["cpu", jax.device_count()]
+
+
+def test_overwriting_leaves_what_is_not_the_runs(run: Path) -> None:
+    (run / "notes.txt").write_text("mine")
+    create(run, CONFIG | {"environment": "ant"}, overwrite=True)
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "notes.txt"]
+    assert json.loads((run / "config.json").read_text())["environment"] == "ant"
+
+
+def refusal(path: Path, config: dict[str, Any] = CONFIG, **how: bool) -> str:
+    with pytest.raises(ValueError, match=str(path)) as caught:
+        create(path, config, **how)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_what_is_no_run_is_never_touched(tmp_path: Path, how: dict[str, bool]) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    for path in (tmp_path, tmp_path / "thesis.tex"):
+        assert refusal(path, **how) == (
+            f"{path} exists already and is no run directory; choose another one."
+        )
+    below = tmp_path / "thesis.tex" / "run"
+    assert refusal(below, **how).startswith(f"cannot write to {below}: ")
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+def test_directories_without_permission_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may always write
+    path = tmp_path / "a" / "b"
+    assert refusal(path) == f"cannot write to {path}: {tmp_path} is not a writable directory."
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"environment": "ant"}, "environment is 'Catch', not 'ant'"),
+        ({"seeds": [3]}, "seeds is [3, 5], not [3]"),
+        ({"settings": {"clip": 0.3, "widths": [8]}}, "settings.clip is 0.2, not 0.3"),
+        ({"settings": {"widths": [8]}}, "settings.clip is 0.2, not None"),
+        ({"new": 1}, "new is None, not 1"),
+    ],
+)
+def test_another_configuration_is_not_resumed(
+    run: Path, change: dict[str, Any], difference: str
+) -> None:
+    assert refusal(run, CONFIG | change, resume=True) == f"cannot resume {run}: its {difference}."
+
+
+def test_other_circumstances_are_no_obstacle(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config |= {"versions": {"jax": "0.1"}, "machine": {}, "git_revision": "abc"}
+    (run / "config.json").write_text(json.dumps(config))
+    assert restore(run) == (3, [])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff\xfe\0"])
+def test_damaged_configuration_is_not_resumed(run: Path, content: bytes) -> None:
+    (run / "config.json").write_bytes(content)
+    assert refusal(run, resume=True) == (
+        f"cannot resume {run}: its config.json is damaged; use --overwrite to start again."
+    )
+    create(run, CONFIG, overwrite=True)
+
+
+# Writing
+
+
+def test_full_disk_is_said_before_orbax_begins(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = create(run, CONFIG, resume=True)
+    monkeypatch.setattr(
+        run_directory.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1)
+    )
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        directory.save_checkpoint(4, state_after(4), 5.0)
+    assert caught.value.filename == str(run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "3"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "summary.csv"
+    target.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(run_directory.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(target, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]
+    assert target.read_text() == "old"
+
+
+def test_names_of_directories() -> None:
+    paths = run_paths(Path("out"), ["ant:backend=spring"], ["a@b/c.safetensors:x=1e-3,y=2", "d"])
+    assert list(paths.values()) == [
+        Path("out/ant-backend=spring/a-b-c.safetensors-x=1e-3,y=2"),
+        Path("out/ant-backend=spring/d"),
+    ]
+    with pytest.raises(ValueError, match="'a' is given twice"):
+        run_paths(Path("out"), ["a", "b", "a"], [])
+    with pytest.raises(ValueError, match="'a/b' and another would share the directory 'a-b'"):
+        run_paths(Path("out"), [], ["a:b", "a/b"])
+
+
+def test_doctests() -> None:
+    results = doctest.testmod(run_directory)
+    assert results.attempted > 0
+    assert results.failed == 0

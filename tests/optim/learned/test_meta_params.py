@@ -1,0 +1,281 @@
+"""Files of meta-parameters: round trips, and what is refused."""
+
+import dataclasses
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from fixed_meta_params import ARCHITECTURES, drawn
+from quick import quick_jit
+
+import optim
+from optim.learned import meta_params as module
+
+NAMES = sorted(ARCHITECTURES)
+# Sizes of their own, among them tuples, which JSON has not; and what they were trained with.
+SIZES = {
+    "l2lgd2": {"hidden_size": 3, "mlp_widths": (2, 4)},
+    "linear_optim": {"hidden_size": 3},
+    "open": {"hidden_size": 5, "gru_features": 3},
+    "optim4rl": {"hidden_size": 2, "mlp_widths": (3,)},
+    "star": {"mlp_widths": (3, 2)},
+}
+OPTIONS = {
+    "l2lgd2": {"learning_rate": 0.1},
+    "linear_optim": {"grad_clip": None},
+    "open": {"key": 3, "subtract_mean": False},
+    "optim4rl": {"learning_rate": 1e-3, "grad_clip": 0.7},
+    "star": {"learning_rate": 0.3, "nominal_step": 0.01},
+}
+PARAMS = {
+    "actor": {
+        "Dense_0": {"kernel": np.linspace(-1, 1, 6).reshape(3, 2), "bias": np.ones(2)},
+        "log_std": np.zeros(2),
+    }
+}
+
+
+def metadata(name, **others):
+    architecture = ARCHITECTURES[name](**SIZES[name])
+    return {"architecture": architecture, "training_tasks": "x", "options": OPTIONS[name]} | others
+
+
+def save(path, name="open", **others):
+    meta = drawn(name, **SIZES[name])
+    optim.save_meta_params(path, meta, metadata(name, **others))
+    return meta
+
+
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.safetensors"
+
+
+def test_every_architecture_has_a_name():
+    assert optim.learned_names() == NAMES
+    assert dict(ARCHITECTURES) == module.ARCHITECTURES
+    for name in NAMES:
+        details = optim.details(name)
+        assert details.summary == optim.describe(name)
+        assert len(details.summary) < 90
+        assert "arXiv" in details.paper
+        assert not optim.accepts_schedule(name)
+        assert name not in optim.optimizer_names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_by_name_it_is_what_was_trained(name, path):
+    """From a file the same updates, to the last bit, as from what was saved."""
+    meta = save(path, name)
+    assert_same(optim.load_meta_params(path), meta)
+    kept = optim.load_metadata(path)
+    assert kept["architecture"] == name
+    assert json.loads(kept["options"]) == OPTIONS[name]
+    assert kept["feature_version"] == "1"
+    optimizers = {
+        "trained": ARCHITECTURES[name](**SIZES[name]).transform(meta, **OPTIONS[name]),
+        "made": optim.make(f"{name}@{path}"),
+        "loaded": optim.load(str(path)),
+        "other": optim.load(f"{name}@{path}", **{"key": 4} if name == "open" else {"grad_clip": 9}),
+    }
+
+    @quick_jit
+    def updates():
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), PARAMS)
+        results = {}
+        for key, optimizer in optimizers.items():
+            grads = jax.tree.map(lambda leaf: 10 * jnp.cos(leaf), params)
+            state = optimizer.init(params)
+            for _ in range(2):
+                results[key], state = optimizer.update(grads, state, params)
+        return results
+
+    results = updates()
+    assert_same(results["made"], results["trained"])
+    assert_same(results["loaded"], results["trained"])
+    kernel = lambda key: results[key]["actor"]["Dense_0"]["kernel"]  # noqa: E731
+    assert np.any(kernel("other") != kernel("trained"))
+
+
+def test_options_of_a_spec_come_before_those_in_the_file(path):
+    save(path)
+    params = {"actor": jnp.ones(4)}
+    without_mean, with_mean = (
+        optim.make(f"open@{path}{options}")
+        for options in (":noise_mask=false", ":noise_mask=false,subtract_mean=true")
+    )
+    first = lambda optimizer: optimizer.update(params, optimizer.init(params), params)[0]  # noqa: E731
+    kept, centred = quick_jit(lambda: (first(without_mean), first(with_mean)))()
+    # Four parameters alike: without their mean nothing is left.
+    assert np.abs(kept["actor"]).min() > 1e-6
+    assert np.abs(centred["actor"]).max() < 1e-9
+
+
+def test_a_vector_is_the_ravelled_tree(tmp_path):
+    """As the authors of OPEN ravel theirs: sorted names, gru_params first, C order."""
+    for architecture in (optim.OPEN(), optim.OPEN(32, 16)):
+        meta = drawn("open", **dataclasses.asdict(architecture))
+        np.save(
+            tmp_path / "w.npy", np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(meta)])
+        )
+        assert_same(optim.load_open_npy(tmp_path / "w.npy"), meta)
+    order = ["hn", "hr", "hz", "in", "ir", "iz"]
+    assert list(optim.OPEN().shapes()["gru_params"]) == order
+
+
+def test_a_write_that_fails_leaves_the_old_file(path, monkeypatch):
+    save(path)
+    before = path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save(path, training_tasks="others")
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_packaged_ones_are_named(path, monkeypatch):
+    save(path.with_name("open_mine.safetensors"))
+    save(path.with_name("star_other.safetensors"), "star")
+    path.with_name("open_notes.txt").write_text("")
+    monkeypatch.setattr(module, "_PACKAGED", path.parent)
+    assert optim.packaged_meta_params("open") == ["mine"]
+    optim.make("open@mine")
+    with pytest.raises(
+        ValueError, match=r"'open' has no packaged .* 'other', it has mine; or give"
+    ):
+        optim.make("open@other")
+    with pytest.raises(ValueError, match="open@WEIGHTS, with a file or one of: mine"):
+        optim.load("open")
+    with pytest.raises(ValueError, match="none are packaged"):
+        optim.make("l2lgd2")
+
+
+def test_all_that_is_packaged_loads():
+    for name in NAMES:
+        for weights in optim.packaged_meta_params(name):
+            file = module.find_meta_params(name, weights)
+            assert optim.load_metadata(file)["training_tasks"]
+            optim.make(f"{name}@{weights}")
+
+
+# Refusals.
+
+
+def rewrite(path, **changes):
+    """Another file with some of the metadata changed, or None left out."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        data, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    data = {key: value for key, value in (data | changes).items() if value is not None}
+    path.write_bytes(safetensors.numpy.save(tensors, data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature_version": "2"}, "of version 1 of the features of 'open', got version 2"),
+        ({"feature_version": None}, "got version None"),
+        ({"format": None}, "must have been written by rl-optim"),
+        ({"architecture": "opne"}, "known architecture, got 'opne'; the nearest is 'open'"),
+        (
+            {"architecture": "star", "sizes": '{"mlp_widths": [3]}'},
+            r"must fit STAR\(mlp_widths=\(3,\)\): meta_par",
+        ),
+        ({"sizes": '{"hidden_size": 6}'}, "of shape .3., got shape .3.|must hold .* got"),
+        ({"sizes": '{"hidden": 6}'}, "must name the sizes of 'open', got '{\"hidden\": 6}'"),
+        ({"sizes": "5"}, "must name the sizes of 'open', got '5'"),
+        ({"sizes": '{"hidden_size": 0}'}, "must name the sizes of 'open'"),
+        ({"options": '{"mean": true}'}, "must fit OPEN.* unexpected keyword argument 'mean'"),
+        ({"options": "[]"}, r"must name options as JSON, got '\[\]'"),
+    ],
+)
+def test_files_that_do_not_fit(changes, message, path):
+    save(path)
+    rewrite(path, **changes)
+    for load in (optim.load, optim.load_meta_params, optim.load_metadata):
+        with pytest.raises(ValueError, match=message) as caught:
+            load(str(path))
+        assert str(path) in str(caught.value)
+
+
+def test_files_that_are_none_of_ours(path):
+    meta = save(path)
+    whole = path.read_bytes()
+    for content, kind in [
+        (whole[:-5], "a damaged one"),
+        (whole[:20], "a damaged one"),
+        (pickle.dumps(jax.tree.map(np.asarray, meta)), "a pickle"),
+        (b"hello", "something else"),
+        (b"", "something else"),
+        (b"PK\x03\x04", "an archive"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} must be a safetensors file, got {kind}."):
+            optim.load(str(path))
+    with path.open("wb") as file:
+        np.save(file, np.zeros(1211, np.float32))
+    with pytest.raises(ValueError, match="got a NumPy file; rl-optim convert turns OPEN's into"):
+        optim.make(f"open@{path}")
+    path.write_bytes(safetensors.numpy.save({"w": np.zeros(3, np.float32)}))
+    with pytest.raises(ValueError, match="must have been written by rl-optim"):
+        optim.load(str(path))
+
+
+def test_names_that_do_not_fit(path):
+    save(path)
+    with pytest.raises(
+        ValueError, match="must hold meta-parameters of 'star', got those of 'open'"
+    ):
+        optim.load(f"star@{path}")
+    with pytest.raises(ValueError, match="known architecture, got 'opne'; the nearest is 'open'"):
+        optim.load("opne@breakout")
+    with pytest.raises(ValueError, match="in a file that exists, got 'no/such'"):
+        optim.load("open@no/such")
+    with pytest.raises(FileNotFoundError):
+        optim.load_meta_params(path.with_name("no.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": None}, "metadata must name its architecture, got None"),
+        ({"architecture": "opne"}, "known architecture, got 'opne'"),
+        ({"architecture": optim.OPEN()}, r"meta_params must fit OPEN\(.*must hold .* got shape"),
+        ({"architecture": "star"}, r"meta_params must fit STAR\(.*must hold .* got none"),
+        ({"training_tasks": None}, "metadata must hold text, got None for 'training_tasks'"),
+        ({"generations": 7}, "metadata must hold text, got 7 for 'generations'"),
+        ({"options": {"mean": False}}, "unexpected keyword argument 'mean'"),
+        ({"options": {"noise_mask": np.zeros(())}}, "metadata must hold numbers as options"),
+    ],
+)
+def test_what_is_not_saved(changes, message, path):
+    with pytest.raises(ValueError, match=message):
+        save(path, **changes)
+    assert not path.exists()
+
+
+def test_vectors_that_do_not_fit(path):
+    architecture = optim.OPEN()
+    with pytest.raises(ValueError, match=r"shape \(1211,\) for OPEN.*, got \(1210,\)"):
+        architecture.from_vector(np.zeros(1210))
+    with pytest.raises(
+        ValueError, match=r"meta_params of OPEN.* must hold gru_params/.* got shape"
+    ):
+        architecture.transform(drawn("open", **SIZES["open"]))
+    with pytest.raises(ValueError, match=r"must hold gru_params/hn/bias of shape .*, got none"):
+        optim.open_optimizer(drawn("star"))
+    for sizes in ({"hidden_size": 0}, {"gru_features": 1.5}, {"hidden_size": True}):
+        with pytest.raises(ValueError, match=r"must be a .*of at least 1, got"):
+            optim.OPEN(**sizes)
