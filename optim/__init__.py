@@ -1,12 +1,12 @@
 """Optimizers for reinforcement learning, as optax gradient transformations.
 
-Example:
-  >>> import jax.numpy as jnp
-  >>> import optax
-  >>> import optim
-  >>> optimizer = optax.chain(optax.clip_by_global_norm(0.5), optim.adamo(3e-4, kappa=1.0))
-  >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-  >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+Examples:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> import optim
+    >>> optimizer = optax.chain(optax.clip_by_global_norm(0.5), optim.adamo(3e-4, kappa=1.0))
+    >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+    >>> updates, state = optimizer.update(params, optimizer.init(params), params)
 """
 
 from optim._checks import nearest as nearest

@@ -8,24 +8,24 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which ``vmap`` calls for one member after the other.
+    """The function, which `vmap` calls for one member after the other.
 
     Side by side, both branches of each condition would be computed for all members, and batched
     decompositions or triangular solves of two programs at once can wait for each other for ever on
     a CPU.
 
     Args:
-      function: Of pytrees of arrays. What it closes over may be mapped too.
+        function: of pytrees of arrays. What it closes over may be mapped too.
 
     Returns:
-      The function, with derivatives of both modes.
+        The function, with derivatives of both modes.
 
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> half = in_turn(lambda x: jax.lax.cond(x[0] > 1, lambda: x / 2, lambda: x))
-      >>> print(jax.vmap(half)(jnp.array([[1.0, 4.0], [2.0, 4.0]])))
-      [[1. 4.]
-       [1. 2.]]
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> half = in_turn(lambda x: jax.lax.cond(x[0] > 1, lambda: x / 2, lambda: x))
+        >>> print(jax.vmap(half)(jnp.array([[1.0, 4.0], [2.0, 4.0]])))
+        [[1. 4.]
+         [1. 2.]]
     """
 
     def call(*arguments: Any) -> Any:

@@ -15,26 +15,26 @@ import numpy as np
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Finds the choice that is spelled most like ``name``, whatever the case.
+    """Finds the choice that is spelled most like `name`, whatever the case.
 
-    First come choices that begin with ``name``, then those that contain it, then those with the
+    First come choices that begin with `name`, then those that contain it, then those with the
     same letters in another order.
 
     Args:
-      name: What was asked for.
-      choices: The valid names, at least one.
+        name: what was asked for.
+        choices: the valid names, at least one.
 
     Returns:
-      The nearest of the choices.
+        The nearest of the choices.
 
     Raises:
-      ValueError: If there are no choices.
+        ValueError: if there are no choices.
 
-    Example:
-      >>> nearest("adamm", ["sgd", "adam", "lion"])
-      'adam'
-      >>> nearest("break", ["freeway", "Asterix-MinAtar", "Breakout-MinAtar"])
-      'Breakout-MinAtar'
+    Examples:
+        >>> nearest("adamm", ["sgd", "adam", "lion"])
+        'adam'
+        >>> nearest("break", ["freeway", "Asterix-MinAtar", "Breakout-MinAtar"])
+        'Breakout-MinAtar'
     """
     choices = sorted(choices)
     if not choices:
@@ -57,26 +57,26 @@ def check_range(
     *,
     open_low: bool = False,
 ) -> None:
-    """Refuses a concrete number outside ``[low, high)``, and NaN.
+    """Refuses a concrete number outside `[low, high)`, and NaN.
 
     Tracers have no value yet and callables are schedules: both pass.
 
     Args:
-      name: Name of the argument, for the message.
-      value: Number, array, tracer or schedule.
-      low: Smallest allowed value.
-      high: Bound above, itself refused.
-      open_low: Whether ``low`` itself is refused.
+        name: name of the argument, for the message.
+        value: number, array, tracer or schedule.
+        low: smallest allowed value.
+        high: bound above, itself refused.
+        open_low: whether `low` itself is refused.
 
     Raises:
-      ValueError: If ``value`` is no number or lies outside the range.
+        ValueError: if `value` is no number or lies outside the range.
 
-    Example:
-      >>> check_range("b1", 0.9, 0.0, 1.0)
-      >>> check_range("b1", 1.0, 0.0, 1.0)
-      Traceback (most recent call last):
-      ...
-      ValueError: b1 must be in [0, 1), got 1.0.
+    Examples:
+        >>> check_range("b1", 0.9, 0.0, 1.0)
+        >>> check_range("b1", 1.0, 0.0, 1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: b1 must be in [0, 1), got 1.0.
     """
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
@@ -94,39 +94,39 @@ def check_range(
 def check_learning_rate(value: Any) -> None:
     """Refuses a concrete learning rate that is not positive and finite.
 
-    Zero is let through in a ``jax.Array``: outside ``jit``, ``optax.inject_hyperparams`` rebuilds
+    Zero is let through in a `jax.Array`: outside `jit`, `optax.inject_hyperparams` rebuilds
     the optimizer with the array that its schedule gave, and schedules may end at zero.
 
     Args:
-      value: Number, array, tracer or schedule.
+        value: number, array, tracer or schedule.
 
     Raises:
-      ValueError: If ``value`` is a concrete number that is not positive and finite.
+        ValueError: if `value` is a concrete number that is not positive and finite.
 
-    Example:
-      >>> check_learning_rate(-0.1)
-      Traceback (most recent call last):
-      ...
-      ValueError: learning_rate must be in (0, inf), got -0.1.
+    Examples:
+        >>> check_learning_rate(-0.1)
+        Traceback (most recent call last):
+        ...
+        ValueError: learning_rate must be in (0, inf), got -0.1.
     """
     check_range("learning_rate", value, 0.0, open_low=not isinstance(value, jax.Array))
 
 
 def check_period(value: Any) -> None:
-    """Refuses a concrete period that is no whole number of at least 1; ``None`` passes.
+    """Refuses a concrete period that is no whole number of at least 1; `None` passes.
 
     Args:
-      value: Number, array, tracer or None.
+        value: number, array, tracer or None.
 
     Raises:
-      ValueError: If ``value`` is a concrete number but not a whole one, or less than 1.
+        ValueError: if `value` is a concrete number but not a whole one, or less than 1.
 
-    Example:
-      >>> check_period(None)
-      >>> check_period(0.5)
-      Traceback (most recent call last):
-      ...
-      ValueError: period must be a whole number of at least 1, or None, got 0.5.
+    Examples:
+        >>> check_period(None)
+        >>> check_period(0.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: period must be a whole number of at least 1, or None, got 0.5.
     """
     if value is None or isinstance(value, jax.core.Tracer):
         return
@@ -143,15 +143,15 @@ def check_real(name: str, tree: Any) -> None:
     """Refuses complex leaves.
 
     Args:
-      name: Name of the optimizer, for the message.
-      tree: Gradients or parameters.
+        name: name of the optimizer, for the message.
+        tree: gradients or parameters.
 
     Raises:
-      ValueError: If a leaf is complex.
+        ValueError: if a leaf is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> check_real("TRAC", {"w": jnp.ones(2)})
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> check_real("TRAC", {"w": jnp.ones(2)})
     """
     for leaf in jax.tree.leaves(tree):
         if jnp.iscomplexobj(leaf):
@@ -165,11 +165,11 @@ def check_params(optimizer: str, params: Any) -> None:
     """Refuses missing parameters.
 
     Args:
-      optimizer: Name of the optimizer, for the message.
-      params: What ``update`` got.
+        optimizer: name of the optimizer, for the message.
+        params: what `update` got.
 
     Raises:
-      ValueError: If ``params`` is None.
+        ValueError: if `params` is None.
     """
     if params is None:
         raise ValueError(
@@ -181,16 +181,16 @@ def missing(optimizer: str, argument: str, meaning: str) -> ValueError:
     """The error to raise where an extra argument is needed but was not passed.
 
     Args:
-      optimizer: Name of the optimizer.
-      argument: Name of the argument.
-      meaning: What is to be passed, a word or two.
+        optimizer: name of the optimizer.
+        argument: name of the argument.
+        meaning: what is to be passed, a word or two.
 
     Returns:
-      The error.
+        The error.
 
-    Example:
-      >>> print(missing("aegd", "value", "the loss"))
-      value must be the loss in aegd's update, got None: update(grads, state, params, value=...).
+    Examples:
+        >>> print(missing("aegd", "value", "the loss"))
+        value must be the loss in aegd's update, got None: update(grads, state, params, value=...).
     """
     return ValueError(
         f"{argument} must be {meaning} in {optimizer}'s update, got None: "
@@ -202,21 +202,21 @@ def static_integer(name: str, value: Any, low: int) -> int:
     """Reads an argument that shapes depend on.
 
     Args:
-      name: Name of the argument, for the message.
-      value: The argument.
-      low: Smallest allowed value.
+        name: name of the argument, for the message.
+        value: the argument.
+        low: smallest allowed value.
 
     Returns:
-      The integer.
+        The integer.
 
     Raises:
-      ValueError: If ``value`` is traced, no integer or less than ``low``.
+        ValueError: if `value` is traced, no integer or less than `low`.
 
-    Example:
-      >>> static_integer("capacity", 0, 1)
-      Traceback (most recent call last):
-      ...
-      ValueError: capacity must be a static integer of at least 1, got 0.
+    Examples:
+        >>> static_integer("capacity", 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: capacity must be a static integer of at least 1, got 0.
     """
     try:
         number = operator.index(value)

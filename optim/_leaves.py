@@ -14,17 +14,17 @@ def working_dtype(leaf: Any) -> Any:
     vanishes in the rounding.
 
     Args:
-      leaf: Anything with a real floating-point dtype.
+        leaf: anything with a real floating-point dtype.
 
     Returns:
-      The dtype.
+        The dtype.
 
     Raises:
-      ValueError: If the leaf is complex.
+        ValueError: if the leaf is complex.
 
-    Example:
-      >>> print(jnp.dtype(working_dtype(jnp.ones(2, jnp.bfloat16))))
-      float32
+    Examples:
+        >>> print(jnp.dtype(working_dtype(jnp.ones(2, jnp.bfloat16))))
+        float32
     """
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         raise ValueError(
@@ -38,14 +38,14 @@ def widest_dtype(tree: Any) -> Any:
     """The working dtype of what is computed from all leaves at once.
 
     Args:
-      tree: Pytree of real leaves, which may be empty.
+        tree: pytree of real leaves, which may be empty.
 
     Returns:
-      The dtype of the widest leaf, at least float32.
+        The dtype of the widest leaf, at least float32.
 
-    Example:
-      >>> print(jnp.dtype(widest_dtype({})))
-      float32
+    Examples:
+        >>> print(jnp.dtype(widest_dtype({})))
+        float32
     """
     dtypes = [working_dtype(leaf) for leaf in jax.tree.leaves(tree)]
     return max(dtypes, key=lambda dtype: jnp.dtype(dtype).itemsize, default=jnp.float32)
@@ -55,14 +55,14 @@ def working_zeros(params: optax.Params) -> Any:
     """Zeros like the parameters, in the working dtype.
 
     Args:
-      params: Pytree of real leaves.
+        params: pytree of real leaves.
 
     Returns:
-      A pytree that mirrors ``params``.
+        A pytree that mirrors `params`.
 
-    Example:
-      >>> print(working_zeros({"bias": jnp.ones(2, jnp.bfloat16)})["bias"].dtype)
-      float32
+    Examples:
+        >>> print(working_zeros({"bias": jnp.ones(2, jnp.bfloat16)})["bias"].dtype)
+        float32
     """
     return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=working_dtype(leaf)), params)
 
@@ -71,16 +71,16 @@ def average(rate: Any, old: Any, new: Any) -> Any:
     """Moving average of each leaf, in the dtype of the old one.
 
     Args:
-      rate: Decay rate.
-      old: Pytree of averages, in the working dtype.
-      new: Pytree of the values to add, of any floating-point dtype.
+        rate: decay rate.
+        old: pytree of averages, in the working dtype.
+        new: pytree of the values to add, of any floating-point dtype.
 
     Returns:
-      ``rate * old + (1 - rate) * new``.
+        `rate * old + (1 - rate) * new`.
 
-    Example:
-      >>> print(average(0.75, {"bias": jnp.zeros(2)}, {"bias": jnp.ones(2)}))
-      {'bias': Array([0.25, 0.25], dtype=float32)}
+    Examples:
+        >>> print(average(0.75, {"bias": jnp.zeros(2)}, {"bias": jnp.ones(2)}))
+        {'bias': Array([0.25, 0.25], dtype=float32)}
     """
 
     def leaf_average(old_leaf: jax.Array, new_leaf: jax.Array) -> jax.Array:
@@ -91,19 +91,19 @@ def average(rate: Any, old: Any, new: Any) -> Any:
 
 
 def average_of_squares(rate: Any, old: Any, new: Any) -> Any:
-    """Like :func:`average`, of the squares of the new values.
+    """Like `average`, of the squares of the new values.
 
     Args:
-      rate: Decay rate.
-      old: Pytree of averages, in the working dtype.
-      new: Pytree of the values whose squares to add.
+        rate: decay rate.
+        old: pytree of averages, in the working dtype.
+        new: pytree of the values whose squares to add.
 
     Returns:
-      ``rate * old + (1 - rate) * new**2``.
+        `rate * old + (1 - rate) * new**2`.
 
-    Example:
-      >>> print(average_of_squares(0.75, jnp.zeros(()), jnp.full((), 2.0)))
-      1.0
+    Examples:
+        >>> print(average_of_squares(0.75, jnp.zeros(()), jnp.full((), 2.0)))
+        1.0
     """
     # Cast first: squares of float16 overflow early.
     squares = jax.tree.map(lambda o, n: jnp.square(n.astype(o.dtype)), old, new)
@@ -113,22 +113,22 @@ def average_of_squares(rate: Any, old: Any, new: Any) -> Any:
 def bias_correction(
     decay: jax.typing.ArrayLike, count: jax.Array, dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """The share of a moving average that is not its initial zero, after ``count`` steps.
+    """The share of a moving average that is not its initial zero, after `count` steps.
 
-    It errs as :func:`average` does where ``1 - decay`` is rounded, so that a quotient of the
+    It errs as `average` does where `1 - decay` is rounded, so that a quotient of the
     two is exact to the last digits.
 
     Args:
-      decay: Decay rate of the average.
-      count: Number of steps, at least 1.
-      dtype: Dtype of the result.
+        decay: decay rate of the average.
+        count: number of steps, at least 1.
+        dtype: dtype of the result.
 
     Returns:
-      ``1 - decay ** count``.
+        `1 - decay ** count`.
 
-    Example:
-      >>> print(bias_correction(0.5, jnp.array(2), jnp.float32))
-      0.75
+    Examples:
+        >>> print(bias_correction(0.5, jnp.array(2), jnp.float32))
+        0.75
     """
     return 1 - jnp.asarray(decay, dtype) ** count.astype(dtype)
 
@@ -137,14 +137,14 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     """Square root with a derivative of zero at zero, where the root's own is infinite.
 
     Args:
-      x: Numbers of at least 0.
+        x: numbers of at least 0.
 
     Returns:
-      The roots.
+        The roots.
 
-    Example:
-      >>> print(jax.grad(safe_sqrt)(0.0), jax.grad(safe_sqrt)(4.0))
-      0.0 0.25
+    Examples:
+        >>> print(jax.grad(safe_sqrt)(0.0), jax.grad(safe_sqrt)(4.0))
+        0.0 0.25
     """
     is_zero = x == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, x)))
@@ -154,15 +154,15 @@ def norm(x: jax.Array, axis: tuple[int, ...] | None = None) -> jax.Array:
     """Euclidean norm with a derivative of zero at zero. The reduced axes are kept, of length 1.
 
     Args:
-      x: Array.
-      axis: Axes to reduce, all if None.
+        x: array.
+        axis: axes to reduce, all if None.
 
     Returns:
-      The norms.
+        The norms.
 
-    Example:
-      >>> print(norm(jnp.array([[3.0, 4.0]])))
-      [[5.]]
+    Examples:
+        >>> print(norm(jnp.array([[3.0, 4.0]])))
+        [[5.]]
     """
     return safe_sqrt(jnp.sum(x * x, axis=axis, keepdims=True))
 
@@ -171,16 +171,16 @@ def inner_product(tree: Any, other: Any, dtype: jax.typing.DTypeLike) -> jax.Arr
     """The inner product of two trees as vectors.
 
     Args:
-      tree: Pytree of arrays.
-      other: Pytree of the same shapes.
-      dtype: Dtype to compute in.
+        tree: pytree of arrays.
+        other: pytree of the same shapes.
+        dtype: dtype to compute in.
 
     Returns:
-      A scalar of that dtype.
+        A scalar of that dtype.
 
-    Example:
-      >>> print(inner_product({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}, jnp.float32))
-      6.0
+    Examples:
+        >>> print(inner_product({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}, jnp.float32))
+        6.0
     """
     products = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), tree, other)
     return sum(jax.tree.leaves(products), start=jnp.zeros([], dtype))
@@ -190,15 +190,15 @@ def at_count(number: optax.ScalarOrSchedule, count: Any) -> jax.typing.ArrayLike
     """The value of a number or schedule at a step, counted from 0 as optax does.
 
     Args:
-      number: Number, tracer or schedule.
-      count: Number of steps taken before.
+        number: number, tracer or schedule.
+        count: number of steps taken before.
 
     Returns:
-      The value.
+        The value.
 
-    Example:
-      >>> at_count(0.1, 0), at_count(lambda count: 2 * count, 3)
-      (0.1, 6)
+    Examples:
+        >>> at_count(0.1, 0), at_count(lambda count: 2 * count, 3)
+        (0.1, 6)
     """
     return number(count) if callable(number) else number
 
@@ -207,15 +207,15 @@ def broadcast_prefix(prefix: Any, tree: Any) -> Any:
     """Copies each leaf of a prefix tree to all leaves of the subtree that it stands for.
 
     Args:
-      prefix: Pytree that mirrors ``tree`` or is a prefix of it.
-      tree: Any pytree.
+        prefix: pytree that mirrors `tree` or is a prefix of it.
+        tree: any pytree.
 
     Returns:
-      A pytree that mirrors ``tree``.
+        A pytree that mirrors `tree`.
 
-    Example:
-      >>> broadcast_prefix({"actor": 0, "critic": 1}, {"actor": 5, "critic": {"kernel": 6}})
-      {'actor': 0, 'critic': {'kernel': 1}}
+    Examples:
+        >>> broadcast_prefix({"actor": 0, "critic": 1}, {"actor": 5, "critic": {"kernel": 6}})
+        {'actor': 0, 'critic': {'kernel': 1}}
     """
     return jax.tree.map(lambda leaf, sub: jax.tree.map(lambda _: leaf, sub), prefix, tree)
 
@@ -224,14 +224,14 @@ def as_key(key: jax.Array | int) -> jax.Array:
     """A key as it is; a seed, traced or not, as a raw key, which any tree operation can handle.
 
     Args:
-      key: Key of either kind, or seed.
+        key: key of either kind, or seed.
 
     Returns:
-      The key.
+        The key.
 
-    Example:
-      >>> print(as_key(3))
-      [0 3]
+    Examples:
+        >>> print(as_key(3))
+        [0 3]
     """
     is_key = jnp.ndim(key) > 0 or jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
     return jnp.asarray(key) if is_key else jax.random.PRNGKey(key)

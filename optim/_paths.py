@@ -10,17 +10,17 @@ Path = tuple[str, ...]
 
 
 def leaf_paths(tree: Any) -> list[Path]:
-    """The names on the way to each leaf, in flatten order, without flax's level ``params``.
+    """The names on the way to each leaf, in flatten order, without flax's level `params`.
 
     Args:
-      tree: Any pytree.
+        tree: any pytree.
 
     Returns:
-      One tuple of names for each leaf.
+        One tuple of names for each leaf.
 
-    Example:
-      >>> leaf_paths({"actor": {"params": {"Dense_0": {"bias": 1, "kernel": 2}}}})
-      [('actor', 'Dense_0', 'bias'), ('actor', 'Dense_0', 'kernel')]
+    Examples:
+        >>> leaf_paths({"actor": {"params": {"Dense_0": {"bias": 1, "kernel": 2}}}})
+        [('actor', 'Dense_0', 'bias'), ('actor', 'Dense_0', 'kernel')]
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     names = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in flat]
@@ -31,19 +31,19 @@ def layer_positions(paths: Sequence[Path]) -> list[float]:
     """Where each leaf's layer stands in its network: 0 for the first one, 1 for the last.
 
     If the tree has at least three levels, its top-level entries are the networks, as in
-    ``{"actor": ..., "critic": ...}``; otherwise the whole tree is one. A layer is whatever holds
-    leaves; a leaf that stands beside layers, such as ``log_std``, counts as one. Layers come in
-    the order of their names, with numbers counted: ``Dense_10`` comes after ``Dense_9``.
+    `{"actor": ..., "critic": ...}`; otherwise the whole tree is one. A layer is whatever holds
+    leaves; a leaf that stands beside layers, such as `log_std`, counts as one. Layers come in
+    the order of their names, with numbers counted: `Dense_10` comes after `Dense_9`.
 
     Args:
-      paths: What :func:`leaf_paths` gives.
+        paths: what `leaf_paths` gives.
 
     Returns:
-      ``i / (n - 1)`` for the leaves of layer ``i`` of ``n``, and 0 where there is only one.
+        `i / (n - 1)` for the leaves of layer `i` of `n`, and 0 where there is only one.
 
-    Example:
-      >>> layer_positions([("Dense_0", "bias"), ("Dense_0", "kernel"), ("Dense_1", "kernel")])
-      [0.0, 0.0, 1.0]
+    Examples:
+        >>> layer_positions([("Dense_0", "bias"), ("Dense_0", "kernel"), ("Dense_1", "kernel")])
+        [0.0, 0.0, 1.0]
     """
     several = any(len(path) > 2 for path in paths)
     split = [(path[:1], path[1:]) if several else ((), path) for path in paths]
@@ -64,24 +64,24 @@ def match_leaves(name: str, given: Any, paths: Sequence[Path]) -> list[Any]:
     """Finds what is given for each leaf: the entry at its path, or above it.
 
     Args:
-      name: Name of the argument, for the message.
-      given: Pytree that mirrors the parameters, or a prefix of one; with or without ``params``
-        levels. What it holds for other leaves is left alone.
-      paths: Paths of the parameters' leaves.
+        name: name of the argument, for the message.
+        given: pytree that mirrors the parameters, or a prefix of one; with or without `params`
+            levels. What it holds for other leaves is left alone.
+        paths: paths of the parameters' leaves.
 
     Returns:
-      One entry for each leaf.
+        One entry for each leaf.
 
     Raises:
-      ValueError: If there is nothing for a leaf.
+        ValueError: if there is nothing for a leaf.
 
-    Example:
-      >>> match_leaves("mask", {"actor": 1, "critic": 0}, [("actor", "bias"), ("critic", "bias")])
-      [1, 0]
-      >>> match_leaves("mask", {"actor": 1}, [("critic", "bias")])
-      Traceback (most recent call last):
-      ...
-      ValueError: mask must mirror the parameters: it has actor, but nothing for critic/bias.
+    Examples:
+        >>> match_leaves("mask", {"actor": 1, "critic": 0}, [("actor", "bias"), ("critic", "bias")])
+        [1, 0]
+        >>> match_leaves("mask", {"actor": 1}, [("critic", "bias")])
+        Traceback (most recent call last):
+        ...
+        ValueError: mask must mirror the parameters: it has actor, but nothing for critic/bias.
     """
     entries: Mapping[Path, Any] = dict(zip(leaf_paths(given), jax.tree.leaves(given), strict=True))
     found = []

@@ -12,22 +12,22 @@ def with_standard_promotion(
     """Runs a transformation under JAX's standard dtype promotion, whatever the caller's setting.
 
     optax raises decay rates to the power of an integer step count, which
-    ``jax_numpy_dtype_promotion='strict'`` refuses; ``optax.adam`` does not run there.
+    `jax_numpy_dtype_promotion='strict'` refuses; `optax.adam` does not run there.
 
     Args:
-      transform: Any transformation.
+        transform: any transformation.
 
     Returns:
-      The same transformation, which also accepts extra arguments.
+        The same transformation, which also accepts extra arguments.
 
-    Example:
-      >>> import jax, optax
-      >>> adam = with_standard_promotion(optax.adam(0.1))
-      >>> params = jax.numpy.ones(2)
-      >>> with jax.numpy_dtype_promotion("strict"):
-      ...     updates, _ = adam.update(params, adam.init(params), params)
-      >>> print(updates.round(3))
-      [-0.1 -0.1]
+    Examples:
+        >>> import jax, optax
+        >>> adam = with_standard_promotion(optax.adam(0.1))
+        >>> params = jax.numpy.ones(2)
+        >>> with jax.numpy_dtype_promotion("strict"):
+        ...     updates, _ = adam.update(params, adam.init(params), params)
+        >>> print(updates.round(3))
+        [-0.1 -0.1]
     """
     transform = optax.with_extra_args_support(transform)
 

@@ -12,7 +12,7 @@ from optim._leaves import average, average_of_squares, bias_correction, safe_sqr
 
 
 class ScaleByAdaboundState(NamedTuple):
-    """State of :func:`scale_by_adabound`."""
+    """State of `scale_by_adabound`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32
@@ -20,7 +20,7 @@ class ScaleByAdaboundState(NamedTuple):
 
 
 class ScaleByAmsboundState(NamedTuple):
-    """State of :func:`scale_by_amsbound`."""
+    """State of `scale_by_amsbound`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32
@@ -37,35 +37,35 @@ def scale_by_adabound(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as AdaBound does, without the learning rate.
 
-    See :func:`adabound` for the equations and the notes. The bounds are multiples of the learning
+    See `adabound` for the equations and the notes. The bounds are multiples of the learning
     rate, so that it can be left out: this is exact, also for schedules.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      final_ratio: SGD's learning rate, to which the bounds converge, relative to the learning rate
-        at which training begins; greater than 0.
-      gamma: Speed of the convergence, at least 0.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        final_ratio: SGD's learning rate, to which the bounds converge, relative to the learning
+            rate at which training begins; greater than 0.
+        gamma: speed of the convergence, at least 0.
 
     Returns:
-      The transformation.
+        The transformation.
 
     Raises:
-      ValueError: If a number is outside its range; if a parameter is complex.
+        ValueError: if a number is outside its range; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_adabound(final_ratio=2.0, gamma=1.0)
-      >>> params = jnp.ones(2)
-      >>> grads = jnp.array([1.0, 10.0])
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates.round(3))  # The step sizes are clipped to 1 and 4.
-      [0.4 1. ]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_adabound(final_ratio=2.0, gamma=1.0)
+        >>> params = jnp.ones(2)
+        >>> grads = jnp.array([1.0, 10.0])
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates.round(3))  # The step sizes are clipped to 1 and 4.
+        [0.4 1. ]
 
     References:
-      Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
-      <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
+        Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
+        <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
     """
     _check(b1, b2, eps, final_ratio, gamma)
 
@@ -99,34 +99,34 @@ def scale_by_amsbound(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as AMSBound does, without the learning rate.
 
-    It is :func:`scale_by_adabound` with the largest second moment so far in the denominator.
+    It is `scale_by_adabound` with the largest second moment so far in the denominator.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      final_ratio: SGD's learning rate, to which the bounds converge, relative to the learning rate
-        at which training begins; greater than 0.
-      gamma: Speed of the convergence, at least 0.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        final_ratio: SGD's learning rate, to which the bounds converge, relative to the learning
+            rate at which training begins; greater than 0.
+        gamma: speed of the convergence, at least 0.
 
     Returns:
-      The transformation.
+        The transformation.
 
     Raises:
-      ValueError: If a number is outside its range; if a parameter is complex.
+        ValueError: if a number is outside its range; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_amsbound(final_ratio=2.0, gamma=1.0)
-      >>> params = jnp.ones(2)
-      >>> grads = jnp.array([1.0, 10.0])
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates.round(3))
-      [0.4 1. ]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_amsbound(final_ratio=2.0, gamma=1.0)
+        >>> params = jnp.ones(2)
+        >>> grads = jnp.array([1.0, 10.0])
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates.round(3))
+        [0.4 1. ]
 
     References:
-      Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
-      <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
+        Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
+        <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
     """
     _check(b1, b2, eps, final_ratio, gamma)
 
@@ -187,48 +187,48 @@ def adabound(
     follow the schedule.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. The authors' is 1e-3.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      final_lr: SGD's learning rate, to which the bounds converge, greater than 0. **The default is
-        the authors', for image classification, and far too large for RL**: after ``1 / gamma``
-        steps every step size is at least half of it. Begin with what SGD with momentum would use
-        on the task, or with about ``learning_rate``.
-      gamma: Speed of the convergence, at least 0. With 0 the bounds stay open, and AdaBound is
-        Adam with ``eps`` added to the root of the uncorrected second moment.
-      weight_decay: L2 penalty, at least 0: it passes through the moments.
-      mask: Booleans that select the leaves with weight decay, a pytree or a function, as in
-        :func:`optax.adamw`.
-      base_learning_rate: What ``final_lr`` is relative to, greater than 0: when the learning rate
-        is equal to it, the bounds converge to ``final_lr``. ``None`` takes the learning rate
-        itself, of a schedule its value at step 0.
+        learning_rate: step size, greater than 0, or a schedule. The authors' is 1e-3.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        final_lr: SGD's learning rate, to which the bounds converge, greater than 0. **The default
+            is the authors', for image classification, and far too large for RL**: after `1 / gamma`
+            steps every step size is at least half of it. Begin with what SGD with momentum would
+            use on the task, or with about `learning_rate`.
+        gamma: speed of the convergence, at least 0. With 0 the bounds stay open, and AdaBound is
+            Adam with `eps` added to the root of the uncorrected second moment.
+        weight_decay: L2 penalty, at least 0: it passes through the moments.
+        mask: booleans that select the leaves with weight decay, a pytree or a function, as in
+            `optax.adamw`.
+        base_learning_rate: what `final_lr` is relative to, greater than 0: when the learning rate
+            is equal to it, the bounds converge to `final_lr`. `None` takes the learning rate
+            itself, of a schedule its value at step 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range, or a schedule begins at 0 and
-        ``base_learning_rate`` is not given; from ``update``, if ``params`` is missing; if a
-        parameter is complex.
+        ValueError: if a number is outside its range, or a schedule begins at 0 and
+            `base_learning_rate` is not given; from `update`, if `params` is missing; if a
+            parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = adabound(learning_rate=0.1, final_lr=0.1, gamma=0.1)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(100):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params)) < 0.01)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = adabound(learning_rate=0.1, final_lr=0.1, gamma=0.1)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(100):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params)) < 0.01)
+        True
 
     References:
-      Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
-      <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
+        Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
+        <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
 
     .. note::
       As in the authors' code, the moments are not corrected again after the clipping: where a
@@ -237,9 +237,9 @@ def adabound(
 
     .. note::
       The authors' base learning rate is the one that the optimizer is built with, before any
-      schedule acts. A schedule with a warm-up needs ``base_learning_rate``, its peak; so does
-      :func:`optax.inject_hyperparams` with a schedule, under which the learning rate of each step
-      would count as the base. Name ``mask`` in ``static_args`` there if it is a function.
+      schedule acts. A schedule with a warm-up needs `base_learning_rate`, its peak; so does
+      `optax.inject_hyperparams` with a schedule, under which the learning rate of each step
+      would count as the base. Name `mask` in `static_args` there if it is a function.
 
     .. note::
       Moments and steps are computed in float32 at least.
@@ -266,52 +266,52 @@ def amsbound(
 ) -> optax.GradientTransformationExtraArgs:
     r"""The AMSBound optimizer: AdaBound with AMSGrad's second moment.
 
-    In the equations of :func:`adabound`, :math:`v` in the denominator becomes
+    In the equations of `adabound`, :math:`v` in the denominator becomes
     :math:`\hat{v} \leftarrow \max(\hat{v}, v)`, the largest uncorrected second moment so far.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. The authors' is 1e-3.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      final_lr: SGD's learning rate, to which the bounds converge, greater than 0. **The default is
-        far too large for RL**, see :func:`adabound`.
-      gamma: Speed of the convergence, at least 0. With 0 the bounds stay open.
-      weight_decay: L2 penalty, at least 0: it passes through the moments.
-      mask: Booleans that select the leaves with weight decay, a pytree or a function, as in
-        :func:`optax.adamw`.
-      base_learning_rate: What ``final_lr`` is relative to, greater than 0. ``None`` takes the
-        learning rate itself, of a schedule its value at step 0.
+        learning_rate: step size, greater than 0, or a schedule. The authors' is 1e-3.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        final_lr: SGD's learning rate, to which the bounds converge, greater than 0. **The default
+            is far too large for RL**, see `adabound`.
+        gamma: speed of the convergence, at least 0. With 0 the bounds stay open.
+        weight_decay: L2 penalty, at least 0: it passes through the moments.
+        mask: booleans that select the leaves with weight decay, a pytree or a function, as in
+            `optax.adamw`.
+        base_learning_rate: what `final_lr` is relative to, greater than 0. `None` takes the
+            learning rate itself, of a schedule its value at step 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range, or a schedule begins at 0 and
-        ``base_learning_rate`` is not given; from ``update``, if ``params`` is missing; if a
-        parameter is complex.
+        ValueError: if a number is outside its range, or a schedule begins at 0 and
+            `base_learning_rate` is not given; from `update`, if `params` is missing; if a
+            parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = amsbound(learning_rate=0.1, final_lr=0.1, gamma=0.1)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(100):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params)) < 0.01)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = amsbound(learning_rate=0.1, final_lr=0.1, gamma=0.1)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(100):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params)) < 0.01)
+        True
 
     References:
-      Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
-      <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
+        Luo et al., `Adaptive Gradient Methods with Dynamic Bound of Learning Rate
+        <https://arxiv.org/abs/1902.09843>`_, ICLR 2019, arXiv 1902.09843.
 
     .. note::
-      The notes of :func:`adabound` hold here too. The step size is still multiplied by
-      ``sqrt(1 - b2**t)``, though the maximum has not been corrected, as in the authors' code.
+      The notes of `adabound` hold here too. The step size is still multiplied by
+      `sqrt(1 - b2**t)`, though the maximum has not been corrected, as in the authors' code.
     """
     final_ratio = _final_ratio(learning_rate, final_lr, base_learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -19,7 +19,7 @@ from optim._leaves import (
 
 
 class ScaleByAdaHessianState(NamedTuple):
-    """State of :func:`scale_by_adahessian`."""
+    """State of `scale_by_adahessian`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
@@ -37,36 +37,36 @@ def scale_by_adahessian(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as AdaHessian does, without weight decay and learning rate.
 
-    See :func:`adahessian` for the equations, the arguments and the notes.
+    See `adahessian` for the equations, the arguments and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator, at least 0.
-      hessian_power: Exponent of the root of the second moment, at least 0.
-      spatial_averaging: Whether the diagonal is averaged over the spatial axes of convolutions.
-      key: Key or seed of the random probes.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator, at least 0.
+        hessian_power: exponent of the root of the second moment, at least 0.
+        spatial_averaging: whether the diagonal is averaged over the spatial axes of convolutions.
+        key: key or seed of the random probes.
 
     Returns:
-      The transformation. ``update`` needs the parameters, and ``obj_fn`` or ``hvp``.
+        The transformation. `update` needs the parameters, and `obj_fn` or `hvp`.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing,
-        ``obj_fn`` and ``hvp`` are both missing, or a gradient is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing,
+            `obj_fn` and `hvp` are both missing, or a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> loss = lambda params: 2.0 * jnp.sum(params**2)
-      >>> params = jnp.array([1.0, -3.0])
-      >>> direction = scale_by_adahessian(eps=0.0)
-      >>> grads, state = jax.grad(loss)(params), direction.init(params)
-      >>> print(direction.update(grads, state, params, obj_fn=loss)[0].round(1))
-      [ 1. -3.]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> loss = lambda params: 2.0 * jnp.sum(params**2)
+        >>> params = jnp.array([1.0, -3.0])
+        >>> direction = scale_by_adahessian(eps=0.0)
+        >>> grads, state = jax.grad(loss)(params), direction.init(params)
+        >>> print(direction.update(grads, state, params, obj_fn=loss)[0].round(1))
+        [ 1. -3.]
 
     References:
-      Yao et al., `ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning
-      <https://arxiv.org/abs/2006.00719>`_, AAAI 2021, arXiv 2006.00719.
+        Yao et al., `ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning
+        <https://arxiv.org/abs/2006.00719>`_, AAAI 2021, arXiv 2006.00719.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -148,56 +148,56 @@ def adahessian(
     :math:`|z \odot H z| = |H z|`. In the kernels of convolutions, :math:`D` is replaced by its mean
     over the window.
 
-    ``update`` takes the Hessian from one of two extra arguments. ``obj_fn`` is optax's convention
-    (as in :func:`optax.contrib.sophia`): a function from parameters to the loss on the batch from
-    which the gradient comes, a scalar; the product costs about two more gradients. ``hvp`` is the
+    `update` takes the Hessian from one of two extra arguments. `obj_fn` is optax's convention
+    (as in `optax.contrib.sophia`): a function from parameters to the loss on the batch from
+    which the gradient comes, a scalar; the product costs about two more gradients. `hvp` is the
     product itself, a pytree like the parameters, computed by the caller for a probe of random
-    signs; the signs themselves are not needed. ``hvp`` comes first where both are given.
+    signs; the signs themselves are not needed. `hvp` comes first where both are given.
 
     The authors' learning rate is 0.15, hundreds of times that of Adam.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator, at least 0.
-      hessian_power: Exponent :math:`k` of the root of the second moment, at least 0. The authors
-        use values in [0, 1]; 1 is a step of Newton's method, 0 is momentum.
-      weight_decay: Strength of the decoupled weight decay, at least 0.
-      weight_decay_mask: Booleans that select the decayed leaves: a pytree that mirrors the
-        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
-        all.
-      spatial_averaging: Whether the diagonal is averaged over the window of convolutions: over the
-        axes 0 and 1 of leaves with four axes, which are kernels of flax, (height, width, inputs,
-        outputs). Must not be traced.
-      key: Key or seed of the random probes.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator, at least 0.
+        hessian_power: exponent :math:`k` of the root of the second moment, at least 0. The authors
+            use values in [0, 1]; 1 is a step of Newton's method, 0 is momentum.
+        weight_decay: strength of the decoupled weight decay, at least 0.
+        weight_decay_mask: booleans that select the decayed leaves: a pytree that mirrors the
+            parameters or is a prefix of them, or a function from parameters to one. `None` selects
+            all.
+        spatial_averaging: whether the diagonal is averaged over the window of convolutions: over
+            the axes 0 and 1 of leaves with four axes, which are kernels of flax, (height, width,
+            inputs, outputs). Must not be traced.
+        key: key or seed of the random probes.
 
     Returns:
-      The optimizer. ``update`` needs the parameters, and ``obj_fn`` or ``hvp``; it ignores other
-      extra arguments.
+        The optimizer. `update` needs the parameters, and `obj_fn` or `hvp`; it ignores other
+        extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing,
-        ``obj_fn`` and ``hvp`` are both missing, or a gradient is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing,
+            `obj_fn` and `hvp` are both missing, or a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> loss = lambda params: jnp.sum(jnp.array([1.0, 100.0]) * params**2)
-      >>> optimizer = adahessian(learning_rate=0.15)
-      >>> params = jnp.array([1.0, 1.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     grads = jax.grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params, obj_fn=loss)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params.round(2))
-      [0.37 0.37]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> loss = lambda params: jnp.sum(jnp.array([1.0, 100.0]) * params**2)
+        >>> optimizer = adahessian(learning_rate=0.15)
+        >>> params = jnp.array([1.0, 1.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params, obj_fn=loss)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(2))
+        [0.37 0.37]
 
     References:
-      Yao et al., `ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning
-      <https://arxiv.org/abs/2006.00719>`_, AAAI 2021, arXiv 2006.00719.
+        Yao et al., `ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning
+        <https://arxiv.org/abs/2006.00719>`_, AAAI 2021, arXiv 2006.00719.
 
     .. note::
       The authors' code averages over the last two axes, where PyTorch keeps a kernel's window.
@@ -205,15 +205,15 @@ def adahessian(
       ensemble as well as to a convolution.
 
     .. note::
-      The probes depend on ``key`` and the step only: under ``jax.vmap`` every seed draws the same
-      signs, unless ``key`` is mapped too.
+      The probes depend on `key` and the step only: under `jax.vmap` every seed draws the same
+      signs, unless `key` is mapped too.
 
     .. note::
       Clipping that comes first in a chain changes the gradient but not the curvature. In losses
-      with ``stop_gradient`` the Hessian is that of the surrogate, and where units of a network are
-      piecewise linear it misses the kinks. Under :func:`optax.masked` or :func:`optax.partition`
-      the parameters have holes that ``obj_fn`` does not expect: pass ``hvp`` there, with
-      ``mask_compatible_extra_args=True``.
+      with `stop_gradient` the Hessian is that of the surrogate, and where units of a network are
+      piecewise linear it misses the kinks. Under `optax.masked` or `optax.partition`
+      the parameters have holes that `obj_fn` does not expect: pass `hvp` there, with
+      `mask_compatible_extra_args=True`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -20,37 +20,37 @@ def scale_by_adam_rel(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as Adam-Rel does, without the learning rate.
 
-    See :func:`adam_rel` for the equations and the notes.
+    See `adam_rel` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      period: Updates between two new objectives, a whole number of at least 1; ``None`` leaves
-        them to ``reset``.
-      eps_root: Added to the denominator inside the root, at least 0.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        period: updates between two new objectives, a whole number of at least 1; `None` leaves
+            them to `reset`.
+        eps_root: added to the denominator inside the root, at least 0.
 
     Returns:
-      The transformation. Its state is Adam's, :class:`optax.ScaleByAdamState`, whose ``count`` is
-      of the updates since the last new objective. ``update`` takes the extra argument ``reset``,
-      which counts where there is no period.
+        The transformation. Its state is Adam's, `optax.ScaleByAdamState`, whose `count` is
+        of the updates since the last new objective. `update` takes the extra argument `reset`,
+        which counts where there is no period.
 
     Raises:
-      ValueError: If a number is outside its range.
+        ValueError: if a number is outside its range.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_adam_rel(b1=0.0, b2=0.75, period=50)
-      >>> grads = jnp.ones(2)
-      >>> state = direction.init(grads)
-      >>> for _ in range(51):
-      ...     updates, state = direction.update(grads, state)
-      >>> print(state.count, updates.round(3))
-      1 [0.5 0.5]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_adam_rel(b1=0.0, b2=0.75, period=50)
+        >>> grads = jnp.ones(2)
+        >>> state = direction.init(grads)
+        >>> for _ in range(51):
+        ...     updates, state = direction.update(grads, state)
+        >>> print(state.count, updates.round(3))
+        1 [0.5 0.5]
 
     References:
-      Ellis et al., `Adam on Local Time: Addressing Nonstationarity in RL with Relative Adam
-      Timesteps <https://arxiv.org/abs/2412.17113>`_, NeurIPS 2024, arXiv 2412.17113.
+        Ellis et al., `Adam on Local Time: Addressing Nonstationarity in RL with Relative Adam
+        Timesteps <https://arxiv.org/abs/2412.17113>`_, NeurIPS 2024, arXiv 2412.17113.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -108,46 +108,46 @@ def adam_rel(
 
     The objective changes in PPO with every rollout, that is after epochs times minibatches updates,
     and in DQN with every hard update of the target network. The PPO of this project passes
-    ``reset``, so no period is needed there.
+    `reset`, so no period is needed there.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. Schedules count all updates.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      period: Updates between two new objectives, a whole number of at least 1; ``reset`` is then
-        ignored. ``None`` leaves them to ``reset``; without that, Adam-Rel is Adam, bit for bit.
-      eps_root: Added to the denominator inside the root, at least 0.
+        learning_rate: step size, greater than 0, or a schedule. Schedules count all updates.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        period: updates between two new objectives, a whole number of at least 1; `reset` is then
+            ignored. `None` leaves them to `reset`; without that, Adam-Rel is Adam, bit for bit.
+        eps_root: added to the denominator inside the root, at least 0.
 
     Returns:
-      The optimizer. ``update`` takes the extra argument ``reset``, a Boolean that says that this
-      gradient is the first of a new objective.
+        The optimizer. `update` takes the extra argument `reset`, a Boolean that says that this
+        gradient is the first of a new objective.
 
     Raises:
-      ValueError: If a number is outside its range.
+        ValueError: if a number is outside its range.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> optimizer = adam_rel(learning_rate=0.1)
-      >>> params = jnp.zeros(1)
-      >>> state = optimizer.init(params)
-      >>> for step in range(40):
-      ...     grads = jnp.full(1, 1.0 if step < 30 else 1000.0)
-      ...     updates, state = optimizer.update(grads, state, params, reset=step == 30)
-      ...     if step in (29, 30):
-      ...         print(updates.round(3))
-      [-0.1]
-      [-0.101]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> optimizer = adam_rel(learning_rate=0.1)
+        >>> params = jnp.zeros(1)
+        >>> state = optimizer.init(params)
+        >>> for step in range(40):
+        ...     grads = jnp.full(1, 1.0 if step < 30 else 1000.0)
+        ...     updates, state = optimizer.update(grads, state, params, reset=step == 30)
+        ...     if step in (29, 30):
+        ...         print(updates.round(3))
+        [-0.1]
+        [-0.101]
 
     References:
-      Ellis et al., `Adam on Local Time: Addressing Nonstationarity in RL with Relative Adam
-      Timesteps <https://arxiv.org/abs/2412.17113>`_, NeurIPS 2024, arXiv 2412.17113.
+        Ellis et al., `Adam on Local Time: Addressing Nonstationarity in RL with Relative Adam
+        Timesteps <https://arxiv.org/abs/2412.17113>`_, NeurIPS 2024, arXiv 2412.17113.
 
     .. note::
       The authors' code could not be found; this is the rule that the paper states.
 
     .. note::
-      ``eps=1e-8`` is Adam's default. The paper keeps what the agent's Adam has: 1e-5 for PPO.
+      `eps=1e-8` is Adam's default. The paper keeps what the agent's Adam has: 1e-5 for PPO.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

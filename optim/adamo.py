@@ -32,43 +32,43 @@ def scale_by_adamo(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as AdamO does, without the learning rate.
 
-    See :func:`adamo` for the equations, the arguments and the notes.
+    See `adamo` for the equations, the arguments and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      kappa: Size of the correction relative to Adam's direction, at least 0.
-      tau: Share of Adam's predicted descent that the correction may undo, in [0, 1).
-      eps_r: Added to the norm of the orthogonality residual, at least 0.
-      matrix_mask: Booleans that select the constrained leaves: a pytree that mirrors the
-        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
-        every matrix.
-      ensemble_axes: Number of leading axes that index the members of an ensemble, for all leaves
-        or as a pytree like ``matrix_mask``. ``None`` is 0.
-      eps_root: Added to the denominator inside the root, at least 0.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        kappa: size of the correction relative to Adam's direction, at least 0.
+        tau: share of Adam's predicted descent that the correction may undo, in [0, 1).
+        eps_r: added to the norm of the orthogonality residual, at least 0.
+        matrix_mask: booleans that select the constrained leaves: a pytree that mirrors the
+            parameters or is a prefix of them, or a function from parameters to one. `None` selects
+            every matrix.
+        ensemble_axes: number of leading axes that index the members of an ensemble, for all leaves
+            or as a pytree like `matrix_mask`. `None` is 0.
+        eps_root: added to the denominator inside the root, at least 0.
 
     Returns:
-      The transformation. Its state is Adam's, :class:`optax.ScaleByAdamState`; ``update`` needs
-      the parameters.
+        The transformation. Its state is Adam's, `optax.ScaleByAdamState`; `update` needs
+        the parameters.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing, a
-        selected matrix is complex or ``ensemble_axes`` is traced or negative.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing, a
+            selected matrix is complex or `ensemble_axes` is traced or negative.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> direction = scale_by_adamo(kappa=0.1)
-      >>> params = 2.0 * jnp.eye(2)
-      >>> updates, _ = direction.update(jnp.eye(2), direction.init(params), params)
-      >>> print(updates.round(3))
-      [[1.1 0. ]
-       [0.  1.1]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> direction = scale_by_adamo(kappa=0.1)
+        >>> params = 2.0 * jnp.eye(2)
+        >>> updates, _ = direction.update(jnp.eye(2), direction.init(params), params)
+        >>> print(updates.round(3))
+        [[1.1 0. ]
+         [0.  1.1]]
 
     References:
-      Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
-      <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968, equations 17 to 20.
+        Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
+        <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968, equations 17 to 20.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -153,63 +153,63 @@ def adamo(
     matrix. All other leaves take plain Adam steps.
 
     The defaults are the authors' for Kitchen, AntMaze and the expert tasks of Adroit. For the
-    locomotion tasks and Adroit's human and cloned tasks they use ``kappa=1`` and ``tau=0.05``.
-    They constrain the critic only, the actor keeps Adam: ``matrix_mask={"actor": False, "critic":
-    True}``. Below ``kappa=1e-5`` AdamO is hardly different from Adam.
+    locomotion tasks and Adroit's human and cloned tasks they use `kappa=1` and `tau=0.05`. They
+    constrain the critic only, the actor keeps Adam: `matrix_mask={"actor": False, "critic": True}`.
+    Below `kappa=1e-5` AdamO is hardly different from Adam.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      kappa: Size of the correction relative to Adam's direction, at least 0. With 0, AdamO is
-        Adam, bit for bit.
-      tau: Share of Adam's predicted descent that the correction may undo, in [0, 1). With 0, a
-        correction against the gradient is dropped.
-      eps_r: Added to the norm of the orthogonality residual, at least 0.
-      matrix_mask: Booleans that select the constrained leaves: a pytree that mirrors the
-        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
-        every matrix. Leaves with fewer than two axes are never constrained. Leaves with more are
-        read as convolution kernels of flax, (height, width, inputs, outputs), and constrained as
-        matrices of shape (height * width * inputs, outputs).
-      ensemble_axes: Number of leading axes that index the members of an ensemble (1 for critics
-        under ``flax.linen.vmap``), for all leaves or as a pytree like ``matrix_mask``. Each member
-        is a matrix of its own. ``None`` is 0.
-      eps_root: Added to the denominator inside the root, at least 0. A small positive value is
-        needed to differentiate through ``update`` where a gradient is exactly zero, as in
-        :func:`optax.adam`.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        kappa: size of the correction relative to Adam's direction, at least 0. With 0, AdamO is
+            Adam, bit for bit.
+        tau: share of Adam's predicted descent that the correction may undo, in [0, 1). With 0, a
+            correction against the gradient is dropped.
+        eps_r: added to the norm of the orthogonality residual, at least 0.
+        matrix_mask: booleans that select the constrained leaves: a pytree that mirrors the
+            parameters or is a prefix of them, or a function from parameters to one. `None` selects
+            every matrix. Leaves with fewer than two axes are never constrained. Leaves with more
+            are read as convolution kernels of flax, (height, width, inputs, outputs), and
+            constrained as matrices of shape (height * width * inputs, outputs).
+        ensemble_axes: number of leading axes that index the members of an ensemble (1 for critics
+            under `flax.linen.vmap`), for all leaves or as a pytree like `matrix_mask`. Each member
+            is a matrix of its own. `None` is 0.
+        eps_root: added to the denominator inside the root, at least 0. A small positive value is
+            needed to differentiate through `update` where a gradient is exactly zero, as in
+            `optax.adam`.
 
     Returns:
-      The optimizer. Its updates have the dtype of Adam's; the correction is computed in float32 at
-      least. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. Its updates have the dtype of Adam's; the correction is computed in float32
+        at least. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing, a
-        selected matrix is complex or ``ensemble_axes`` is traced or negative.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing, a
+            selected matrix is complex or `ensemble_axes` is traced or negative.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = adamo(learning_rate=0.1, kappa=1.0, tau=0.05)
-      >>> params = {"kernel": 2.0 * jnp.eye(2), "bias": jnp.ones(2)}
-      >>> state = optimizer.init(params)
-      >>> loss = lambda p: jnp.sum(p["kernel"] @ p["bias"])
-      >>> for _ in range(5):
-      ...     grads = jax.grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params["bias"].round(2))
-      [0.52 0.52]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = adamo(learning_rate=0.1, kappa=1.0, tau=0.05)
+        >>> params = {"kernel": 2.0 * jnp.eye(2), "bias": jnp.ones(2)}
+        >>> state = optimizer.init(params)
+        >>> loss = lambda p: jnp.sum(p["kernel"] @ p["bias"])
+        >>> for _ in range(5):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params["bias"].round(2))
+        [0.52 0.52]
 
     References:
-      Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
-      <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968, section 5.2.
+        Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
+        <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968, section 5.2.
 
     .. note::
-      The paper gives no value for ``eps_r``. Near orthogonality the correction keeps its length
-      until the norm of the residual nears ``eps_r``, so weights there move by about
-      ``learning_rate * kappa * norm(u)`` from step to step.
+      The paper gives no value for `eps_r`. Near orthogonality the correction keeps its length
+      until the norm of the residual nears `eps_r`, so weights there move by about
+      `learning_rate * kappa * norm(u)` from step to step.
 
     .. note::
       The budget is homogeneous in the gradient, which is therefore divided by its largest entry
@@ -217,8 +217,8 @@ def adamo(
       the correction is dropped.
 
     .. note::
-      Under :func:`optax.inject_hyperparams`, name ``matrix_mask`` and ``ensemble_axes`` in
-      ``static_args`` if they are a function or a number.
+      Under `optax.inject_hyperparams`, name `matrix_mask` and `ensemble_axes` in
+      `static_args` if they are a function or a number.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

@@ -19,7 +19,7 @@ from optim._leaves import (
 
 
 class ScaleByAdamodState(NamedTuple):
-    """State of :func:`scale_by_adamod`."""
+    """State of `scale_by_adamod`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32
@@ -36,35 +36,35 @@ def scale_by_adamod(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as AdaMod does, without the learning rate.
 
-    See :func:`adamod` for the equations and the notes.
+    See `adamod` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      b3: Decay rate of the step sizes, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      learning_rate: What the step sizes are multiplied by as they are averaged, and the direction
-        is divided by. A constant cancels; a schedule has to be given here too, for its past values
-        are in the average.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        b3: decay rate of the step sizes, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        learning_rate: what the step sizes are multiplied by as they are averaged, and the direction
+            is divided by. A constant cancels; a schedule has to be given here too, for its past
+            values are in the average.
 
     Returns:
-      The transformation, to be followed by the learning rate.
+        The transformation, to be followed by the learning rate.
 
     Raises:
-      ValueError: If a number is outside its range; if a parameter is complex.
+        ValueError: if a number is outside its range; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_adamod(b3=0.9)
-      >>> params = jnp.ones(2)
-      >>> grads = jnp.array([0.01, 100.0])
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates.round(3))  # Adam's would be 1 and 1.
-      [0.1 0.1]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_adamod(b3=0.9)
+        >>> params = jnp.ones(2)
+        >>> grads = jnp.array([0.01, 100.0])
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates.round(3))  # Adam's would be 1 and 1.
+        [0.1 0.1]
 
     References:
-      Ding et al., `An Adaptive and Momental Bound Method for Stochastic Learning
-      <https://arxiv.org/abs/1910.12249>`_, 2019, arXiv 1910.12249.
+        Ding et al., `An Adaptive and Momental Bound Method for Stochastic Learning
+        <https://arxiv.org/abs/1910.12249>`_, 2019, arXiv 1910.12249.
     """
     check_learning_rate(learning_rate)
     check_range("b1", b1, 0.0, 1.0)
@@ -137,52 +137,52 @@ def adamod(
     :math:`1 / (1 - \beta_3)` steps.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. The authors' is 1e-3.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      b3: Decay rate of the step sizes, in [0, 1). With 0, AdaMod is AdamW with ``eps`` added to the
-        root of the uncorrected second moment.
-      eps: Added to the denominator outside the root, greater than 0.
-      weight_decay: Decoupled weight decay, at least 0, multiplied by the learning rate.
-      mask: Booleans that select the leaves with weight decay, a pytree or a function, as in
-        :func:`optax.adamw`.
+        learning_rate: step size, greater than 0, or a schedule. The authors' is 1e-3.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        b3: decay rate of the step sizes, in [0, 1). With 0, AdaMod is AdamW with `eps` added to the
+            root of the uncorrected second moment.
+        eps: added to the denominator outside the root, greater than 0.
+        weight_decay: decoupled weight decay, at least 0, multiplied by the learning rate.
+        mask: booleans that select the leaves with weight decay, a pytree or a function, as in
+            `optax.adamw`.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing; if a
-        parameter is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing; if a
+            parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = adamod(learning_rate=0.1, b3=0.9)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(100):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params)) < 0.2)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = adamod(learning_rate=0.1, b3=0.9)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(100):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params)) < 0.2)
+        True
 
     References:
-      Ding et al., `An Adaptive and Momental Bound Method for Stochastic Learning
-      <https://arxiv.org/abs/1910.12249>`_, 2019, arXiv 1910.12249.
+        Ding et al., `An Adaptive and Momental Bound Method for Stochastic Learning
+        <https://arxiv.org/abs/1910.12249>`_, 2019, arXiv 1910.12249.
 
     .. note::
       The learning rate is inside the average, so the bound follows a schedule late: after a drop of
-      the learning rate it does not bind for about ``1 / (1 - b3)`` steps. This is kept here, also
-      under :func:`optax.inject_hyperparams`.
+      the learning rate it does not bind for about `1 / (1 - b3)` steps. This is kept here, also
+      under `optax.inject_hyperparams`.
 
     .. note::
-      The authors' code has ``b3=0.999``; its documentation says 0.9999.
+      The authors' code has `b3=0.999`; its documentation says 0.9999.
 
     .. note::
-      Moments and steps are computed in float32 at least. Under :func:`optax.inject_hyperparams`,
-      name ``mask`` in ``static_args`` if it is a function.
+      Moments and steps are computed in float32 at least. Under `optax.inject_hyperparams`,
+      name `mask` in `static_args` if it is a function.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -22,7 +22,7 @@ from optim._leaves import (
 
 
 class ScaleByAdamPState(NamedTuple):
-    """State of :func:`scale_by_adamp`."""
+    """State of `scale_by_adamp`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32
@@ -30,7 +30,7 @@ class ScaleByAdamPState(NamedTuple):
 
 
 class ScaleBySGDPState(NamedTuple):
-    """State of :func:`scale_by_sgdp`."""
+    """State of `scale_by_sgdp`."""
 
     trace: optax.Updates  # like params, at least float32
 
@@ -47,37 +47,37 @@ def scale_by_adamp(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as AdamP does, weight decay included, without the learning rate.
 
-    See :func:`adamp` for the equations, the arguments and the notes.
+    See `adamp` for the equations, the arguments and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator and to norms, greater than 0.
-      delta: Threshold on the cosine, at least 0.
-      wd_ratio: Share of the weight decay that projected leaves keep, at least 0.
-      weight_decay: Decoupled weight decay, at least 0.
-      nesterov: Whether to look one gradient ahead.
-      ensemble_axes: Number of leading axes that index the members of an ensemble.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator and to norms, greater than 0.
+        delta: threshold on the cosine, at least 0.
+        wd_ratio: share of the weight decay that projected leaves keep, at least 0.
+        weight_decay: decoupled weight decay, at least 0.
+        nesterov: whether to look one gradient ahead.
+        ensemble_axes: number of leading axes that index the members of an ensemble.
 
     Returns:
-      The transformation. ``update`` needs the parameters.
+        The transformation. `update` needs the parameters.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing or
-        ``ensemble_axes`` is traced or negative; if a parameter is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing or
+            `ensemble_axes` is traced or negative; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_adamp()
-      >>> params = {"kernel": jnp.array([[1.0], [0.0]])}
-      >>> grads = {"kernel": jnp.array([[0.01], [1.0]])}
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates["kernel"].round(3).T)  # Not [[1. 1.]]: the radial part is gone.
-      [[0. 1.]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_adamp()
+        >>> params = {"kernel": jnp.array([[1.0], [0.0]])}
+        >>> grads = {"kernel": jnp.array([[0.01], [1.0]])}
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates["kernel"].round(3).T)  # Not [[1. 1.]]: the radial part is gone.
+        [[0. 1.]]
 
     References:
-      Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
-      Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
+        Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+        Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -153,54 +153,54 @@ def adamp(
     Leaves with fewer than two axes take AdamW's steps. The authors' learning rate is 1e-3.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator and to the norm of the weights, and the smallest norm in the
-        cosine; greater than 0.
-      delta: Threshold on the cosine, at least 0. With 0 nothing is projected: AdamP is AdamW.
-      wd_ratio: Share of the weight decay that projected leaves keep, at least 0.
-      weight_decay: Decoupled weight decay, at least 0, multiplied by the learning rate.
-      nesterov: Whether to replace the first moment by its average with one more copy of the
-        gradient.
-      ensemble_axes: Number of leading axes that index the members of an ensemble (1 for critics
-        under ``flax.linen.vmap``), for all leaves or as a pytree that mirrors the parameters or is
-        a prefix of them. Each member is a leaf of its own. ``None`` is 0.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator and to the norm of the weights, and the smallest norm in the
+            cosine; greater than 0.
+        delta: threshold on the cosine, at least 0. With 0 nothing is projected: AdamP is AdamW.
+        wd_ratio: share of the weight decay that projected leaves keep, at least 0.
+        weight_decay: decoupled weight decay, at least 0, multiplied by the learning rate.
+        nesterov: whether to replace the first moment by its average with one more copy of the
+            gradient.
+        ensemble_axes: number of leading axes that index the members of an ensemble (1 for critics
+            under `flax.linen.vmap`), for all leaves or as a pytree that mirrors the parameters or
+            is a prefix of them. Each member is a leaf of its own. `None` is 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing or
-        ``ensemble_axes`` is traced or negative; if a parameter is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing or
+            `ensemble_axes` is traced or negative; if a parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = adamp(learning_rate=0.1)
-      >>> params = {"kernel": jnp.array([[3.0], [4.0]])}
-      >>> state = optimizer.init(params)
-      >>> loss = lambda p: (p["kernel"] / jnp.linalg.norm(p["kernel"]))[0, 0]
-      >>> for _ in range(5):
-      ...     grads = jax.grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params["kernel"].round(1).T, f"{jnp.linalg.norm(params['kernel']):.2f}")
-      [[2.4 4.4]] 5.01
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = adamp(learning_rate=0.1)
+        >>> params = {"kernel": jnp.array([[3.0], [4.0]])}
+        >>> state = optimizer.init(params)
+        >>> loss = lambda p: (p["kernel"] / jnp.linalg.norm(p["kernel"]))[0, 0]
+        >>> for _ in range(5):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params["kernel"].round(1).T, f"{jnp.linalg.norm(params['kernel']):.2f}")
+        [[2.4 4.4]] 5.01
 
     References:
-      Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
-      Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
+        Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+        Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
 
     .. note::
       The authors' channels are the first axis, as PyTorch lays kernels out; here they are the last.
 
     .. note::
       The floor of the norms in the cosine is absolute: channels whose gradient is shorter than
-      ``eps``, such as those of dead units, count as scale-invariant. Nothing checks that weights
-      truly are so: without normalization layers, and with ``n`` small, large parts of a network
-      may be projected by chance, since random vectors have cosines of about ``1 / sqrt(n)``.
+      `eps`, such as those of dead units, count as scale-invariant. Nothing checks that weights
+      truly are so: without normalization layers, and with `n` small, large parts of a network
+      may be projected by chance, since random vectors have cosines of about `1 / sqrt(n)`.
 
     .. note::
       Moments and steps are computed in float32 at least.
@@ -233,37 +233,37 @@ def scale_by_sgdp(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as SGDP does, weight decay included, without the learning rate.
 
-    See :func:`sgdp` for the equations, the arguments and the notes.
+    See `sgdp` for the equations, the arguments and the notes.
 
     Args:
-      momentum: Decay rate of the trace, in [0, 1).
-      dampening: Share of the gradient that the trace leaves out, in [0, 1).
-      eps: Added to norms, greater than 0.
-      delta: Threshold on the cosine, at least 0.
-      wd_ratio: Share of the weight decay that projected leaves keep, at least 0.
-      weight_decay: Decoupled weight decay, at least 0.
-      nesterov: Whether to look one gradient ahead.
-      ensemble_axes: Number of leading axes that index the members of an ensemble.
+        momentum: decay rate of the trace, in [0, 1).
+        dampening: share of the gradient that the trace leaves out, in [0, 1).
+        eps: added to norms, greater than 0.
+        delta: threshold on the cosine, at least 0.
+        wd_ratio: share of the weight decay that projected leaves keep, at least 0.
+        weight_decay: decoupled weight decay, at least 0.
+        nesterov: whether to look one gradient ahead.
+        ensemble_axes: number of leading axes that index the members of an ensemble.
 
     Returns:
-      The transformation. ``update`` needs the parameters.
+        The transformation. `update` needs the parameters.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing or
-        ``ensemble_axes`` is traced or negative; if a parameter is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing or
+            `ensemble_axes` is traced or negative; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_sgdp()
-      >>> params = {"kernel": jnp.array([[1.0], [0.0]])}
-      >>> grads = {"kernel": jnp.array([[0.01], [1.0]])}
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates["kernel"].round(3).T)
-      [[0. 1.]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_sgdp()
+        >>> params = {"kernel": jnp.array([[1.0], [0.0]])}
+        >>> grads = {"kernel": jnp.array([[0.01], [1.0]])}
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates["kernel"].round(3).T)
+        [[0. 1.]]
 
     References:
-      Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
-      Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
+        Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+        Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
     """
     check_range("momentum", momentum, 0.0, 1.0)
     check_range("dampening", dampening, 0.0, 1.0)
@@ -321,44 +321,44 @@ def sgdp(
         w &\leftarrow \Bigl(1 - \frac{\alpha \lambda \rho}{1 - \mu}\Bigr) w - \alpha\, q
       \end{align*}
 
-    See :func:`adamp` for the projection and for what it is good for.
+    See `adamp` for the projection and for what it is good for.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      momentum: Decay rate :math:`\mu` of the trace, in [0, 1).
-      dampening: Share :math:`d` of the gradient that the trace leaves out, in [0, 1).
-      eps: Added to the norm of the weights, and the smallest norm in the cosine; greater than 0.
-      delta: Threshold on the cosine, at least 0. With 0, SGDP is SGD with decoupled weight decay.
-      wd_ratio: Share of the weight decay that projected leaves keep, at least 0.
-      weight_decay: Decoupled weight decay, at least 0, multiplied by the learning rate and divided
-        by ``1 - momentum``.
-      nesterov: Whether to use Nesterov's momentum.
-      ensemble_axes: Number of leading axes that index the members of an ensemble (1 for critics
-        under ``flax.linen.vmap``), for all leaves or as a pytree that mirrors the parameters or is
-        a prefix of them. Each member is a leaf of its own. ``None`` is 0.
+        learning_rate: step size, greater than 0, or a schedule.
+        momentum: decay rate :math:`\mu` of the trace, in [0, 1).
+        dampening: share :math:`d` of the gradient that the trace leaves out, in [0, 1).
+        eps: added to the norm of the weights, and the smallest norm in the cosine; greater than 0.
+        delta: threshold on the cosine, at least 0. With 0, SGDP is SGD with decoupled weight decay.
+        wd_ratio: share of the weight decay that projected leaves keep, at least 0.
+        weight_decay: decoupled weight decay, at least 0, multiplied by the learning rate and
+            divided by `1 - momentum`.
+        nesterov: whether to use Nesterov's momentum.
+        ensemble_axes: number of leading axes that index the members of an ensemble (1 for critics
+            under `flax.linen.vmap`), for all leaves or as a pytree that mirrors the parameters or
+            is a prefix of them. Each member is a leaf of its own. `None` is 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing or
-        ``ensemble_axes`` is traced or negative; if a parameter is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing or
+            `ensemble_axes` is traced or negative; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> optimizer = sgdp(learning_rate=0.1, momentum=0.9)
-      >>> params = {"kernel": jnp.array([[1.0], [0.0]]), "bias": jnp.ones(1)}
-      >>> grads = {"kernel": jnp.array([[0.01], [1.0]]), "bias": jnp.ones(1)}
-      >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
-      >>> print(updates["kernel"].round(3).T, updates["bias"])
-      [[-0.  -0.1]] [-0.1]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> optimizer = sgdp(learning_rate=0.1, momentum=0.9)
+        >>> params = {"kernel": jnp.array([[1.0], [0.0]]), "bias": jnp.ones(1)}
+        >>> grads = {"kernel": jnp.array([[0.01], [1.0]]), "bias": jnp.ones(1)}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> print(updates["kernel"].round(3).T, updates["bias"])
+        [[-0.  -0.1]] [-0.1]
 
     References:
-      Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
-      Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
+        Heo et al., `AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+        Weights <https://arxiv.org/abs/2006.08217>`_, ICLR 2021, arXiv 2006.08217.
 
     .. note::
-      The notes of :func:`adamp` hold here too. The trace begins at zero, so ``dampening`` also acts
+      The notes of `adamp` hold here too. The trace begins at zero, so `dampening` also acts
       on the first gradient.
     """
     check_learning_rate(learning_rate)

@@ -11,7 +11,7 @@ from optim._leaves import at_count, working_dtype, working_zeros
 
 
 class ScaleByAegdState(NamedTuple):
-    """State of :func:`scale_by_aegd`."""
+    """State of `scale_by_aegd`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     energy: optax.Updates  # like params, in float32 at least; set in the first step
@@ -25,33 +25,33 @@ def scale_by_aegd(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as AEGD does, :math:`2 r q`, without the learning rate of the step.
 
-    See :func:`aegd` for the equations, the arguments and the notes.
+    See `aegd` for the equations, the arguments and the notes.
 
     Args:
-      learning_rate: Step size or schedule that the energy follows; the step's own.
-      c: Added to the loss, at least 0.
-      weight_decay: Added, times the parameters, to :math:`q`, at least 0.
-      floor: Smallest value that the loss plus ``c`` is taken for, greater than 0.
+        learning_rate: step size or schedule that the energy follows; the step's own.
+        c: added to the loss, at least 0.
+        weight_decay: added, times the parameters, to :math:`q`, at least 0.
+        floor: smallest value that the loss plus `c` is taken for, greater than 0.
 
     Returns:
-      The transformation. ``update`` needs the parameters and the loss, ``value``.
+        The transformation. `update` needs the parameters and the loss, `value`.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` or ``value`` is
-        missing or a gradient is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` or `value` is
+            missing or a gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_aegd(learning_rate=0.5)
-      >>> params = jnp.ones(2)
-      >>> state = direction.init(params)
-      >>> updates, state = direction.update(jnp.array([0.0, 4.0]), state, params, value=3.0)
-      >>> print(updates, state.energy)
-      [0. 2.] [2. 1.]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_aegd(learning_rate=0.5)
+        >>> params = jnp.ones(2)
+        >>> state = direction.init(params)
+        >>> updates, state = direction.update(jnp.array([0.0, 4.0]), state, params, value=3.0)
+        >>> print(updates, state.energy)
+        [0. 2.] [2. 1.]
 
     References:
-      Liu and Tian, `AEGD: Adaptive Gradient Descent with Energy
-      <https://arxiv.org/abs/2010.05109>`_, 2020, arXiv 2010.05109.
+        Liu and Tian, `AEGD: Adaptive Gradient Descent with Energy
+        <https://arxiv.org/abs/2010.05109>`_, 2020, arXiv 2010.05109.
     """
     check_learning_rate(learning_rate)
     check_range("c", c, 0.0)
@@ -125,46 +125,46 @@ def aegd(
     In AEGDW, the weight decay is not part of :math:`q` but :math:`\theta \leftarrow (1 - \alpha
     \lambda)\, \theta - 2 \alpha\, r\, q`. The energy never rises, whatever the learning rate.
 
-    The authors' learning rate is 0.1. ``update`` takes the loss from the extra argument ``value``:
+    The authors' learning rate is 0.1. `update` takes the loss from the extra argument `value`:
     the loss, a scalar, at the parameters and on the batch from which the gradient comes.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      c: Added to the loss, at least 0. The sum has to be positive: the loss of a policy, which may
-        be negative, needs a larger ``c`` than the default.
-      weight_decay: Strength of the weight decay, at least 0.
-      decoupled_weight_decay: Whether the weight decay is AEGDW's. Must not be traced.
-      floor: Smallest value that the loss plus ``c`` is taken for, greater than 0.
+        learning_rate: step size, greater than 0, or a schedule.
+        c: added to the loss, at least 0. The sum has to be positive: the loss of a policy, which
+            may be negative, needs a larger `c` than the default.
+        weight_decay: strength of the weight decay, at least 0.
+        decoupled_weight_decay: whether the weight decay is AEGDW's. Must not be traced.
+        floor: smallest value that the loss plus `c` is taken for, greater than 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ``value``; it ignores other extra
-      arguments.
+        The optimizer. `update` needs the parameters and `value`; it ignores other extra
+        arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` or ``value`` is
-        missing or a gradient is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` or `value` is
+            missing or a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> loss = lambda params: jnp.sum(params**2)
-      >>> optimizer = aegd(learning_rate=0.2)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     value, grads = jax.value_and_grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params, value=value)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params.round(2))
-      [ 0.01 -0.17]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> loss = lambda params: jnp.sum(params**2)
+        >>> optimizer = aegd(learning_rate=0.2)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     value, grads = jax.value_and_grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params, value=value)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(2))
+        [ 0.01 -0.17]
 
     References:
-      Liu and Tian, `AEGD: Adaptive Gradient Descent with Energy
-      <https://arxiv.org/abs/2010.05109>`_, 2020, arXiv 2010.05109.
+        Liu and Tian, `AEGD: Adaptive Gradient Descent with Energy
+        <https://arxiv.org/abs/2010.05109>`_, 2020, arXiv 2010.05109.
 
     .. note::
-      Where the loss plus ``c`` is below ``floor``, it is taken for ``floor``: no step is NaN, but
+      Where the loss plus `c` is below `floor`, it is taken for `floor`: no step is NaN, but
       the steps are no longer those of the paper, and the energy is spent faster. The paper defines
       nothing there. A loss that is NaN still gives NaN.
 
@@ -174,7 +174,7 @@ def aegd(
 
     .. note::
       The learning rate is part of the energy, so the direction alone cannot be computed without it:
-      :func:`scale_by_aegd` takes the same learning rate as the step that follows it.
+      `scale_by_aegd` takes the same learning rate as the step that follows it.
     """
     scale = scale_by_aegd(learning_rate, c, 0.0 if decoupled_weight_decay else weight_decay, floor)
     check_range("weight_decay", weight_decay, 0.0)

@@ -38,19 +38,19 @@ class OptimizerDetails:
     """What there is to know about one of our own optimizers before choosing it.
 
     Attributes:
-      factory: Builds it from a learning rate, or meta-parameters if it is learned, and options.
-      summary: One line, with a full stop, shorter than 90 characters.
-      paper: Authors, year and arXiv number.
-      inputs: What ``update`` needs besides gradients and parameters, of what a learner has, or
-        "none".
-      state: Numbers kept for each parameter.
-      cost: Computation on top of Adam's, or "none".
-      package: The optional package that it needs, or None.
+        factory: builds it from a learning rate, or meta-parameters if it is learned, and options.
+        summary: one line, with a full stop, shorter than 90 characters.
+        paper: authors, year and arXiv number.
+        inputs: what `update` needs besides gradients and parameters, of what a learner has, or
+            "none".
+        state: numbers kept for each parameter.
+        cost: computation on top of Adam's, or "none".
+        package: the optional package that it needs, or None.
 
-    Example:
-      >>> import optim
-      >>> optim.details("adamod").state
-      '3'
+    Examples:
+        >>> import optim
+        >>> optim.details("adamod").state
+        '3'
     """
 
     factory: Factory

@@ -33,31 +33,31 @@ def cautious(
     entries dropped. An entry whose gradient is zero is dropped.
 
     Args:
-      inner: A whole optimizer, learning rate included, but without weight decay: decay belongs
-        outside, as in :func:`cautious_adamw`.
-      scale: "mean" is what the authors' code has now; "paper" is what their paper has. They differ
-        where tensors are small or few entries are kept.
+        inner: a whole optimizer, learning rate included, but without weight decay: decay belongs
+            outside, as in `cautious_adamw`.
+        scale: "mean" is what the authors' code has now; "paper" is what their paper has. They
+            differ where tensors are small or few entries are kept.
 
     Returns:
-      The optimizer. Its state is the inner one's, its updates have the dtype of the inner one's.
+        The optimizer. Its state is the inner one's, its updates have the dtype of the inner one's.
 
     Raises:
-      ValueError: If ``scale`` is unknown; from ``update``, if a gradient is complex.
+        ValueError: if `scale` is unknown; from `update`, if a gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = cautious(optax.sgd(0.1, momentum=0.9))
-      >>> params = jnp.zeros(4)
-      >>> state = optimizer.init(params)
-      >>> _, state = optimizer.update(jnp.ones(4), state, params)
-      >>> updates, _ = optimizer.update(jnp.array([1.0, 1.0, -0.5, -0.5]), state, params)
-      >>> print(updates.round(2))  # The momentum goes up the last two gradients.
-      [-0.38 -0.38  0.    0.  ]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = cautious(optax.sgd(0.1, momentum=0.9))
+        >>> params = jnp.zeros(4)
+        >>> state = optimizer.init(params)
+        >>> _, state = optimizer.update(jnp.ones(4), state, params)
+        >>> updates, _ = optimizer.update(jnp.array([1.0, 1.0, -0.5, -0.5]), state, params)
+        >>> print(updates.round(2))  # The momentum goes up the last two gradients.
+        [-0.38 -0.38  0.    0.  ]
 
     References:
-      Liang et al., `Cautious Optimizers: Improving Training with One Line of Code
-      <https://arxiv.org/abs/2411.16085>`_, 2024, arXiv 2411.16085.
+        Liang et al., `Cautious Optimizers: Improving Training with One Line of Code
+        <https://arxiv.org/abs/2411.16085>`_, 2024, arXiv 2411.16085.
 
     .. note::
       A tensor is a leaf of the tree. Members of an ensemble on a leading axis share one scale,
@@ -79,33 +79,33 @@ def scale_by_cautious_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as cautious Adam does, without learning rate and weight decay.
 
-    See :func:`cautious_adamw` for the equations and the notes.
+    See `cautious_adamw` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      scale: What makes up for the entries dropped, "mean" or "paper", see :func:`cautious`.
-      eps_root: Added to the denominator inside the root, at least 0.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        scale: what makes up for the entries dropped, "mean" or "paper", see `cautious`.
+        eps_root: added to the denominator inside the root, at least 0.
 
     Returns:
-      The transformation. Its state is Adam's, :class:`optax.ScaleByAdamState`.
+        The transformation. Its state is Adam's, `optax.ScaleByAdamState`.
 
     Raises:
-      ValueError: If a number is outside its range or ``scale`` is unknown; from ``update``, if a
-        gradient is complex.
+        ValueError: if a number is outside its range or `scale` is unknown; from `update`, if a
+            gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_cautious_adam()
-      >>> params = jnp.zeros(3)
-      >>> updates, _ = direction.update(jnp.array([2.0, 0.0, -3.0]), direction.init(params))
-      >>> print(updates.round(2))
-      [ 1.5  0.  -1.5]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_cautious_adam()
+        >>> params = jnp.zeros(3)
+        >>> updates, _ = direction.update(jnp.array([2.0, 0.0, -3.0]), direction.init(params))
+        >>> print(updates.round(2))
+        [ 1.5  0.  -1.5]
 
     References:
-      Liang et al., `Cautious Optimizers: Improving Training with One Line of Code
-      <https://arxiv.org/abs/2411.16085>`_, 2024, arXiv 2411.16085, algorithm 2.
+        Liang et al., `Cautious Optimizers: Improving Training with One Line of Code
+        <https://arxiv.org/abs/2411.16085>`_, 2024, arXiv 2411.16085, algorithm 2.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -141,44 +141,44 @@ def cautious_adamw(
       \end{align*}
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, in [0, 1). With 0 and no zero gradients, this is AdamW.
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      weight_decay: Strength of the decoupled weight decay, at least 0; it is not masked by sign.
-      scale: What makes up for the entries dropped, "mean" or "paper", see :func:`cautious`.
-      mask: Booleans that select the decayed leaves: a pytree that mirrors the parameters or is a
-        prefix of them, or a function from parameters to one. ``None`` selects all.
-      eps_root: Added to the denominator inside the root, at least 0.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, in [0, 1). With 0 and no zero gradients, this is AdamW.
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: strength of the decoupled weight decay, at least 0; it is not masked by sign.
+        scale: what makes up for the entries dropped, "mean" or "paper", see `cautious`.
+        mask: booleans that select the decayed leaves: a pytree that mirrors the parameters or is a
+            prefix of them, or a function from parameters to one. `None` selects all.
+        eps_root: added to the denominator inside the root, at least 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range or ``scale`` is unknown; from ``update``, if a
-        gradient is complex or ``params`` is missing.
+        ValueError: if a number is outside its range or `scale` is unknown; from `update`, if a
+            gradient is complex or `params` is missing.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = cautious_adamw(learning_rate=0.1)
-      >>> params = jnp.array([1.0, 2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params.round(2))
-      [0.51 1.5 ]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = cautious_adamw(learning_rate=0.1)
+        >>> params = jnp.array([1.0, 2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(2))
+        [0.51 1.5 ]
 
     References:
-      Liang et al., `Cautious Optimizers: Improving Training with One Line of Code
-      <https://arxiv.org/abs/2411.16085>`_, 2024, arXiv 2411.16085, algorithm 2.
+        Liang et al., `Cautious Optimizers: Improving Training with One Line of Code
+        <https://arxiv.org/abs/2411.16085>`_, 2024, arXiv 2411.16085, algorithm 2.
 
     .. note::
-      ``eps`` is added after the correction of the moments, as in Adam. The authors' code for single
-      tensors adds it before: at step t its ``eps`` is larger by the factor
+      `eps` is added after the correction of the moments, as in Adam. The authors' code for single
+      tensors adds it before: at step t its `eps` is larger by the factor
       :math:`1/\sqrt{1-\beta_2^t}`.
 
     .. note::
@@ -197,7 +197,7 @@ def cautious_adamw(
 def _masked_by_sign(
     inner: optax.GradientTransformation, scale: Scale, *, descent: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps the entries for which ``descent`` is the sign of update times gradient."""
+    """Keeps the entries for which `descent` is the sign of update times gradient."""
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}.")
     inner = with_standard_promotion(inner)

@@ -12,7 +12,7 @@ from optim._checks import check_range
 def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformationExtraArgs:
     r"""Clips the global norm of each network's gradient on its own.
 
-    A network is a top-level entry of the gradient tree, as in ``{"actor": ..., "critic": ...}``:
+    A network is a top-level entry of the gradient tree, as in `{"actor": ..., "critic": ...}`:
     a large gradient of the critic leaves the actor's alone. With :math:`g_k` the gradient of
     network :math:`k` and :math:`\|g_k\|` its norm over all leaves,
 
@@ -23,30 +23,30 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
     A tree that is not a mapping is clipped as one network.
 
     Args:
-      max_norm: Largest norm of a network's gradient, greater than 0.
+        max_norm: largest norm of a network's gradient, greater than 0.
 
     Returns:
-      The transformation, without state. Each network is clipped as by
-      :func:`optax.clip_by_global_norm`.
+        The transformation, without state. Each network is clipped as by
+        `optax.clip_by_global_norm`.
 
     Raises:
-      ValueError: If ``max_norm`` is not greater than 0.
+        ValueError: if `max_norm` is not greater than 0.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> clip = clip_by_network_norm(1.0)
-      >>> grads = {"actor": jnp.array([3.0, 4.0]), "critic": jnp.array([0.5])}
-      >>> clipped, _ = clip.update(grads, clip.init(grads))
-      >>> print(clipped["actor"].round(1), clipped["critic"])
-      [0.6 0.8] [0.5]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> clip = clip_by_network_norm(1.0)
+        >>> grads = {"actor": jnp.array([3.0, 4.0]), "critic": jnp.array([0.5])}
+        >>> clipped, _ = clip.update(grads, clip.init(grads))
+        >>> print(clipped["actor"].round(1), clipped["critic"])
+        [0.6 0.8] [0.5]
 
     References:
-      Pascanu et al., `On the difficulty of training recurrent neural networks
-      <https://arxiv.org/abs/1211.5063>`_, 2012, arXiv 1211.5063.
+        Pascanu et al., `On the difficulty of training recurrent neural networks
+        <https://arxiv.org/abs/1211.5063>`_, 2012, arXiv 1211.5063.
 
     .. note::
-      Flax's ``{"params": ...}`` is one network. In a tree without that level, as
-      ``{"kernel": ..., "bias": ...}``, each entry counts as a network.
+      Flax's `{"params": ...}` is one network. In a tree without that level, as
+      `{"kernel": ..., "bias": ...}`, each entry counts as a network.
     """
     check_range("max_norm", max_norm, 0.0, open_low=True)
     clip = optax.clip_by_global_norm(max_norm)

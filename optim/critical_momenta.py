@@ -23,7 +23,7 @@ _CAPACITY = 5
 
 
 class ScaleByAdamCMState(NamedTuple):
-    """State of :func:`scale_by_adam_cm`."""
+    """State of `scale_by_adam_cm`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32
@@ -42,36 +42,36 @@ def scale_by_adam_cm(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as Adam with critical momenta does, without the learning rate.
 
-    See :func:`adam_cm` for the equations and the notes.
+    See `adam_cm` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      capacity: Number of momenta in the buffer, a static integer of at least 1. ``None`` is 5.
-      decay: Factor of the priorities at each step, in [0, 1).
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        capacity: number of momenta in the buffer, a static integer of at least 1. `None` is 5.
+        decay: factor of the priorities at each step, in [0, 1).
 
     Returns:
-      The transformation.
+        The transformation.
 
     Raises:
-      ValueError: If a number is outside its range, ``capacity`` is traced, or a parameter is
-        complex.
+        ValueError: if a number is outside its range, `capacity` is traced, or a parameter is
+            complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_adam_cm()
-      >>> params = jnp.ones(2)
-      >>> state = direction.init(params)
-      >>> for _ in range(2):
-      ...     updates, state = direction.update(jnp.array([1.0, -10.0]), state, params)
-      ...     print(updates.round(2))
-      [0. 0.]
-      [ 7.44 -7.44]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_adam_cm()
+        >>> params = jnp.ones(2)
+        >>> state = direction.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = direction.update(jnp.array([1.0, -10.0]), state, params)
+        ...     print(updates.round(2))
+        [0. 0.]
+        [ 7.44 -7.44]
 
     References:
-      Malviya et al., `Promoting Exploration in Memory-Augmented Adam using Critical Momenta
-      <https://arxiv.org/abs/2307.09638>`_, TMLR 2024, arXiv 2307.09638.
+        Malviya et al., `Promoting Exploration in Memory-Augmented Adam using Critical Momenta
+        <https://arxiv.org/abs/2307.09638>`_, TMLR 2024, arXiv 2307.09638.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -139,7 +139,7 @@ def adam_cm(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with critical momenta, which overshoots out of sharp minima.
 
-    A buffer :math:`B` of at most ``capacity`` past momenta is kept, those at whose time the
+    A buffer :math:`B` of at most `capacity` past momenta is kept, those at whose time the
     gradient was largest. Their mean is added to the present momentum. For :math:`t \ge 2`,
 
     .. math::
@@ -154,64 +154,64 @@ def adam_cm(
 
     Then :math:`m` enters the buffer with the gradient's norm as its priority: into a free slot if
     there is one, else in place of the momentum of the lowest priority if that is lower. Last, all
-    priorities are multiplied by ``decay``. At :math:`t = 1` the gradient itself enters the buffer,
+    priorities are multiplied by `decay`. At :math:`t = 1` the gradient itself enters the buffer,
     both moments stay zero, and so do the updates.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. The authors take Adam's or a tenth
-        of it.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      capacity: Number of momenta in the buffer, a static integer of at least 1; each takes as much
-        memory as the parameters. ``None`` is the authors' 5.
-      decay: Factor of the priorities at each step, in [0, 1).
-      weight_decay: Decoupled weight decay, at least 0, multiplied by the learning rate.
-      mask: Booleans that select the leaves with weight decay, a pytree or a function, as in
-        :func:`optax.adamw`.
+        learning_rate: step size, greater than 0, or a schedule. The authors take Adam's or a tenth
+            of it.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        capacity: number of momenta in the buffer, a static integer of at least 1; each takes as
+            much memory as the parameters. `None` is the authors' 5.
+        decay: factor of the priorities at each step, in [0, 1).
+        weight_decay: decoupled weight decay, at least 0, multiplied by the learning rate.
+        mask: booleans that select the leaves with weight decay, a pytree or a function, as in
+            `optax.adamw`.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range or ``capacity`` is traced; from ``update``, if
-        ``params`` is missing; if a parameter is complex.
+        ValueError: if a number is outside its range or `capacity` is traced; from `update`, if
+            `params` is missing; if a parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = adam_cm(learning_rate=0.01)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(300):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params)) < 0.2)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = adam_cm(learning_rate=0.01)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params)) < 0.2)
+        True
 
     References:
-      Malviya et al., `Promoting Exploration in Memory-Augmented Adam using Critical Momenta
-      <https://arxiv.org/abs/2307.09638>`_, TMLR 2024, arXiv 2307.09638.
+        Malviya et al., `Promoting Exploration in Memory-Augmented Adam using Critical Momenta
+        <https://arxiv.org/abs/2307.09638>`_, TMLR 2024, arXiv 2307.09638.
 
     .. note::
       The priority is the sum of the norms of the gradients of all leaves, not the norm of the
-      whole gradient, and one decision serves all leaves: the authors' code with ``synced=True``.
-      Under :func:`optax.masked` it is the sum over the leaves that are seen.
+      whole gradient, and one decision serves all leaves: the authors' code with `synced=True`.
+      Under `optax.masked` it is the sum over the leaves that are seen.
 
     .. note::
       As in the authors' code, the corrections count the first step, though it leaves the moments at
-      zero. Its gradient, not multiplied by ``1 - b1``, stays in the buffer until it is replaced:
+      zero. Its gradient, not multiplied by `1 - b1`, stays in the buffer until it is replaced:
       with the defaults and gradients of a steady size that is at the sixth step. Weight decay acts
       at the first step too.
 
     .. note::
-      The authors' ``kappa``, a switch that does not work when off, is left out: use Adam instead.
+      The authors' `kappa`, a switch that does not work when off, is left out: use Adam instead.
 
     .. note::
-      Moments, buffer and steps are in float32 at least. Under :func:`optax.inject_hyperparams`,
-      name ``capacity`` in ``static_args`` if it is given, and ``mask`` if it is a function.
+      Moments, buffer and steps are in float32 at least. Under `optax.inject_hyperparams`,
+      name `capacity` in `static_args` if it is given, and `mask` if it is a function.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
@@ -223,7 +223,7 @@ def adam_cm(
 
 
 def _sum_of_norms(grads: optax.Updates, like: jax.Array) -> jax.Array:
-    """The sum of the leaves' norms, a finite scalar of the dtype of ``like``."""
+    """The sum of the leaves' norms, a finite scalar of the dtype of `like`."""
     total = jnp.zeros([], like.dtype)
     for grad in jax.tree.leaves(grads):
         total = total + jnp.squeeze(norm(grad.astype(working_dtype(grad)))).astype(like.dtype)

@@ -4,7 +4,7 @@ Close to where it stands, a critic :math:`Q_\theta` that chases a target
 :math:`y = r + \gamma Q_{\bar\theta}(x')` is a linear dynamical system, and linear systems can be
 tested for stability. This module builds that system from a live critic and Adam's live state.
 Everything here is computed on the host in float64 with NumPy; none of it can be called inside
-``jax.jit``.
+`jax.jit`.
 
 With M rows, P parameters, :math:`Z = \partial Q(x) / \partial\theta` of shape (M, P),
 :math:`Z' = \partial Q(x') / \partial\bar\theta` at the target network's parameters,
@@ -17,12 +17,12 @@ averaging,
   K = c Z D Z^T, \qquad K' = c Z' D Z^T, \qquad S = \gamma K' - K, \qquad
   S_\alpha = \alpha \gamma K' - K.
 
-Three tests come out of :func:`stability`:
+Three tests come out of `stability`:
 
-* ``radius``, from S: without a target network. The error obeys
+* `radius`, from S: without a target network. The error obeys
   :math:`e_{t+1} = ((1 + \beta_1) I + \eta (1 - \beta_1) S)\, e_t - \beta_1 e_{t-1}`.
-* ``published_radius``: the same recursion with :math:`S_\alpha`, as the paper has it.
-* ``exact_radius``: the recursion of online parameters x, momentum n and target parameters
+* `published_radius`: the same recursion with :math:`S_\alpha`, as the paper has it.
+* `exact_radius`: the recursion of online parameters x, momentum n and target parameters
   :math:`\bar x`, the target network being a state of its own. With the singular value
   decomposition :math:`Z D^{1/2} = U \Sigma V^T` cut at rank R, each of the three is a vector in the
   R coordinates :math:`V^T D^{-1/2} \theta`, and with :math:`B = Z' D^{1/2} V`
@@ -34,26 +34,27 @@ Three tests come out of :func:`stability`:
 
   At full rank its spectrum is that of the recursion of the M errors and M target values.
 
-**Which to trust.** With a target network, ``exact_radius``. Averaging delays the target; it does
+**Which to trust.** With a target network, `exact_radius`. Averaging delays the target; it does
 not shrink it. A real mode that grows by a factor r a step sees the target with gain
 :math:`\alpha r / (r - 1 + \alpha)`, which is 1 at r = 1 whatever :math:`\alpha` is: averaging slows
 a real mode down and cannot stabilise it, while :math:`S_\alpha` treats the target as if it were
 multiplied by :math:`\alpha` for ever and often calls a growing system stable. An oscillating mode
-it can stabilise, so that ``radius`` may call unstable what a target network holds. With
-:math:`\alpha = 1` all three agree. ``python -m experiments.benchmarks.stability`` compares the
+it can stabilise, so that `radius` may call unstable what a target network holds. With
+:math:`\alpha = 1` all three agree. `python -m experiments.benchmarks.stability` compares the
 tests with what live Adam does.
 
 All three are statements about an infinitesimal neighbourhood in which Z, Z' and D stand still. They
 hold for a linear critic for as long as :math:`\hat v` keeps its size, and for a network over short
 stretches only: over hundreds of updates Z turns, and the actor moves x'. A radius close to 1 says
-nothing about a short run, hence the grey zone of :meth:`Stability.verdict`. Being Hurwitz (every
+nothing about a short run, hence the grey zone of `Stability.verdict`. Being Hurwitz (every
 eigenvalue of S in the left half plane) is not enough either: :math:`\eta |s|` must also stay below
-:math:`2 (1 + \beta_1) / (1 - \beta_1)`, see ``step_margin``. The optimizer is taken to be Adam; of
+:math:`2 (1 + \beta_1) / (1 - \beta_1)`, see `step_margin`. The optimizer is taken to be Adam; of
 AdamO, this covers the part that is Adam.
 
 References:
-  Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL <https://arxiv.org/abs/2605.01968>`_,
-  ICML 2026, arXiv 2605.01968. The operator with the target network as a state is this project's.
+    Qiao et al., `A Collapse-Suppressed Optimizer for Offline RL
+    <https://arxiv.org/abs/2605.01968>`_, ICML 2026, arXiv 2605.01968. The operator with the target
+    network as a state is this project's.
 """
 
 import dataclasses
@@ -76,7 +77,7 @@ Matrix = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Stability:
-    """What :func:`stability` finds; R is the rank of the Jacobian, M its number of rows."""
+    """What `stability` finds; R is the rank of the Jacobian, M its number of rows."""
 
     kernel: Matrix
     """K, shape (M, M), with the loss's factor c in it."""
@@ -130,15 +131,15 @@ class Stability:
         """Says what a run of some length will show.
 
         Args:
-          steps: Length of the run, in critic steps.
-          test: The radius to go by: 'exact_radius', 'radius' or 'published_radius'.
-          grey: Least number of e-foldings within the run that makes a decision.
+            steps: length of the run, in critic steps.
+            test: the radius to go by: 'exact_radius', 'radius' or 'published_radius'.
+            grey: least number of e-foldings within the run that makes a decision.
 
         Returns:
-          'stable', 'unstable', or 'undecided' where ``abs(log(radius)) * steps < grey``.
+            'stable', 'unstable', or 'undecided' where `abs(log(radius)) * steps < grey`.
 
         Raises:
-          ValueError: If the test is unknown or a number is not positive.
+            ValueError: if the test is unknown or a number is not positive.
         """
         return verdict(getattr(self, _known_test(test)), steps, grey)
 
@@ -150,19 +151,19 @@ def verdict(radius: float, steps: float, grey: float = 3.0) -> Verdict:
     """Says what a spectral radius means for a run of some length.
 
     Args:
-      radius: Growth factor of the error a step.
-      steps: Length of the run.
-      grey: Least number of e-foldings within the run that makes a decision.
+        radius: growth factor of the error a step.
+        steps: length of the run.
+        grey: least number of e-foldings within the run that makes a decision.
 
     Returns:
-      'stable', 'unstable' or 'undecided'.
+        'stable', 'unstable' or 'undecided'.
 
     Raises:
-      ValueError: If a number is not positive.
+        ValueError: if a number is not positive.
 
-    Example:
-      >>> verdict(0.99, 1000), verdict(1.01, 1000), verdict(1.001, 1000)
-      ('stable', 'unstable', 'undecided')
+    Examples:
+        >>> verdict(0.99, 1000), verdict(1.01, 1000), verdict(1.001, 1000)
+        ('stable', 'unstable', 'undecided')
     """
     check_range("radius", radius, 0.0)
     check_range("steps", steps, 0.0, open_low=True)
@@ -181,24 +182,24 @@ def jacobian(function: Callable[[Any], jax.Array], params: Any) -> Matrix:
     arrays are, JAX's are float32 by default), or the derivatives are as exact as they are.
 
     Args:
-      function: Takes parameters, returns values of shape (M,). For twin critics, concatenate the
-        values of both; for a target with a minimum, take it inside; for terminal transitions,
-        return 0 for the next value.
-      params: Pytree of real arrays, P numbers in all.
+        function: takes parameters, returns values of shape (M,). For twin critics, concatenate the
+            values of both; for a target with a minimum, take it inside; for terminal transitions,
+            return 0 for the next value.
+        params: pytree of real arrays, P numbers in all.
 
     Returns:
-      Z of shape (M, P); columns in the order of ``jax.flatten_util.ravel_pytree``.
+        Z of shape (M, P); columns in the order of `jax.flatten_util.ravel_pytree`.
 
     Raises:
-      ValueError: If the values have another shape than (M,), or a derivative is not finite.
+        ValueError: if the values have another shape than (M,), or a derivative is not finite.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> features = np.arange(6.0).reshape(3, 2)
-      >>> print(jacobian(lambda p: features @ p["w"], {"w": jnp.ones(2)}))
-      [[0. 1.]
-       [2. 3.]
-       [4. 5.]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> features = np.arange(6.0).reshape(3, 2)
+        >>> print(jacobian(lambda p: features @ p["w"], {"w": jnp.ones(2)}))
+        [[0. 1.]
+         [2. 3.]
+         [4. 5.]]
     """
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), params)
@@ -221,28 +222,28 @@ def adam_preconditioner(
     r"""Adam's diagonal :math:`1 / (\sqrt{\hat v + \bar\varepsilon} + \varepsilon)`, live.
 
     Args:
-      optimizer_state: State of a chain that holds one ``optax.ScaleByAdamState``: that of
-        ``optax.adam``, ``optax.adamw``, ``optim.adamo`` and others.
-      b2: Decay rate of the second moment that the optimizer was made with, in [0, 1).
-      eps: Its epsilon outside the root.
-      eps_root: Its epsilon inside the root.
+        optimizer_state: state of a chain that holds one `optax.ScaleByAdamState`: that of
+            `optax.adam`, `optax.adamw`, `optim.adamo` and others.
+        b2: decay rate of the second moment that the optimizer was made with, in [0, 1).
+        eps: its epsilon outside the root.
+        eps_root: its epsilon inside the root.
 
     Returns:
-      D of shape (P,), in the order of :func:`jacobian`'s columns. Before the first update it is
-      that of a second moment of 0.
+        D of shape (P,), in the order of `jacobian`'s columns. Before the first update it is
+        that of a second moment of 0.
 
     Raises:
-      ValueError: If there is not exactly one such state, or D is not finite (a second moment of 0
-        with an epsilon of 0).
+        ValueError: if there is not exactly one such state, or D is not finite (a second moment of 0
+            with an epsilon of 0).
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optim
-      >>> adamo = optim.adamo(1e-3, eps=0.5)
-      >>> params = jnp.zeros(2)
-      >>> _, state = adamo.update(jnp.asarray([1.5, 0.5]), adamo.init(params), params)
-      >>> print(adam_preconditioner(state, eps=0.5).round(4))
-      [0.5 1. ]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optim
+        >>> adamo = optim.adamo(1e-3, eps=0.5)
+        >>> params = jnp.zeros(2)
+        >>> _, state = adamo.update(jnp.asarray([1.5, 0.5]), adamo.init(params), params)
+        >>> print(adam_preconditioner(state, eps=0.5).round(4))
+        [0.5 1. ]
     """
     check_range("b2", b2, 0.0, 1.0)
     check_range("eps", eps, 0.0)
@@ -282,36 +283,36 @@ def stability(
     stand for the whole data: the loss is taken to be on these rows at every step.
 
     Args:
-      jacobian: Z of shape (M, P), see :func:`jacobian`, at the online parameters.
-      next_jacobian: Z' of shape (M, P), at the target network's. A row of zeros is a terminal
-        transition.
-      preconditioner: D of shape (P,), positive, see :func:`adam_preconditioner`.
-      discount: Gamma, at least 0.
-      learning_rate: Of the critic, positive.
-      b1: Adam's decay rate of the first moment, in [0, 1).
-      polyak: Rate of the target network in (0, 1]; 1 is no target network.
-      polyak_period: Critic steps from one averaging to the next (TD3: 2). It enters
-        ``exact_radius`` alone.
-      loss_factor: c, the factor of an error in the gradient of the loss. None is 2 / M, for a mean
-        of squares over the rows. With twin critics and a sum of two means over a batch, M is twice
-        the batch and c is 2 / batch, so it must be given.
-      rank_tolerance: Singular values of Z D^(1/2) below this share of the largest count as 0. None
-        is max(M, P) times float64's epsilon; give about 1e-5 where the Jacobian was computed in
-        float32.
+        jacobian: Z of shape (M, P), see `jacobian`, at the online parameters.
+        next_jacobian: Z' of shape (M, P), at the target network's. A row of zeros is a terminal
+            transition.
+        preconditioner: D of shape (P,), positive, see `adam_preconditioner`.
+        discount: gamma, at least 0.
+        learning_rate: of the critic, positive.
+        b1: Adam's decay rate of the first moment, in [0, 1).
+        polyak: rate of the target network in (0, 1]; 1 is no target network.
+        polyak_period: critic steps from one averaging to the next (TD3: 2). It enters
+            `exact_radius` alone.
+        loss_factor: c, the factor of an error in the gradient of the loss. None is 2 / M, for a
+            mean of squares over the rows. With twin critics and a sum of two means over a batch, M
+            is twice the batch and c is 2 / batch, so it must be given.
+        rank_tolerance: singular values of Z D^(1/2) below this share of the largest count as 0.
+            None is max(M, P) times float64's epsilon; give about 1e-5 where the Jacobian was
+            computed in float32.
 
     Returns:
-      Matrices, eigenvalues, radii and margins.
+        Matrices, eigenvalues, radii and margins.
 
     Raises:
-      ValueError: If shapes do not fit, a number is out of its range or not finite, or the Jacobian
-        is 0.
+        ValueError: if shapes do not fit, a number is out of its range or not finite, or the
+            Jacobian is 0.
 
-    Example:
-      >>> test = stability(
-      ...     [[1.0]], [[1.5]], [1.0], discount=0.99, learning_rate=1e-2, polyak=0.05
-      ... )
-      >>> print(test.exact_radius > 1.0, test.published_radius < 1.0, test.verdict(5000))
-      True True unstable
+    Examples:
+        >>> test = stability(
+        ...     [[1.0]], [[1.5]], [1.0], discount=0.99, learning_rate=1e-2, polyak=0.05
+        ... )
+        >>> print(test.exact_radius > 1.0, test.published_radius < 1.0, test.verdict(5000))
+        True True unstable
     """
     Z, Z_next, D = _arrays(jacobian, next_jacobian, preconditioner)
     _check_numbers(discount, learning_rate, b1, polyak, polyak_period)

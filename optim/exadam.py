@@ -12,7 +12,7 @@ from optim._leaves import average, average_of_squares, bias_correction, safe_sqr
 
 
 class ScaleByExadamState(NamedTuple):
-    """State of :func:`scale_by_exadam`."""
+    """State of `scale_by_exadam`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32
@@ -26,31 +26,31 @@ def scale_by_exadam(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as EXAdam does, without the learning rate.
 
-    See :func:`exadam` for the equations and the notes.
+    See `exadam` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to denominators, greater than 0.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to denominators, greater than 0.
 
     Returns:
-      The transformation.
+        The transformation.
 
     Raises:
-      ValueError: If a number is outside its range; if a parameter is complex.
+        ValueError: if a number is outside its range; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_exadam()
-      >>> params = jnp.ones(2)
-      >>> grads = jnp.array([1.0, 0.0])
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates.round(1))
-      [16.  0.]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_exadam()
+        >>> params = jnp.ones(2)
+        >>> grads = jnp.array([1.0, 0.0])
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates.round(1))
+        [16.  0.]
 
     References:
-      Adly, `EXAdam: The Power of Adaptive Cross-Moments <https://arxiv.org/abs/2412.20302>`_,
-      2024, arXiv 2412.20302.
+        Adly, `EXAdam: The Power of Adaptive Cross-Moments <https://arxiv.org/abs/2412.20302>`_,
+        2024, arXiv 2412.20302.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -112,48 +112,48 @@ def exadam(
       \end{align*}
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. **The steps are twice as long as
-        Adam's**, at the beginning up to 16 times: take half of Adam's learning rate or less. The
-        author suggests 5e-4 for RL.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to denominators, greater than 0.
-      weight_decay: Decoupled weight decay, at least 0, multiplied by the learning rate.
-      mask: Booleans that select the leaves with weight decay, a pytree or a function, as in
-        :func:`optax.adamw`.
+        learning_rate: step size, greater than 0, or a schedule. **The steps are twice as long as
+            Adam's**, at the beginning up to 16 times: take half of Adam's learning rate or less.
+            The author suggests 5e-4 for RL.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to denominators, greater than 0.
+        weight_decay: decoupled weight decay, at least 0, multiplied by the learning rate.
+        mask: booleans that select the leaves with weight decay, a pytree or a function, as in
+            `optax.adamw`.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing; if a
-        parameter is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing; if a
+            parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = exadam(learning_rate=0.05)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(100):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params)) < 0.2)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = exadam(learning_rate=0.05)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(100):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params)) < 0.2)
+        True
 
     References:
-      Adly, `EXAdam: The Power of Adaptive Cross-Moments <https://arxiv.org/abs/2412.20302>`_,
-      2024, arXiv 2412.20302.
+        Adly, `EXAdam: The Power of Adaptive Cross-Moments <https://arxiv.org/abs/2412.20302>`_,
+        2024, arXiv 2412.20302.
 
     .. note::
       This is the rule of the author's present code. The first version of the paper and the code
       multiplied the learning rate by :math:`\ln(\sqrt{2} \sqrt{t + 1})`, dropped in April 2025.
 
     .. note::
-      Moments and steps are computed in float32 at least. Under :func:`optax.inject_hyperparams`,
-      name ``mask`` in ``static_args`` if it is a function.
+      Moments and steps are computed in float32 at least. Under `optax.inject_hyperparams`,
+      name `mask` in `static_args` if it is a function.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

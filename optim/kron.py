@@ -26,32 +26,32 @@ def scale_by_kron(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as PSGD-Kron does, without learning rate and weight decay.
 
-    See :func:`kron` for the equations and the notes.
+    See `kron` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the momentum, in (0, 1).
-      preconditioner_rate: Step size of the preconditioner, greater than 0.
-      max_size: Longest axis that gets a triangular factor; longer ones get a diagonal.
-      max_rms: Largest root mean square of the direction of a tensor, greater than 0.
-      seed: Seeds the noise of the preconditioner's updates.
+        b1: decay rate of the momentum, in (0, 1).
+        preconditioner_rate: step size of the preconditioner, greater than 0.
+        max_size: longest axis that gets a triangular factor; longer ones get a diagonal.
+        max_rms: largest root mean square of the direction of a tensor, greater than 0.
+        seed: seeds the noise of the preconditioner's updates.
 
     Returns:
-      The transformation. Its state is that of ``psgdax``.
+        The transformation. Its state is that of `psgdax`.
 
     Raises:
-      ImportError: If ``psgdax`` is not installed.
-      ValueError: If a number is outside its range; from ``init``, if a parameter is complex.
+        ImportError: if `psgdax` is not installed.
+        ValueError: if a number is outside its range; from `init`, if a parameter is complex.
 
-    Example:
-      >>> import importlib.util
-      >>> import jax.numpy as jnp
-      >>> if importlib.util.find_spec("psgdax"):
-      ...     direction = scale_by_kron(max_size=16)
-      ...     updates, _ = direction.update(jnp.ones(3), direction.init(jnp.ones(3)))
+    Examples:
+        >>> import importlib.util
+        >>> import jax.numpy as jnp
+        >>> if importlib.util.find_spec("psgdax"):
+        ...     direction = scale_by_kron(max_size=16)
+        ...     updates, _ = direction.update(jnp.ones(3), direction.init(jnp.ones(3)))
 
     References:
-      Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
-      arXiv 1512.04202.
+        Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
+        arXiv 1512.04202.
     """
     check_range("b1", b1, 0.0, 1.0, open_low=True)
     check_range("preconditioner_rate", preconditioner_rate, 0.0, open_low=True)
@@ -121,7 +121,7 @@ def kron(
 ) -> optax.GradientTransformationExtraArgs:
     r"""PSGD with a Kronecker-factored preconditioner, Kron for short.
 
-    The computation is that of the package ``psgdax`` (``pip install rl-optim[kron]``), with the
+    The computation is that of the package `psgdax` (`pip install rl-optim[kron]`), with the
     settings that come nearest to the Kron of deep RL at scale: equivariant updates of triangular
     factors that whiten the momentum.
 
@@ -146,39 +146,39 @@ def kron(
     The preconditioner is updated always in the first 500 updates, then ever less, down to 3 of 100.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. In deep RL a third of Adam's has been
-        used.
-      b1: Decay rate of the momentum, in (0, 1).
-      weight_decay: Strength :math:`\lambda` of the decoupled weight decay, at least 0.
-      weight_decay_mask: Booleans that select the decayed leaves: a pytree that mirrors the
-        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
-        those with two axes or more.
-      preconditioner_rate: Step size :math:`\mu` of the preconditioner, greater than 0.
-      max_size: Longest axis that gets a triangular factor; longer ones get a diagonal.
-      max_rms: Largest root mean square :math:`\rho` of the direction of a tensor, greater than 0.
-      seed: Seeds the noise of the preconditioner's updates.
+        learning_rate: step size, greater than 0, or a schedule. In deep RL a third of Adam's has
+            been used.
+        b1: decay rate of the momentum, in (0, 1).
+        weight_decay: strength :math:`\lambda` of the decoupled weight decay, at least 0.
+        weight_decay_mask: booleans that select the decayed leaves: a pytree that mirrors the
+            parameters or is a prefix of them, or a function from parameters to one. `None` selects
+            those with two axes or more.
+        preconditioner_rate: step size :math:`\mu` of the preconditioner, greater than 0.
+        max_size: longest axis that gets a triangular factor; longer ones get a diagonal.
+        max_rms: largest root mean square :math:`\rho` of the direction of a tensor, greater than 0.
+        seed: seeds the noise of the preconditioner's updates.
 
     Returns:
-      The optimizer. It computes in float32; ``update`` needs the parameters and ignores extra
-      arguments.
+        The optimizer. It computes in float32; `update` needs the parameters and ignores extra
+        arguments.
 
     Raises:
-      ImportError: If ``psgdax`` is not installed.
-      ValueError: If a number is outside its range; from ``init``, if a parameter is complex.
+        ImportError: if `psgdax` is not installed.
+        ValueError: if a number is outside its range; from `init`, if a parameter is complex.
 
-    Example:
-      >>> import importlib.util
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> if importlib.util.find_spec("psgdax"):
-      ...     optimizer = kron(learning_rate=1e-3)
-      ...     params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
-      ...     updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    Examples:
+        >>> import importlib.util
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> if importlib.util.find_spec("psgdax"):
+        ...     optimizer = kron(learning_rate=1e-3)
+        ...     params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
+        ...     updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
 
     References:
-      Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
-      arXiv 1512.04202; Castanyer et al., `Stable Gradients for Stable Learning at Scale in Deep
-      Reinforcement Learning <https://arxiv.org/abs/2506.15544>`_, 2025, arXiv 2506.15544.
+        Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
+        arXiv 1512.04202; Castanyer et al., `Stable Gradients for Stable Learning at Scale in Deep
+        Reinforcement Learning <https://arxiv.org/abs/2506.15544>`_, 2025, arXiv 2506.15544.
 
     .. note::
       It differs from the PyTorch Kron of those experiments: the preconditioner is updated at random
@@ -190,8 +190,8 @@ def kron(
       so that their squares stay finite.
 
     .. note::
-      Under ``jax.vmap`` members are updated in turn, so that a preconditioner is computed only when
-      it is due. The noise is the same for all members unless ``seed`` is mapped too. Members of an
+      Under `jax.vmap` members are updated in turn, so that a preconditioner is computed only when
+      it is due. The noise is the same for all members unless `seed` is mapped too. Members of an
       ensemble on a leading axis share factors unless the optimizer is vmapped over that axis.
 
     .. note::
@@ -199,8 +199,8 @@ def kron(
       root of their mean square.
 
     .. note::
-      ``b1``, ``max_size`` and the size of the state must be known when the program is compiled:
-      name ``b1`` and ``max_size`` in ``static_args`` of :func:`optax.inject_hyperparams`.
+      `b1`, `max_size` and the size of the state must be known when the program is compiled:
+      name `b1` and `max_size` in `static_args` of `optax.inject_hyperparams`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

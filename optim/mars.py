@@ -21,7 +21,7 @@ from optim._leaves import (
 
 
 class ScaleByMarsState(NamedTuple):
-    """State of :func:`scale_by_mars`."""
+    """State of `scale_by_mars`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     mu: optax.Updates  # like params, at least float32: first moment
@@ -41,38 +41,38 @@ def scale_by_mars(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as MARS does, without weight decay and learning rate.
 
-    See :func:`mars` for the equations, the arguments and the notes.
+    See `mars` for the equations, the arguments and the notes.
 
     Args:
-      b1: Decay rate of the first moment of matrices, in [0, 1).
-      b2: Decay rate of the second moment of matrices, in [0, 1).
-      eps: Added to the denominator, at least 0.
-      gamma: Strength of the variance reduction, at least 0.
-      b1_1d: Decay rate of the first moment of all other leaves, in [0, 1).
-      b2_1d: Decay rate of the second moment of all other leaves, in [0, 1).
-      optimize_1d: Whether all leaves are treated as matrices are.
-      exact: Whether the gradient is compared with that of the same batch at the last parameters.
+        b1: decay rate of the first moment of matrices, in [0, 1).
+        b2: decay rate of the second moment of matrices, in [0, 1).
+        eps: added to the denominator, at least 0.
+        gamma: strength of the variance reduction, at least 0.
+        b1_1d: decay rate of the first moment of all other leaves, in [0, 1).
+        b2_1d: decay rate of the second moment of all other leaves, in [0, 1).
+        optimize_1d: whether all leaves are treated as matrices are.
+        exact: whether the gradient is compared with that of the same batch at the last parameters.
 
     Returns:
-      The transformation. If exact, ``update`` needs the parameters, and ``previous_gradient`` or
-      ``obj_fn``.
+        The transformation. If exact, `update` needs the parameters, and `previous_gradient` or
+        `obj_fn`.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if a gradient is complex or an
-        argument is missing.
+        ValueError: if a number is outside its range; from `update`, if a gradient is complex or an
+            argument is missing.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_mars()
-      >>> params = jnp.ones((2, 2))
-      >>> updates, state = direction.update(0.1 * params, direction.init(params))
-      >>> print(updates.round(3))
-      [[1. 1.]
-       [1. 1.]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_mars()
+        >>> params = jnp.ones((2, 2))
+        >>> updates, state = direction.update(0.1 * params, direction.init(params))
+        >>> print(updates.round(3))
+        [[1. 1.]
+         [1. 1.]]
 
     References:
-      Yuan et al., `MARS: Unleashing the Power of Variance Reduction for Training Large Models
-      <https://arxiv.org/abs/2411.10438>`_, 2024, arXiv 2411.10438.
+        Yuan et al., `MARS: Unleashing the Power of Variance Reduction for Training Large Models
+        <https://arxiv.org/abs/2411.10438>`_, 2024, arXiv 2411.10438.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -188,70 +188,70 @@ def mars(
 
     In the approximate form :math:`\tilde{g}_{t-1}` is the last step's gradient, 0 in the first
     step. In the exact form it is the gradient at the last step's parameters on the present batch:
-    ``update`` takes it as the extra argument ``previous_gradient``, a pytree like the gradients, or
-    computes it from ``obj_fn``, a function from parameters to the loss on the present batch, for
+    `update` takes it as the extra argument `previous_gradient`, a pytree like the gradients, or
+    computes it from `obj_fn`, a function from parameters to the loss on the present batch, for
     the cost of one more gradient.
 
     All leaves but matrices take plain AdamW steps with decay rates of their own. The authors'
     learning rate is 3e-3.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment of matrices, in [0, 1).
-      b2: Decay rate of the second moment of matrices, in [0, 1).
-      eps: Added to the denominator, at least 0.
-      gamma: Strength of the variance reduction, at least 0. With 0, MARS is AdamW on clipped
-        gradients.
-      weight_decay: Strength of the decoupled weight decay of matrices, at least 0.
-      b1_1d: Decay rate of the first moment of all other leaves, in [0, 1).
-      b2_1d: Decay rate of the second moment of all other leaves, in [0, 1).
-      weight_decay_1d: Strength of the decoupled weight decay of all other leaves, at least 0.
-      optimize_1d: Whether all leaves are treated as matrices are. Must not be traced.
-      exact: Whether to use the exact form. Must not be traced.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment of matrices, in [0, 1).
+        b2: decay rate of the second moment of matrices, in [0, 1).
+        eps: added to the denominator, at least 0.
+        gamma: strength of the variance reduction, at least 0. With 0, MARS is AdamW on clipped
+            gradients.
+        weight_decay: strength of the decoupled weight decay of matrices, at least 0.
+        b1_1d: decay rate of the first moment of all other leaves, in [0, 1).
+        b2_1d: decay rate of the second moment of all other leaves, in [0, 1).
+        weight_decay_1d: strength of the decoupled weight decay of all other leaves, at least 0.
+        optimize_1d: whether all leaves are treated as matrices are. Must not be traced.
+        exact: whether to use the exact form. Must not be traced.
 
     Returns:
-      The optimizer. ``update`` needs the parameters, and in the exact form ``previous_gradient`` or
-      ``obj_fn``; it ignores other extra arguments.
+        The optimizer. `update` needs the parameters, and in the exact form `previous_gradient` or
+        `obj_fn`; it ignores other extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if a gradient is complex or an
-        argument is missing.
+        ValueError: if a number is outside its range; from `update`, if a gradient is complex or an
+            argument is missing.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> loss = lambda params: jnp.sum(params["kernel"] ** 2) + jnp.sum(params["bias"] ** 2)
-      >>> optimizer = mars(learning_rate=0.1, exact=True)
-      >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     grads = jax.grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params, obj_fn=loss)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params["kernel"].round(2), params["bias"].round(2))
-      [[0.5 0.5]
-       [0.5 0.5]] [0.47 0.47]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> loss = lambda params: jnp.sum(params["kernel"] ** 2) + jnp.sum(params["bias"] ** 2)
+        >>> optimizer = mars(learning_rate=0.1, exact=True)
+        >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params, obj_fn=loss)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params["kernel"].round(2), params["bias"].round(2))
+        [[0.5 0.5]
+         [0.5 0.5]] [0.47 0.47]
 
     References:
-      Yuan et al., `MARS: Unleashing the Power of Variance Reduction for Training Large Models
-      <https://arxiv.org/abs/2411.10438>`_, 2024, arXiv 2411.10438.
+        Yuan et al., `MARS: Unleashing the Power of Variance Reduction for Training Large Models
+        <https://arxiv.org/abs/2411.10438>`_, 2024, arXiv 2411.10438.
 
     .. note::
       As in the authors' code, a matrix is a leaf with exactly two axes: the kernels of convolutions
-      and the stacked matrices of an ensemble are not, unless ``optimize_1d`` is set. Their default
-      decays all such leaves, biases included, by ``weight_decay_1d=0.1``.
+      and the stacked matrices of an ensemble are not, unless `optimize_1d` is set. Their default
+      decays all such leaves, biases included, by `weight_decay_1d=0.1`.
 
     .. note::
       The authors give the other leaves a learning rate of their own, with the same default; here
-      all share one. Use :func:`optax.partition` for two.
+      all share one. Use `optax.partition` for two.
 
     .. note::
       In the first step of the exact form nothing is corrected. Clipping that comes first in a chain
-      reaches the gradient but not the one computed from ``obj_fn``, and a correction of the
-      difference would be wrong: leave it out. Under :func:`optax.masked` or :func:`optax.partition`
-      the parameters have holes that ``obj_fn`` does not expect: pass ``previous_gradient`` there,
-      with ``mask_compatible_extra_args=True``.
+      reaches the gradient but not the one computed from `obj_fn`, and a correction of the
+      difference would be wrong: leave it out. Under `optax.masked` or `optax.partition`
+      the parameters have holes that `obj_fn` does not expect: pass `previous_gradient` there,
+      with `mask_compatible_extra_args=True`.
 
     .. note::
       The forms for Lion and Shampoo are not offered.

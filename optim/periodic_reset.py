@@ -11,7 +11,7 @@ from optim._promotion import with_standard_promotion
 
 
 class ResetState(NamedTuple):
-    """State of :func:`reset_state`."""
+    """State of `reset_state`."""
 
     # Updates since the last reset; shape=(), dtype=int32.
     count: jax.Array  # type: ignore[assignment]
@@ -33,38 +33,38 @@ def reset_state(
 
     so the reset comes before the first update on the new objective. The parameters stay as they
     are. Keep what should go on counting, as a schedule of the learning rate, outside; see
-    :func:`adam_reset`.
+    `adam_reset`.
 
     Args:
-      inner: The optimizer, or part of one, whose state is reset.
-      period: Updates between two resets, a whole number of at least 1; ``reset`` is then ignored.
-        ``None`` leaves them to ``reset``. With neither, this is the inner optimizer.
+        inner: the optimizer, or part of one, whose state is reset.
+        period: updates between two resets, a whole number of at least 1; `reset` is then ignored.
+            `None` leaves them to `reset`. With neither, this is the inner optimizer.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and takes the extra argument ``reset``, a
-      Boolean that says that this gradient is the first of a new objective.
+        The optimizer. `update` needs the parameters and takes the extra argument `reset`, a
+        Boolean that says that this gradient is the first of a new objective.
 
     Raises:
-      ValueError: If ``period`` is no whole number of at least 1; from ``update``, if ``params`` is
-        missing.
+        ValueError: if `period` is no whole number of at least 1; from `update`, if `params` is
+            missing.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = reset_state(optax.sgd(1.0, momentum=0.5), period=3)
-      >>> params = jnp.zeros(1)
-      >>> state = optimizer.init(params)
-      >>> for _ in range(4):
-      ...     updates, state = optimizer.update(jnp.ones(1), state, params)
-      ...     print(updates)
-      [-1.]
-      [-1.5]
-      [-1.75]
-      [-1.]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = reset_state(optax.sgd(1.0, momentum=0.5), period=3)
+        >>> params = jnp.zeros(1)
+        >>> state = optimizer.init(params)
+        >>> for _ in range(4):
+        ...     updates, state = optimizer.update(jnp.ones(1), state, params)
+        ...     print(updates)
+        [-1.]
+        [-1.5]
+        [-1.75]
+        [-1.]
 
     References:
-      Asadi et al., `Resetting the Optimizer in Deep RL: An Empirical Study
-      <https://arxiv.org/abs/2306.17833>`_, NeurIPS 2023, arXiv 2306.17833.
+        Asadi et al., `Resetting the Optimizer in Deep RL: An Empirical Study
+        <https://arxiv.org/abs/2306.17833>`_, NeurIPS 2023, arXiv 2306.17833.
 
     .. note::
       A random key in the inner state also goes back to its beginning.
@@ -110,43 +110,43 @@ def adam_reset(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam whose moments and step count are reset with every new objective.
 
-    It is :func:`reset_state` over :func:`optax.scale_by_adam`: before the first update on a new
+    It is `reset_state` over `optax.scale_by_adam`: before the first update on a new
     objective, :math:`m, v, t \leftarrow 0`.
 
     The authors reset at every update of the target network of a value-based agent. In PPO the
     objective changes with every rollout, that is after epochs times minibatches updates; the PPO of
-    this project passes ``reset`` there.
+    this project passes `reset` there.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. Schedules count all updates.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to the denominator outside the root, at least 0.
-      period: Updates between two resets, a whole number of at least 1; ``reset`` is then ignored.
-        ``None`` leaves them to the extra argument ``reset``; without that, this is Adam, bit for
-        bit.
-      eps_root: Added to the denominator inside the root, at least 0.
+        learning_rate: step size, greater than 0, or a schedule. Schedules count all updates.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        period: updates between two resets, a whole number of at least 1; `reset` is then ignored.
+            `None` leaves them to the extra argument `reset`; without that, this is Adam, bit for
+            bit.
+        eps_root: added to the denominator inside the root, at least 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and takes the extra argument ``reset``, see
-      :func:`reset_state`.
+        The optimizer. `update` needs the parameters and takes the extra argument `reset`, see
+        `reset_state`.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> optimizer = adam_reset(learning_rate=0.1, period=2)
-      >>> params = jnp.zeros(1)
-      >>> state = optimizer.init(params)
-      >>> for grad in (1.0, 1.0, 1000.0):
-      ...     updates, state = optimizer.update(jnp.full(1, grad), state, params)
-      >>> print(updates.round(3))
-      [-0.1]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> optimizer = adam_reset(learning_rate=0.1, period=2)
+        >>> params = jnp.zeros(1)
+        >>> state = optimizer.init(params)
+        >>> for grad in (1.0, 1.0, 1000.0):
+        ...     updates, state = optimizer.update(jnp.full(1, grad), state, params)
+        >>> print(updates.round(3))
+        [-0.1]
 
     References:
-      Asadi et al., `Resetting the Optimizer in Deep RL: An Empirical Study
-      <https://arxiv.org/abs/2306.17833>`_, NeurIPS 2023, arXiv 2306.17833.
+        Asadi et al., `Resetting the Optimizer in Deep RL: An Empirical Study
+        <https://arxiv.org/abs/2306.17833>`_, NeurIPS 2023, arXiv 2306.17833.
     """
     check_learning_rate(learning_rate)
     check_range("b1", b1, 0.0, 1.0)

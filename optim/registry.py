@@ -48,24 +48,24 @@ _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer as named on the command line: ``NAME[@WEIGHTS][:key=value,...]``.
+    """An optimizer as named on the command line: `NAME[@WEIGHTS][:key=value,...]`.
 
     Attributes:
-      name: Name of the optimizer, see :func:`optimizer_names`.
-      weights: Name or path of learned weights, without ``:``, or None.
-      options: Pairs of an argument's name and its value, in the order given; or a mapping.
+        name: name of the optimizer, see `optimizer_names`.
+        weights: name or path of learned weights, without `:`, or None.
+        options: pairs of an argument's name and its value, in the order given; or a mapping.
 
     Raises:
-      ValueError: If an option is given twice.
+        ValueError: if an option is given twice.
 
-    Example:
-      >>> spec = OptimizerSpec.parse("adam:learning_rate=3e-4,b2=0.99")
-      >>> spec.name, spec.learning_rate, dict(spec.options)["b2"]
-      ('adam', 0.0003, 0.99)
-      >>> str(spec)
-      'adam:learning_rate=0.0003,b2=0.99'
-      >>> OptimizerSpec.parse("open@breakout").weights
-      'breakout'
+    Examples:
+        >>> spec = OptimizerSpec.parse("adam:learning_rate=3e-4,b2=0.99")
+        >>> spec.name, spec.learning_rate, dict(spec.options)["b2"]
+        ('adam', 0.0003, 0.99)
+        >>> str(spec)
+        'adam:learning_rate=0.0003,b2=0.99'
+        >>> OptimizerSpec.parse("open@breakout").weights
+        'breakout'
     """
 
     name: str
@@ -82,18 +82,18 @@ class OptimizerSpec:
 
     @classmethod
     def parse(cls, text: str) -> "OptimizerSpec":
-        """Reads a spec. Values are numbers, ``true``, ``false``, ``none`` or plain words.
+        """Reads a spec. Values are numbers, `true`, `false`, `none` or plain words.
 
-        Only the syntax is checked here; :func:`make` checks names and values.
+        Only the syntax is checked here; `make` checks names and values.
 
         Args:
-          text: The spec, for example ``"adam:learning_rate=3e-4,b2=0.99"``.
+            text: the spec, for example `"adam:learning_rate=3e-4,b2=0.99"`.
 
         Returns:
-          The spec.
+            The spec.
 
         Raises:
-          ValueError: If the text is not of the form ``NAME[@WEIGHTS][:key=value,...]``.
+            ValueError: if the text is not of the form `NAME[@WEIGHTS][:key=value,...]`.
         """
         head, colon, tail = text.strip().partition(":")
         name, at, weights = head.partition("@")
@@ -125,31 +125,31 @@ class OptimizerSpec:
 
 
 def optimizer_names() -> list[str]:
-    """Lists the optimizers that :func:`make` builds, sorted.
+    """Lists the optimizers that `make` builds, sorted.
 
-    They are ours and every optimizer of ``optax`` and ``optax.contrib`` that needs no more than a
+    They are ours and every optimizer of `optax` and `optax.contrib` that needs no more than a
     learning rate to build, and no more than gradients, parameters and the loss, as a number and
     as a function, to run.
 
     Returns:
-      The names.
+        The names.
 
-    Example:
-      >>> {"adam", "adamo", "lion", "muon"} <= set(optimizer_names())
-      True
+    Examples:
+        >>> {"adam", "adamo", "lion", "muon"} <= set(optimizer_names())
+        True
     """
     return sorted(_factories())
 
 
 def learned_names() -> list[str]:
-    """Lists the learned optimizers, which :func:`make` builds from ``NAME@WEIGHTS``, sorted.
+    """Lists the learned optimizers, which `make` builds from `NAME@WEIGHTS`, sorted.
 
     Returns:
-      The names.
+        The names.
 
-    Example:
-      >>> learned_names()
-      ['l2lgd2', 'linear_optim', 'open', 'optim4rl', 'star']
+    Examples:
+        >>> learned_names()
+        ['l2lgd2', 'linear_optim', 'open', 'optim4rl', 'star']
     """
     return sorted(ARCHITECTURES)
 
@@ -158,17 +158,17 @@ def describe(name: str) -> str:
     """Describes an optimizer in one line.
 
     Args:
-      name: One of :func:`optimizer_names` or :func:`learned_names`.
+        name: one of `optimizer_names` or `learned_names`.
 
     Returns:
-      The line.
+        The line.
 
     Raises:
-      ValueError: If the name is unknown.
+        ValueError: if the name is unknown.
 
-    Example:
-      >>> describe("adam")
-      'The Adam optimizer.'
+    Examples:
+        >>> describe("adam")
+        'The Adam optimizer.'
     """
     if known := details(name):
         return known.summary
@@ -184,19 +184,19 @@ def details(name: str) -> OptimizerDetails | None:
     """Tells paper, inputs, state and cost of one of our own optimizers.
 
     Args:
-      name: One of :func:`optimizer_names` or :func:`learned_names`.
+        name: one of `optimizer_names` or `learned_names`.
 
     Returns:
-      The details; None if the optimizer is optax's.
+        The details; None if the optimizer is optax's.
 
     Raises:
-      ValueError: If the name is unknown.
+        ValueError: if the name is unknown.
 
-    Example:
-      >>> details("adamo").paper
-      'Qiao et al., 2026, arXiv 2605.01968'
-      >>> details("adam") is None
-      True
+    Examples:
+        >>> details("adamo").paper
+        'Qiao et al., 2026, arXiv 2605.01968'
+        >>> details("adam") is None
+        True
     """
     if name in LEARNED:
         return LEARNED[name]
@@ -208,17 +208,17 @@ def accepts_schedule(name: str) -> bool:
     """Says whether an optimizer takes a schedule as its learning rate; all take a tracer.
 
     Args:
-      name: One of :func:`optimizer_names` or :func:`learned_names`; the latter take none.
+        name: one of `optimizer_names` or `learned_names`; the latter take none.
 
     Returns:
-      Whether ``make(name, schedule)`` works.
+        Whether `make(name, schedule)` works.
 
     Raises:
-      ValueError: If the name is unknown.
+        ValueError: if the name is unknown.
 
-    Example:
-      >>> accepts_schedule("adam"), accepts_schedule("rprop")
-      (True, False)
+    Examples:
+        >>> accepts_schedule("adam"), accepts_schedule("rprop")
+        (True, False)
     """
     if name in ARCHITECTURES:
         return False
@@ -232,25 +232,26 @@ def make(
     """Builds an optimizer from its name or spec.
 
     Args:
-      spec: A spec, or its text; a bare name is one.
-      learning_rate: Number greater than 0, tracer or schedule. A learning rate among the spec's
-        options comes first. Learned optimizers, which set their own steps, are given none.
+        spec: a spec, or its text; a bare name is one.
+        learning_rate: number greater than 0, tracer or schedule. A learning rate among the spec's
+            options comes first. Learned optimizers, which set their own steps, are given none.
 
     Returns:
-      The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
+        The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
 
     Raises:
-      ValueError: If the optimizer, its weights or an option is unknown, a value is not allowed, or
-        there is no learning rate.
-      OSError: If a file of weights cannot be read.
+        ValueError: if the optimizer, its weights or an option is unknown, a value is not allowed,
+            or there is no learning rate.
+        OSError: if a file of weights cannot be read.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> optimizer = make("sgd:momentum=0.9", learning_rate=0.1)
-      >>> params = jnp.ones(2)
-      >>> updates, _ = optimizer.update(params, optimizer.init(params), params, value=jnp.ones(()))
-      >>> print(updates)
-      [-0.1 -0.1]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> optimizer = make("sgd:momentum=0.9", learning_rate=0.1)
+        >>> params = jnp.ones(2)
+        >>> state = optimizer.init(params)
+        >>> updates, _ = optimizer.update(params, state, params, value=jnp.ones(()))
+        >>> print(updates)
+        [-0.1 -0.1]
     """
     if isinstance(spec, str):
         spec = OptimizerSpec.parse(spec)
@@ -323,7 +324,7 @@ def _with_only(
 def _updated_in_turn(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that ``vmap`` lets update one member after the other; it takes no extras."""
+    """An optimizer that `vmap` lets update one member after the other; it takes no extras."""
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any

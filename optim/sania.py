@@ -20,7 +20,7 @@ Preconditioner = Literal["adam", "adagrad"]
 
 
 class ScaleBySaniaState(NamedTuple):
-    """State of :func:`scale_by_sania`."""
+    """State of `scale_by_sania`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     nu: optax.Updates  # like params, at least float32: average, or sum, of squared gradients
@@ -35,33 +35,33 @@ def scale_by_sania(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as SANIA does: its whole step, with the opposite sign.
 
-    See :func:`sania` for the equations, the arguments and the notes.
+    See `sania` for the equations, the arguments and the notes.
 
     Args:
-      preconditioner: ``"adam"`` averages squared gradients, ``"adagrad"`` sums them.
-      b2: Decay rate of the average, in [0, 1); unused by ``"adagrad"``.
-      eps: Smallest entry of the preconditioner, greater than 0.
-      f_min: Smallest value that the loss can take, finite.
-      square_root: Whether to divide by the root of the preconditioner.
+        preconditioner: `"adam"` averages squared gradients, `"adagrad"` sums them.
+        b2: decay rate of the average, in [0, 1); unused by `"adagrad"`.
+        eps: smallest entry of the preconditioner, greater than 0.
+        f_min: smallest value that the loss can take, finite.
+        square_root: whether to divide by the root of the preconditioner.
 
     Returns:
-      The transformation. ``update`` needs the loss, ``value``.
+        The transformation. `update` needs the loss, `value`.
 
     Raises:
-      ValueError: If ``preconditioner`` is unknown or a number is outside its range; from
-        ``update``, if ``value`` is missing or a gradient is complex.
+        ValueError: if `preconditioner` is unknown or a number is outside its range; from
+            `update`, if `value` is missing or a gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_sania()
-      >>> grads = jnp.array([1.0, 2.0])
-      >>> state = direction.init(grads)
-      >>> print(direction.update(grads, state, value=0.75)[0])
-      [0.5  0.25]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_sania()
+        >>> grads = jnp.array([1.0, 2.0])
+        >>> state = direction.init(grads)
+        >>> print(direction.update(grads, state, value=0.75)[0])
+        [0.5  0.25]
 
     References:
-      Abdukhakimov et al., `SANIA: Polyak-type Optimization Framework Leads to Scale Invariant
-      Stochastic Algorithms <https://arxiv.org/abs/2312.17369>`_, 2023, arXiv 2312.17369.
+        Abdukhakimov et al., `SANIA: Polyak-type Optimization Framework Leads to Scale Invariant
+        Stochastic Algorithms <https://arxiv.org/abs/2312.17369>`_, 2023, arXiv 2312.17369.
     """
     if preconditioner not in get_args(Preconditioner):
         raise ValueError(
@@ -134,61 +134,61 @@ def sania(
         \theta \leftarrow \theta - \alpha\, \lambda\, d
       \end{align*}
 
-    with one inner product :math:`n` over all parameters. With ``square_root``,
+    with one inner product :math:`n` over all parameters. With `square_root`,
     :math:`d = g / \sqrt{B}`.
 
     Dividing by :math:`B` and not by its root is what makes the step follow any scaling of the
     parameters. There is no momentum.
 
-    ``update`` takes the loss from the extra argument ``value``: the loss, a scalar, at the
+    `update` takes the loss from the extra argument `value`: the loss, a scalar, at the
     parameters and on the batch from which the gradient comes.
 
     Args:
-      learning_rate: Factor of every step, greater than 0, or a schedule. The authors have none,
-        which is 1.
-      preconditioner: ``"adam"`` averages squared gradients, ``"adagrad"`` sums them.
-      b2: Decay rate of the average, in [0, 1); unused by ``"adagrad"``.
-      eps: Smallest entry of the preconditioner, greater than 0.
-      f_min: Smallest value that the loss can take, finite. The authors assume 0.
-      square_root: Whether to divide by the root of the preconditioner. Must not be traced.
+        learning_rate: factor of every step, greater than 0, or a schedule. The authors have none,
+            which is 1.
+        preconditioner: `"adam"` averages squared gradients, `"adagrad"` sums them.
+        b2: decay rate of the average, in [0, 1); unused by `"adagrad"`.
+        eps: smallest entry of the preconditioner, greater than 0.
+        f_min: smallest value that the loss can take, finite. The authors assume 0.
+        square_root: whether to divide by the root of the preconditioner. Must not be traced.
 
     Returns:
-      The optimizer. ``update`` needs ``value`` and ignores other extra arguments.
+        The optimizer. `update` needs `value` and ignores other extra arguments.
 
     Raises:
-      ValueError: If ``preconditioner`` is unknown or a number is outside its range; from
-        ``update``, if ``value`` is missing or a gradient is complex.
+        ValueError: if `preconditioner` is unknown or a number is outside its range; from
+            `update`, if `value` is missing or a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> loss = lambda params: jnp.sum(params**2)
-      >>> optimizer = sania(square_root=True)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     value, grads = jax.value_and_grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params, value=value)
-      ...     params = optax.apply_updates(params, updates)
-      >>> bool(loss(params) < 0.1)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> loss = lambda params: jnp.sum(params**2)
+        >>> optimizer = sania(square_root=True)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     value, grads = jax.value_and_grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params, value=value)
+        ...     params = optax.apply_updates(params, updates)
+        >>> bool(loss(params) < 0.1)
+        True
 
     References:
-      Abdukhakimov et al., `SANIA: Polyak-type Optimization Framework Leads to Scale Invariant
-      Stochastic Algorithms <https://arxiv.org/abs/2312.17369>`_, 2023, arXiv 2312.17369.
+        Abdukhakimov et al., `SANIA: Polyak-type Optimization Framework Leads to Scale Invariant
+        Stochastic Algorithms <https://arxiv.org/abs/2312.17369>`_, 2023, arXiv 2312.17369.
 
     .. note::
       The step rests on the smallest possible loss. The losses of policies have none that is known
-      and are often negative: set ``f_min`` below all of them, or use SANIA for critics only. At or
-      below ``f_min`` the step is 0; the authors' formula would go uphill there.
+      and are often negative: set `f_min` below all of them, or use SANIA for critics only. At or
+      below `f_min` the step is 0; the authors' formula would go uphill there.
 
     .. note::
       :math:`1 - \sqrt{1 - \rho}` is computed as :math:`\rho / (1 + \sqrt{1 - \rho})`, which keeps
       its digits where :math:`\rho` is small.
 
     .. note::
-      Scale invariance ends where ``eps`` sets in. The authors' default of 0.1 is far above the
+      Scale invariance ends where `eps` sets in. The authors' default of 0.1 is far above the
       squared gradients of most networks.
     """
     check_learning_rate(learning_rate)

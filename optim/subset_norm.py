@@ -15,7 +15,7 @@ Subsets = Literal["heuristics", "generic"]
 
 
 class ScaleBySubsetNormState(NamedTuple):
-    """State of :func:`scale_by_subset_norm`."""
+    """State of `scale_by_subset_norm`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     mu: optax.Updates  # like params, at least float32
@@ -34,37 +34,37 @@ def scale_by_subset_norm(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as Adam with subset norms does, without decay and learning rate.
 
-    See :func:`subset_norm` for the equations, the arguments and the notes.
+    See `subset_norm` for the equations, the arguments and the notes.
 
     Args:
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1); unused if ``accumulate``.
-      eps: Added to the denominator before the bias correction, at least 0.
-      subsets: ``"heuristics"`` or ``"generic"``.
-      subset_size: Largest size of a generic subset, an integer of at least 1.
-      accumulate: Whether the squares are summed, not averaged.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1); unused if `accumulate`.
+        eps: added to the denominator before the bias correction, at least 0.
+        subsets: `"heuristics"` or `"generic"`.
+        subset_size: largest size of a generic subset, an integer of at least 1.
+        accumulate: whether the squares are summed, not averaged.
 
     Returns:
-      The transformation.
+        The transformation.
 
     Raises:
-      ValueError: If ``subsets`` is unknown or a number is outside its range; from ``update``, if a
-        gradient is complex.
+        ValueError: if `subsets` is unknown or a number is outside its range; from `update`, if a
+            gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_subset_norm()
-      >>> grads = jnp.array([[5.0, 0.0], [4.0, 3.0], [0.0, 0.0]])
-      >>> updates, state = direction.update(grads, direction.init(grads))
-      >>> print(updates.round(1))
-      [[1.  0. ]
-       [0.8 0.6]
-       [0.  0. ]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_subset_norm()
+        >>> grads = jnp.array([[5.0, 0.0], [4.0, 3.0], [0.0, 0.0]])
+        >>> updates, state = direction.update(grads, direction.init(grads))
+        >>> print(updates.round(1))
+        [[1.  0. ]
+         [0.8 0.6]
+         [0.  0. ]]
 
     References:
-      Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
-      Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
-      2411.07120.
+        Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
+        Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
+        2411.07120.
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
@@ -145,52 +145,52 @@ def subset_norm(
     subset's size: the authors' learning rates are about ten times those of Adam.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1); unused if ``accumulate``.
-      eps: Added to the denominator before the bias correction, at least 0.
-      weight_decay: Strength of the decoupled weight decay, at least 0.
-      weight_decay_mask: Booleans that select the decayed leaves: a pytree that mirrors the
-        parameters or is a prefix of them, or a function from parameters to one. ``None`` selects
-        all.
-      subsets: How leaves are divided. ``"heuristics"``: leaves with exactly two axes have one
-        subset for each index of the longer axis (of the last one in square matrices), all others
-        none. ``"generic"``: leaves with two axes or more are divided into subsets of equal size.
-        Leaves without subsets take Adam's steps.
-      subset_size: Largest size of a generic subset, an integer of at least 1 that is not traced:
-        the size is its largest divisor of the number of weights. ``None`` is half the root of the
-        number of weights. With 1, all leaves take Adam's steps.
-      accumulate: Whether the squares are summed over the steps, as in AdaGrad, not averaged. Must
-        not be traced.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1); unused if `accumulate`.
+        eps: added to the denominator before the bias correction, at least 0.
+        weight_decay: strength of the decoupled weight decay, at least 0.
+        weight_decay_mask: booleans that select the decayed leaves: a pytree that mirrors the
+            parameters or is a prefix of them, or a function from parameters to one. `None` selects
+            all.
+        subsets: how leaves are divided. `"heuristics"`: leaves with exactly two axes have one
+            subset for each index of the longer axis (of the last one in square matrices), all
+            others none. `"generic"`: leaves with two axes or more are divided into subsets of equal
+            size. Leaves without subsets take Adam's steps.
+        subset_size: largest size of a generic subset, an integer of at least 1 that is not traced:
+            the size is its largest divisor of the number of weights. `None` is half the root of the
+            number of weights. With 1, all leaves take Adam's steps.
+        accumulate: whether the squares are summed over the steps, as in AdaGrad, not averaged. Must
+            not be traced.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If ``subsets`` is unknown or a number is outside its range; from ``update``, if a
-        gradient is complex.
+        ValueError: if `subsets` is unknown or a number is outside its range; from `update`, if a
+            gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> loss = lambda params: jnp.sum(params["kernel"] ** 2) + jnp.sum(params["bias"] ** 2)
-      >>> optimizer = subset_norm(learning_rate=0.1)
-      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     grads = jax.grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params["kernel"][0].round(2), params["bias"].round(2))
-      [0.71 0.71 0.71] [0.51 0.51 0.51]
-      >>> state[0].nu["kernel"].shape
-      (4, 1)
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> loss = lambda params: jnp.sum(params["kernel"] ** 2) + jnp.sum(params["bias"] ** 2)
+        >>> optimizer = subset_norm(learning_rate=0.1)
+        >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params["kernel"][0].round(2), params["bias"].round(2))
+        [0.71 0.71 0.71] [0.51 0.51 0.51]
+        >>> state[0].nu["kernel"].shape
+        (4, 1)
 
     References:
-      Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
-      Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
-      2411.07120.
+        Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
+        Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
+        2411.07120.
 
     .. note::
       Generic subsets are runs of neighbours in the order in which PyTorch stores the weights:
@@ -199,9 +199,9 @@ def subset_norm(
       gives Adam's step.
 
     .. note::
-      ``eps`` is added before the bias correction, so it counts for more in the first steps than
+      `eps` is added before the bias correction, so it counts for more in the first steps than
       Adam's does. The authors decay the weights after the step, which differs by
-      :math:`\alpha^2 \lambda` times the direction, write ``b2=1`` for ``accumulate``, and advise
+      :math:`\alpha^2 \lambda` times the direction, write `b2=1` for `accumulate`, and advise
       subset norms for linear layers only.
     """
     check_learning_rate(learning_rate)
@@ -229,7 +229,7 @@ def _sum_over_axis(square: jax.Array) -> jax.Array:
 
 
 def _group_size(weights: int, largest: int | None) -> int:
-    """The largest divisor of the number of weights that is not above ``largest``."""
+    """The largest divisor of the number of weights that is not above `largest`."""
     size = int(math.sqrt(weights) / 2) if largest is None else largest
     return next(k for k in range(max(min(size, weights), 1), 0, -1) if weights % k == 0)
 

@@ -13,7 +13,7 @@ Projection = Literal["svd", "uniform", "topk"]
 
 
 class ScaleBySubspaceMomentumState(NamedTuple):
-    """State of :func:`scale_by_subspace_momentum`."""
+    """State of `scale_by_subspace_momentum`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
@@ -34,35 +34,35 @@ def scale_by_subspace_momentum(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces gradients by their subspace momentum.
 
-    See :func:`subspace_momentum` for the equations, the arguments and the notes.
+    See `subspace_momentum` for the equations, the arguments and the notes.
 
     Args:
-      b1: Decay rate of the momentum, in [0, 1).
-      rank: Dimensions of the subspace, an integer of at least 1.
-      update_proj_gap: Steps between two choices of the subspace, an integer of at least 1.
-      projection: ``"svd"``, ``"uniform"`` or ``"topk"``.
-      key: Key or seed of the choice of ``"uniform"``.
+        b1: decay rate of the momentum, in [0, 1).
+        rank: dimensions of the subspace, an integer of at least 1.
+        update_proj_gap: steps between two choices of the subspace, an integer of at least 1.
+        projection: `"svd"`, `"uniform"` or `"topk"`.
+        key: key or seed of the choice of `"uniform"`.
 
     Returns:
-      The transformation.
+        The transformation.
 
     Raises:
-      ValueError: If ``projection`` is unknown or a number is outside its range; from ``update``, if
-        a gradient is complex.
+        ValueError: if `projection` is unknown or a number is outside its range; from `update`, if
+            a gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_subspace_momentum(rank=1)
-      >>> grads = jnp.diag(jnp.array([1.0, 5.0]))
-      >>> updates, state = direction.update(grads, direction.init(grads))
-      >>> print(updates.round(1))
-      [[1.  0. ]
-       [0.  0.5]]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_subspace_momentum(rank=1)
+        >>> grads = jnp.diag(jnp.array([1.0, 5.0]))
+        >>> updates, state = direction.update(grads, direction.init(grads))
+        >>> print(updates.round(1))
+        [[1.  0. ]
+         [0.  0.5]]
 
     References:
-      Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
-      Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
-      2411.07120.
+        Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
+        Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
+        2411.07120.
     """
     check_range("b1", b1, 0.0, 1.0)
     rank = static_integer("rank", rank, 1)
@@ -151,65 +151,65 @@ def subspace_momentum(
         \theta &\leftarrow \theta - \alpha \left( P^\top M + (G - P^\top P G) \right)
       \end{align*}
 
-    Every ``update_proj_gap`` steps, the first included, :math:`P` is chosen anew from the present
+    Every `update_proj_gap` steps, the first included, :math:`P` is chosen anew from the present
     gradient and :math:`M` starts at 0. All leaves but matrices have ordinary momentum,
     :math:`m \leftarrow \beta_1 m + (1 - \beta_1)\, g`. There is no bias correction.
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule.
-      b1: Decay rate of the momentum, in [0, 1).
-      rank: Dimensions :math:`k` of the subspace, an integer of at least 1 that is not traced;
-        matrices whose shorter axis has fewer keep momentum in all directions.
-      update_proj_gap: Steps between two choices of the subspace, an integer of at least 1.
-      projection: How the subspace is chosen. ``"svd"``: the first left singular vectors of
-        :math:`G`. ``"uniform"``: rows of :math:`G` at random. ``"topk"``: the rows of :math:`G`
-        with the largest norms.
-      key: Key or seed of the choice of ``"uniform"``.
+        learning_rate: step size, greater than 0, or a schedule.
+        b1: decay rate of the momentum, in [0, 1).
+        rank: dimensions :math:`k` of the subspace, an integer of at least 1 that is not traced;
+            matrices whose shorter axis has fewer keep momentum in all directions.
+        update_proj_gap: steps between two choices of the subspace, an integer of at least 1.
+        projection: how the subspace is chosen. `"svd"`: the first left singular vectors of
+            :math:`G`. `"uniform"`: rows of :math:`G` at random. `"topk"`: the rows of :math:`G`
+            with the largest norms.
+        key: key or seed of the choice of `"uniform"`.
 
     Returns:
-      The optimizer. ``update`` ignores extra arguments.
+        The optimizer. `update` ignores extra arguments.
 
     Raises:
-      ValueError: If ``projection`` is unknown or a number is outside its range; from ``update``, if
-        a gradient is complex.
+        ValueError: if `projection` is unknown or a number is outside its range; from `update`, if
+            a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> loss = lambda params: jnp.sum(params**2)
-      >>> optimizer = subspace_momentum(learning_rate=0.1, rank=1)
-      >>> params = jnp.diag(jnp.array([1.0, 5.0]))
-      >>> state = optimizer.init(params)
-      >>> for _ in range(5):
-      ...     grads = jax.grad(loss)(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(params.round(1))
-      [[0.3 0. ]
-       [0.  3.7]]
-      >>> state[0].mu.shape
-      (1, 2)
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> loss = lambda params: jnp.sum(params**2)
+        >>> optimizer = subspace_momentum(learning_rate=0.1, rank=1)
+        >>> params = jnp.diag(jnp.array([1.0, 5.0]))
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(1))
+        [[0.3 0. ]
+         [0.  3.7]]
+        >>> state[0].mu.shape
+        (1, 2)
 
     References:
-      Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
-      Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
-      2411.07120.
+        Nguyen and Nguyen, `Subset-Norm and Subspace-Momentum: Faster Memory-Efficient Adaptive
+        Optimization with Convergence Guarantees <https://arxiv.org/abs/2411.07120>`_, 2024, arXiv
+        2411.07120.
 
     .. note::
       Here the momentum starts at 0 in the step that chooses a new subspace. The authors' code still
-      uses the old momentum in that step and sets it to 0 for the next. ``rank`` and
-      ``update_proj_gap`` have defaults of our own, sized for the networks of reinforcement
+      uses the old momentum in that step and sets it to 0 for the next. `rank` and
+      `update_proj_gap` have defaults of our own, sized for the networks of reinforcement
       learning; subspaces are always taken along the shorter axis.
 
     .. note::
-      A matrix is a leaf with exactly two axes. Under ``jax.vmap``, the decompositions run one after
+      A matrix is a leaf with exactly two axes. Under `jax.vmap`, the decompositions run one after
       the other: on a CPU, two batched ones at once can wait for each other for ever. Only steps
-      that choose a subspace pay for it. The choice is a constant to ``jax.grad``.
+      that choose a subspace pay for it. The choice is a constant to `jax.grad`.
 
     .. note::
-      The draws of ``"uniform"`` depend on ``key`` and the step only: under ``jax.vmap`` every seed
-      draws the same rows, unless ``key`` is mapped too.
+      The draws of `"uniform"` depend on `key` and the step only: under `jax.vmap` every seed
+      draws the same rows, unless `key` is mapped too.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

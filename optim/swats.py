@@ -19,7 +19,7 @@ from optim._leaves import (
 
 
 class ScaleBySwatsState(NamedTuple):
-    """State of :func:`scale_by_swats`. Both learning rates are relative to Adam's."""
+    """State of `scale_by_swats`. Both learning rates are relative to Adam's."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
     mu: optax.Updates  # like params, at least float32: Adam's first moment, later SGD's trace
@@ -37,36 +37,36 @@ def scale_by_swats(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates as SWATS does, without the learning rate.
 
-    See :func:`swats` for the equations and the notes.
+    See `swats` for the equations and the notes.
 
     Args:
-      b1: Decay rate of the first moment, and SGD's momentum, in [0, 1).
-      b2: Decay rate of the second moment and of the average of SGD's learning rate, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      tolerance: Largest difference at the switch, at least 0. With 0 there is none.
-      learning_rate: By what the estimates are multiplied before ``tolerance`` is applied to them.
+        b1: decay rate of the first moment, and SGD's momentum, in [0, 1).
+        b2: decay rate of the second moment and of the average of SGD's learning rate, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        tolerance: largest difference at the switch, at least 0. With 0 there is none.
+        learning_rate: by what the estimates are multiplied before `tolerance` is applied to them.
 
     Returns:
-      The transformation, to be followed by the learning rate.
+        The transformation, to be followed by the learning rate.
 
     Raises:
-      ValueError: If a number is outside its range; if a parameter is complex.
+        ValueError: if a number is outside its range; if a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_swats(tolerance=1e-3)
-      >>> params = jnp.ones(2)
-      >>> state = direction.init(params)
-      >>> for _ in range(3):  # A steady gradient makes it switch at the second step.
-      ...     updates, state = direction.update(jnp.array([1.0, 3.0]), state, params)
-      ...     print(updates.round(3), state.sgd_rate.round(3))
-      [1. 1.] 0.0
-      [1. 1.] 0.5
-      [0.05 0.15] 0.5
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_swats(tolerance=1e-3)
+        >>> params = jnp.ones(2)
+        >>> state = direction.init(params)
+        >>> for _ in range(3):  # A steady gradient makes it switch at the second step.
+        ...     updates, state = direction.update(jnp.array([1.0, 3.0]), state, params)
+        ...     print(updates.round(3), state.sgd_rate.round(3))
+        [1. 1.] 0.0
+        [1. 1.] 0.5
+        [0.05 0.15] 0.5
 
     References:
-      Keskar and Socher, `Improving Generalization Performance by Switching from Adam to SGD
-      <https://arxiv.org/abs/1712.07628>`_, 2017, arXiv 1712.07628, algorithm 1.
+        Keskar and Socher, `Improving Generalization Performance by Switching from Adam to SGD
+        <https://arxiv.org/abs/1712.07628>`_, 2017, arXiv 1712.07628, algorithm 1.
     """
     check_learning_rate(learning_rate)
     check_range("b1", b1, 0.0, 1.0)
@@ -168,42 +168,42 @@ def swats(
     .. math:: b \leftarrow \beta_1 b + g, \qquad w \leftarrow w - (1 - \beta_1)\, \Lambda\, b.
 
     Args:
-      learning_rate: Adam's step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, and SGD's momentum, in [0, 1).
-      b2: Decay rate of the second moment and of the average :math:`\lambda`, in [0, 1).
-      eps: Added to the denominator outside the root, greater than 0.
-      tolerance: Largest difference :math:`\epsilon` at the switch, at least 0. With 0 there is
-        none, and SWATS is Adam with ``eps`` added to the root of the uncorrected second moment.
+        learning_rate: Adam's step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, and SGD's momentum, in [0, 1).
+        b2: decay rate of the second moment and of the average :math:`\lambda`, in [0, 1).
+        eps: added to the denominator outside the root, greater than 0.
+        tolerance: largest difference :math:`\epsilon` at the switch, at least 0. With 0 there is
+            none, and SWATS is Adam with `eps` added to the root of the uncorrected second moment.
 
     Returns:
-      The optimizer. Its updates have the dtype of the gradients; extra arguments are ignored.
+        The optimizer. Its updates have the dtype of the gradients; extra arguments are ignored.
 
     Raises:
-      ValueError: If a number is outside its range; if a parameter is complex.
+        ValueError: if a number is outside its range; if a parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = swats(learning_rate=0.1, b2=0.9, tolerance=0.01)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(100):
-      ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params)) < 0.1, state[0].sgd_rate > 0)
-      True True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = swats(learning_rate=0.1, b2=0.9, tolerance=0.01)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(100):
+        ...     grads = jax.grad(lambda p: jnp.sum(p**2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params)) < 0.1, state[0].sgd_rate > 0)
+        True True
 
     References:
-      Keskar and Socher, `Improving Generalization Performance by Switching from Adam to SGD
-      <https://arxiv.org/abs/1712.07628>`_, 2017, arXiv 1712.07628, algorithm 1.
+        Keskar and Socher, `Improving Generalization Performance by Switching from Adam to SGD
+        <https://arxiv.org/abs/1712.07628>`_, 2017, arXiv 1712.07628, algorithm 1.
 
     .. note::
       The tolerance is absolute, while the estimates scale with the learning rate and with the
       inverse of the gradient: the same value switches at once on one task and never on another.
       The paper's 1e-9 is below the resolution of float32 for estimates above 0.01 or so, which
-      then have to agree to the last bit. Look at ``sgd_rate`` in the state.
+      then have to agree to the last bit. Look at `sgd_rate` in the state.
 
     .. note::
       The estimate may be negative, when momentum goes uphill. A switch to a negative rate is
@@ -216,7 +216,7 @@ def swats(
 
     .. note::
       Moments, estimates and steps are computed in float32 at least. After the switch the first
-      moment's memory holds SGD's trace. The seeds of a ``vmap`` switch each at its own time.
+      moment's memory holds SGD's trace. The seeds of a `vmap` switch each at its own time.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

@@ -23,7 +23,7 @@ _SAMPLES = 31
 
 
 class TracState(NamedTuple):
-    """State of :func:`trac`. Its numbers are float32, or float64 if a parameter is."""
+    """State of `trac`. Its numbers are float32, or float64 if a parameter is."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     scale: jax.Array  # shape=(), the sum of the tuners' outputs, before it is clipped at 0
@@ -63,48 +63,48 @@ def trac(
       \end{align*}
 
     Args:
-      inner: A whole optimizer, learning rate included, for example ``optax.adam(1e-2)``.
-      betas: Discounts of the tuners, each in [0, 1).
-      s_prev: Scale to begin with, greater than 0. It is meant to be tiny: each tuner grows out of
-        it exponentially.
-      eps: Added to the denominators, greater than 0.
-      exact_reference: Whether the displacement is worked out from the parameters, as the authors'
-        code does, instead of being kept in the state. It saves one copy of the parameters but is
-        lossy, see the note.
+        inner: a whole optimizer, learning rate included, for example `optax.adam(1e-2)`.
+        betas: discounts of the tuners, each in [0, 1).
+        s_prev: scale to begin with, greater than 0. It is meant to be tiny: each tuner grows out of
+            it exponentially.
+        eps: added to the denominators, greater than 0.
+        exact_reference: whether the displacement is worked out from the parameters, as the authors'
+            code does, instead of being kept in the state. It saves one copy of the parameters but
+            is lossy, see the note.
 
     Returns:
-      The optimizer. ``update`` needs the parameters; extra arguments go to the inner optimizer.
+        The optimizer. `update` needs the parameters; extra arguments go to the inner optimizer.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing or a
-        gradient is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing or a
+            gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = trac(optax.adam(0.1))
-      >>> params = jnp.full(2, 0.5)
-      >>> def step(carry, _):
-      ...     params, state = carry
-      ...     grads = jax.grad(lambda p: jnp.sum((p - 2.0) ** 2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     return (optax.apply_updates(params, updates), state), None
-      >>> carry = (params, optimizer.init(params))
-      >>> (params, _), _ = jax.lax.scan(step, carry, length=1000)
-      >>> print(jnp.abs(params - 2.0) < 0.2)
-      [ True  True]
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = trac(optax.adam(0.1))
+        >>> params = jnp.full(2, 0.5)
+        >>> def step(carry, _):
+        ...     params, state = carry
+        ...     grads = jax.grad(lambda p: jnp.sum((p - 2.0) ** 2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     return (optax.apply_updates(params, updates), state), None
+        >>> carry = (params, optimizer.init(params))
+        >>> (params, _), _ = jax.lax.scan(step, carry, length=1000)
+        >>> print(jnp.abs(params - 2.0) < 0.2)
+        [ True  True]
 
     References:
-      Muppidi et al., `Fast TRAC: A Parameter-Free Optimizer for Lifelong Reinforcement Learning
-      <https://arxiv.org/abs/2405.16642>`_, NeurIPS 2024, arXiv 2405.16642.
+        Muppidi et al., `Fast TRAC: A Parameter-Free Optimizer for Lifelong Reinforcement Learning
+        <https://arxiv.org/abs/2405.16642>`_, NeurIPS 2024, arXiv 2405.16642.
 
     .. note::
       The authors' code works :math:`\Delta` out as :math:`(\theta - \theta_\text{ref}) /
       (\sum_j s_j + \varepsilon)`. At a scale near 1e-7 that difference is rounded away in float32
       wherever a parameter is not near 0, :math:`h` stays 0 and nothing is ever learned; and a scale
       of 0 forgets the displacement. Here the displacement is kept in the state, unless
-      ``exact_reference`` asks for the authors' way.
+      `exact_reference` asks for the authors' way.
 
     .. note::
       :math:`h` is taken with the unscaled displacement, as in the authors' code: it is the
@@ -202,37 +202,37 @@ def trac_adam(
     *,
     eps_root: jax.typing.ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam under :func:`trac`, the combination of the paper's experiments.
+    """Adam under `trac`, the combination of the paper's experiments.
 
-    See :func:`trac` for the equations and the notes.
+    See `trac` for the equations and the notes.
 
     Args:
-      learning_rate: Adam's step size, greater than 0, or a schedule.
-      b1: Decay rate of the first moment, in [0, 1).
-      b2: Decay rate of the second moment, in [0, 1).
-      eps: Added to Adam's denominator outside the root, at least 0.
-      s_prev: Scale to begin with, greater than 0.
-      exact_reference: Whether the displacement is worked out from the parameters.
-      eps_root: Added to Adam's denominator inside the root, at least 0.
+        learning_rate: Adam's step size, greater than 0, or a schedule.
+        b1: decay rate of the first moment, in [0, 1).
+        b2: decay rate of the second moment, in [0, 1).
+        eps: added to Adam's denominator outside the root, at least 0.
+        s_prev: scale to begin with, greater than 0.
+        exact_reference: whether the displacement is worked out from the parameters.
+        eps_root: added to Adam's denominator inside the root, at least 0.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range; from ``update``, if ``params`` is missing or a
-        gradient is complex.
+        ValueError: if a number is outside its range; from `update`, if `params` is missing or a
+            gradient is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> optimizer = trac_adam(learning_rate=1e-2)
-      >>> params = jnp.zeros(1)
-      >>> updates, _ = optimizer.update(jnp.ones(1), optimizer.init(params), params)
-      >>> print(f"{updates[0]:.1e}")  # The scale begins near 1e-7.
-      -1.0e-09
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> optimizer = trac_adam(learning_rate=1e-2)
+        >>> params = jnp.zeros(1)
+        >>> updates, _ = optimizer.update(jnp.ones(1), optimizer.init(params), params)
+        >>> print(f"{updates[0]:.1e}")  # The scale begins near 1e-7.
+        -1.0e-09
 
     References:
-      Muppidi et al., `Fast TRAC: A Parameter-Free Optimizer for Lifelong Reinforcement Learning
-      <https://arxiv.org/abs/2405.16642>`_, NeurIPS 2024, arXiv 2405.16642.
+        Muppidi et al., `Fast TRAC: A Parameter-Free Optimizer for Lifelong Reinforcement Learning
+        <https://arxiv.org/abs/2405.16642>`_, NeurIPS 2024, arXiv 2405.16642.
     """
     check_learning_rate(learning_rate)
     check_range("b1", b1, 0.0, 1.0)

@@ -14,7 +14,7 @@ Variant = Literal["paper", "repo"]
 
 
 class ScaleByTvlarsState(NamedTuple):
-    """State of :func:`scale_by_tvlars`."""
+    """State of `scale_by_tvlars`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
 
@@ -31,37 +31,37 @@ def scale_by_tvlars(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales each leaf as TVLARS does, without weight decay, momentum and learning rate.
 
-    See :func:`tvlars` for the equations and the notes.
+    See `tvlars` for the equations and the notes.
 
     Args:
-      trust_coefficient: Length of a step relative to the weights, greater than 0.
-      decay: Steepness of the curve, at least 0.
-      alpha: Inverse of the curve's highest value, greater than 0.
-      delay: Step at which the exponential in the curve passes 1.
-      floor: Added to the curve, at least 0.
-      max_norm: Largest norm that is told from a larger one, greater than 0.
-      variant: ``"paper"``, or ``"repo"`` for the authors' code, which has no delay and no floor.
-      ensemble_axes: Number of leading axes that index the members of an ensemble.
+        trust_coefficient: length of a step relative to the weights, greater than 0.
+        decay: steepness of the curve, at least 0.
+        alpha: inverse of the curve's highest value, greater than 0.
+        delay: step at which the exponential in the curve passes 1.
+        floor: added to the curve, at least 0.
+        max_norm: largest norm that is told from a larger one, greater than 0.
+        variant: `"paper"`, or `"repo"` for the authors' code, which has no delay and no floor.
+        ensemble_axes: number of leading axes that index the members of an ensemble.
 
     Returns:
-      The transformation. ``update`` needs the parameters.
+        The transformation. `update` needs the parameters.
 
     Raises:
-      ValueError: If an argument is outside its range; from ``update``, if ``params`` is missing or
-        ``ensemble_axes`` is traced or negative, or a parameter is complex.
+        ValueError: if an argument is outside its range; from `update`, if `params` is missing or
+            `ensemble_axes` is traced or negative, or a parameter is complex.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> direction = scale_by_tvlars(trust_coefficient=0.1, decay=0.0, alpha=1.0)
-      >>> params = jnp.array([3.0, 4.0])
-      >>> grads = jnp.array([0.0, 2.0])
-      >>> updates, _ = direction.update(grads, direction.init(params), params)
-      >>> print(updates)  # A length of 5 times 0.1 times 1 / (1 + exp(0)).
-      [0.   0.25]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> direction = scale_by_tvlars(trust_coefficient=0.1, decay=0.0, alpha=1.0)
+        >>> params = jnp.array([3.0, 4.0])
+        >>> grads = jnp.array([0.0, 2.0])
+        >>> updates, _ = direction.update(grads, direction.init(params), params)
+        >>> print(updates)  # A length of 5 times 0.1 times 1 / (1 + exp(0)).
+        [0.   0.25]
 
     References:
-      Do et al., `Revisiting LARS for Large Batch Training Generalization of Neural Networks
-      <https://arxiv.org/abs/2309.14053>`_, 2023, arXiv 2309.14053.
+        Do et al., `Revisiting LARS for Large Batch Training Generalization of Neural Networks
+        <https://arxiv.org/abs/2309.14053>`_, 2023, arXiv 2309.14053.
     """
     check_range("trust_coefficient", trust_coefficient, 0.0, open_low=True)
     check_range("decay", decay, 0.0)
@@ -143,51 +143,51 @@ def tvlars(
       \end{align*}
 
     Args:
-      learning_rate: Step size, greater than 0, or a schedule. Steps have a length of about
-        ``learning_rate * trust_coefficient`` times that of the weights: LARS's learning rates are
-        around 1, not those of Adam.
-      momentum: Decay rate :math:`\mu` of the trace, in [0, 1).
-      weight_decay: L2 penalty :math:`\lambda_{wd}`, at least 0. It counts in the norm of the
-        gradient.
-      trust_coefficient: Length :math:`\eta` of a step relative to the weights, greater than 0.
-      decay: Steepness :math:`\lambda` of the curve, at least 0.
-      alpha: Inverse of the curve's highest value, greater than 0.
-      delay: Step :math:`d` at which the exponential in the curve passes 1.
-      floor: What the curve falls to, :math:`\phi_{\min}`, at least 0. **With the default of 0
-        training stops** some ``10 / decay`` steps after ``delay``. 1 ends as LARS.
-      max_norm: Largest norm :math:`K` that is told from a larger one, greater than 0.
-      variant: ``"paper"``, or ``"repo"`` for the authors' code: its curve is
-        :math:`1 / (0.1 + \exp(\lambda t))`, and ``alpha``, ``delay`` and ``floor`` are ignored.
-      ensemble_axes: Number of leading axes that index the members of an ensemble (1 for critics
-        under ``flax.linen.vmap``), for all leaves or as a pytree that mirrors the parameters or is
-        a prefix of them. Each member is a leaf of its own. ``None`` is 0.
-      mask: Booleans that select the leaves with weight decay, a pytree or a function, as in
-        :func:`optax.adamw`.
+        learning_rate: step size, greater than 0, or a schedule. Steps have a length of about
+            `learning_rate * trust_coefficient` times that of the weights: LARS's learning rates are
+            around 1, not those of Adam.
+        momentum: decay rate :math:`\mu` of the trace, in [0, 1).
+        weight_decay: L2 penalty :math:`\lambda_{wd}`, at least 0. It counts in the norm of the
+            gradient.
+        trust_coefficient: length :math:`\eta` of a step relative to the weights, greater than 0.
+        decay: steepness :math:`\lambda` of the curve, at least 0.
+        alpha: inverse of the curve's highest value, greater than 0.
+        delay: step :math:`d` at which the exponential in the curve passes 1.
+        floor: what the curve falls to, :math:`\phi_{\min}`, at least 0. **With the default of 0
+            training stops** some `10 / decay` steps after `delay`. 1 ends as LARS.
+        max_norm: largest norm :math:`K` that is told from a larger one, greater than 0.
+        variant: `"paper"`, or `"repo"` for the authors' code: its curve is
+            :math:`1 / (0.1 + \exp(\lambda t))`, and `alpha`, `delay` and `floor` are ignored.
+        ensemble_axes: number of leading axes that index the members of an ensemble (1 for critics
+            under `flax.linen.vmap`), for all leaves or as a pytree that mirrors the parameters or
+            is a prefix of them. Each member is a leaf of its own. `None` is 0.
+        mask: booleans that select the leaves with weight decay, a pytree or a function, as in
+            `optax.adamw`.
 
     Returns:
-      The optimizer. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If an argument is outside its range; from ``update``, if ``params`` is missing or
-        ``ensemble_axes`` is traced or negative, or a parameter is complex.
+        ValueError: if an argument is outside its range; from `update`, if `params` is missing or
+            `ensemble_axes` is traced or negative, or a parameter is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> optimizer = tvlars(learning_rate=10.0, delay=50.0, decay=0.1, floor=0.1)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = optimizer.init(params)
-      >>> for _ in range(100):
-      ...     grads = jax.grad(lambda p: jnp.sum((p - 1) ** 2))(params)
-      ...     updates, state = optimizer.update(grads, state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> print(jnp.max(jnp.abs(params - 1)) < 0.2)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = tvlars(learning_rate=10.0, delay=50.0, decay=0.1, floor=0.1)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(100):
+        ...     grads = jax.grad(lambda p: jnp.sum((p - 1) ** 2))(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(jnp.max(jnp.abs(params - 1)) < 0.2)
+        True
 
     References:
-      Do et al., `Revisiting LARS for Large Batch Training Generalization of Neural Networks
-      <https://arxiv.org/abs/2309.14053>`_, 2023, arXiv 2309.14053.
+        Do et al., `Revisiting LARS for Large Batch Training Generalization of Neural Networks
+        <https://arxiv.org/abs/2309.14053>`_, 2023, arXiv 2309.14053.
 
     .. note::
       The defaults are those of the authors' code. The paper's delay and floor, which that code
@@ -196,12 +196,12 @@ def tvlars(
 
     .. note::
       As in the authors' code, a leaf of zeros is updated with the gradient itself, about
-      ``1 / trust_coefficient`` times more than others. flax's biases begin so. Give such leaves
-      another optimizer with :func:`optax.partition` where it matters.
+      `1 / trust_coefficient` times more than others. flax's biases begin so. Give such leaves
+      another optimizer with `optax.partition` where it matters.
 
     .. note::
-      Norms are computed in float32 at least. Under :func:`optax.inject_hyperparams`, name ``mask``
-      and ``ensemble_axes`` in ``static_args`` if they are a function or a number.
+      Norms are computed in float32 at least. Under `optax.inject_hyperparams`, name `mask`
+      and `ensemble_axes` in `static_args` if they are a function or a number.
     """
     check_learning_rate(learning_rate)
     check_range("momentum", momentum, 0.0, 1.0)

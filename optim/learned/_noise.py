@@ -45,20 +45,20 @@ def threefry(key: Any, counter: Any) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32 with 20 rounds.
 
     Args:
-      key: Two uint32 words.
-      counter: Two uint32 arrays, which broadcast against each other.
+        key: two uint32 words.
+        counter: two uint32 arrays, which broadcast against each other.
 
     Returns:
-      Two uint32 arrays of random words.
+        Two uint32 arrays of random words.
 
-    Example:
-      >>> zero = jnp.zeros((), jnp.uint32)
-      >>> [hex(word) for word in threefry((zero, zero), (zero, zero))]
-      ['0x6b200159', '0x99ba4efe']
+    Examples:
+        >>> zero = jnp.zeros((), jnp.uint32)
+        >>> [hex(word) for word in threefry((zero, zero), (zero, zero))]
+        ['0x6b200159', '0x99ba4efe']
 
     References:
-      Salmon et al., `Parallel random numbers: as easy as 1, 2, 3
-      <https://doi.org/10.1145/2063384.2063405>`_, 2011.
+        Salmon et al., `Parallel random numbers: as easy as 1, 2, 3
+        <https://doi.org/10.1145/2063384.2063405>`_, 2011.
     """
     keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
     x, y = counter[0] + keys[0], counter[1] + keys[1]
@@ -74,15 +74,15 @@ def noise_key(key: jax.Array | int, params: Any) -> jax.Array:
     """Two words to draw noise from, which depend on a key and on all parameters.
 
     Args:
-      key: Key of either kind, or seed; may be traced.
-      params: Pytree of real arrays. Leaves without values (``jax.ShapeDtypeStruct``) do not count.
+        key: key of either kind, or seed; may be traced.
+        params: pytree of real arrays. Leaves without values (`jax.ShapeDtypeStruct`) do not count.
 
     Returns:
-      Array of shape (2,), dtype uint32.
+        Array of shape (2,), dtype uint32.
 
-    Example:
-      >>> print(jnp.any(noise_key(0, jnp.zeros(3)) != noise_key(0, jnp.ones(3))))
-      True
+    Examples:
+        >>> print(jnp.any(noise_key(0, jnp.zeros(3)) != noise_key(0, jnp.ones(3))))
+        True
     """
     digest = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(params):
@@ -99,17 +99,17 @@ def normals(key: jax.Array, step: jax.Array, count: int) -> jax.Array:
     """Standard normal numbers, other ones for each step.
 
     Args:
-      key: What :func:`noise_key` gives.
-      step: Scalar int32.
-      count: How many, at least 1.
+        key: what `noise_key` gives.
+        step: scalar int32.
+        count: how many, at least 1.
 
     Returns:
-      Array of shape (count,), dtype float32.
+        Array of shape (count,), dtype float32.
 
-    Example:
-      >>> draws = normals(noise_key(0, {}), jnp.int32(0), 100_000)
-      >>> print(jnp.abs(draws.mean()) < 0.01, jnp.abs(draws.std() - 1) < 0.01)
-      True True
+    Examples:
+        >>> draws = normals(noise_key(0, {}), jnp.int32(0), 100_000)
+        >>> print(jnp.abs(draws.mean()) < 0.01, jnp.abs(draws.std() - 1) < 0.01)
+        True True
     """
     index = jax.lax.iota(jnp.uint32, (count + 1) // 2)
     bits = jnp.concatenate(threefry(key, (index, jnp.asarray(step, jnp.uint32))))[:count]

@@ -78,11 +78,11 @@ def fold(meta_params: Any, dtype: Any) -> Weights:
     """Transposes the meta-parameters and folds constants into them.
 
     Args:
-      meta_params: As `OPEN.init` gives them.
-      dtype: Dtype to compute in.
+        meta_params: as `OPEN.init` gives them.
+        dtype: dtype to compute in.
 
     Returns:
-      The weights.
+        The weights.
     """
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), meta_params)
     gru, mlp = meta_params["gru_params"], meta_params["params"]
@@ -112,15 +112,15 @@ def next_momenta(momenta: jax.Array, grad: jax.Array) -> jax.Array:
     """Six moving averages of the gradient, without bias correction.
 
     Args:
-      momenta: Array of shape (6, n).
-      grad: Array of shape (1, n).
+        momenta: array of shape (6, n).
+        grad: array of shape (1, n).
 
     Returns:
-      Array of shape (6, n).
+        Array of shape (6, n).
 
-    Example:
-      >>> print(next_momenta(jnp.zeros((6, 2)), jnp.array([[2.0, -4.0]]))[1])
-      [ 1. -2.]
+    Examples:
+        >>> print(next_momenta(jnp.zeros((6, 2)), jnp.array([[2.0, -4.0]]))[1])
+        [ 1. -2.]
     """
     decay = jnp.asarray(DECAYS, grad.dtype)[:, None]
     return decay * momenta + (1 - decay) * grad
@@ -130,11 +130,11 @@ def raw_features(leaf_rows: Sequence[jax.Array]) -> list[jax.Array]:
     """The features that are divided by their root mean square, before they are.
 
     Args:
-      leaf_rows: Parameter (1, n), momenta (6, n), gradient (1, n), and the logarithms of the
-        magnitudes of momenta and gradient together (7, n).
+        leaf_rows: parameter (1, n), momenta (6, n), gradient (1, n), and the logarithms of the
+            magnitudes of momenta and gradient together (7, n).
 
     Returns:
-      Rows of features, 15 together: parameter, signs, logarithms.
+        Rows of features, 15 together: parameter, signs, logarithms.
     """
     param, momenta, grad, logarithms = leaf_rows
     return [param, jnp.sign(momenta), jnp.sign(grad), logarithms]
@@ -144,13 +144,13 @@ def network(weights: Weights, inputs: Any, x: Any, carry: Any) -> tuple[jax.Arra
     """The GRU cell and the perceptron on top of it.
 
     Args:
-      weights: From :func:`fold`.
-      inputs: Weights of the GRU's inputs, of shape (3 * n, rows).
-      x: The inputs, of shape (rows, columns), with one row of ones for the bias.
-      carry: State of the GRU, of shape (n, columns).
+        weights: from `fold`.
+        inputs: weights of the GRU's inputs, of shape (3 * n, rows).
+        x: the inputs, of shape (rows, columns), with one row of ones for the bias.
+        carry: state of the GRU, of shape (n, columns).
 
     Returns:
-      The three outputs, of shape (3, columns), and the new carry.
+        The three outputs, of shape (3, columns), and the new carry.
     """
     n = carry.shape[0]
     from_x, from_carry = _product(inputs, x), _product(weights.recurrent, carry)
@@ -173,11 +173,11 @@ def step_sizes(outputs: jax.Array, noise: jax.Array | None) -> jax.Array:
     """What is subtracted from the parameters, but for the mean over all of them.
 
     Args:
-      outputs: Array of shape (3, n).
-      noise: Normal numbers, of shape (1, n), or None for 0.
+        outputs: array of shape (3, n).
+        noise: normal numbers, of shape (1, n), or None for 0.
 
     Returns:
-      Array of shape (1, n).
+        Array of shape (1, n).
     """
     steps = _STEP * outputs[:1] * jnp.exp(_STEP * outputs[1:2])
     return steps if noise is None else steps + _STEP * outputs[2:] * noise
@@ -196,10 +196,10 @@ def leaf_columns(leaf: Leaf) -> tuple[Columns, jax.Array]:
     """Brings a leaf into columns, and finds what its features are multiplied by.
 
     Args:
-      leaf: The leaf, which is not empty.
+        leaf: the leaf, which is not empty.
 
     Returns:
-      The columns, with new momenta and the old carry, and an array of shape (15,).
+        The columns, with new momenta and the old carry, and an array of shape (15,).
     """
     n = leaf.param.size
 
@@ -220,13 +220,13 @@ def all_features(columns: Columns, scale: Any, position: Any, progress: Any) -> 
     """The GRU's inputs and a row of ones.
 
     Args:
-      columns: Parameters of one leaf.
-      scale: Factors of the first 15 features, of shape (15,).
-      position: The layer's position, a scalar.
-      progress: Training and batch progress, of shape (2,).
+        columns: parameters of one leaf.
+        scale: factors of the first 15 features, of shape (15,).
+        position: the layer's position, a scalar.
+        progress: training and batch progress, of shape (2,).
 
     Returns:
-      Array of shape (20, n).
+        Array of shape (20, n).
     """
     raw = jnp.concatenate(raw_features(columns.rows))
     same = jnp.stack([progress[0], position, progress[1]])[:, None]
@@ -241,14 +241,14 @@ def update_agent(
     """One update of one agent.
 
     Args:
-      weights: From :func:`fold`.
-      progress: Training and batch progress, of shape (2,).
-      leaves: Its leaves, at least one and none of them empty.
-      blocks: Whether large leaves are computed block by block, and not all leaves at once.
-      center: Whether the mean over all parameters is subtracted.
+        weights: from `fold`.
+        progress: training and batch progress, of shape (2,).
+        leaves: its leaves, at least one and none of them empty.
+        blocks: whether large leaves are computed block by block, and not all leaves at once.
+        center: whether the mean over all parameters is subtracted.
 
     Returns:
-      For each leaf what is to be added to it, the new momenta and the new carry.
+        For each leaf what is to be added to it, the new momenta and the new carry.
     """
     new_momenta, rest = [], []
     in_blocks: list[tuple[int, jax.Array, jax.Array] | None] = []
@@ -300,16 +300,16 @@ def update_agent(
 def update(
     weights: Weights, progress: jax.Array, leaves: Sequence[Leaf], *, center: bool
 ) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """Like :func:`update_agent`, in the way that is best on the device and under `vmap`.
+    """Like `update_agent`, in the way that is best on the device and under `vmap`.
 
     Args:
-      weights: From :func:`fold`.
-      progress: Training and batch progress, of shape (2,).
-      leaves: The agent's leaves, at least one and none of them empty.
-      center: Whether the mean over all parameters is subtracted.
+        weights: from `fold`.
+        progress: training and batch progress, of shape (2,).
+        leaves: the agent's leaves, at least one and none of them empty.
+        center: whether the mean over all parameters is subtracted.
 
     Returns:
-      For each leaf what is to be added to it, the new momenta and the new carry.
+        For each leaf what is to be added to it, the new momenta and the new carry.
     """
     flat, treedef = jax.tree.flatten((weights, progress, list(leaves)))
 

@@ -1,8 +1,8 @@
 """What optimizers share that run a small recurrent network for every parameter.
 
-Features and hidden units lie along the first axis, ``(features, *leaf.shape)``: products with
+Features and hidden units lie along the first axis, `(features, *leaf.shape)`: products with
 small matrices then run along contiguous memory, and leaves keep their shapes and shardings.
-Weights are named and shaped as flax names and shapes those of ``GRUCell`` and of a ``Sequential``.
+Weights are named and shaped as flax names and shapes those of `GRUCell` and of a `Sequential`.
 """
 
 import abc
@@ -29,9 +29,9 @@ _LARGEST_GRADIENT = 1e15
 def gru_shapes(inputs: int, hidden_size: int) -> Shapes:
     """Shapes of a GRU's weights; the recurrent parts of the two gates have no bias.
 
-    Example:
-      >>> gru_shapes(1, 8)["hn"]
-      {'kernel': (8, 8), 'bias': (8,)}
+    Examples:
+        >>> gru_shapes(1, 8)["hn"]
+        {'kernel': (8, 8), 'bias': (8,)}
     """
     dense = {"kernel": (inputs, hidden_size), "bias": (hidden_size,)}
     recurrent = {"kernel": (hidden_size, hidden_size)}
@@ -45,9 +45,9 @@ def gru_shapes(inputs: int, hidden_size: int) -> Shapes:
 def mlp_shapes(inputs: int, widths: Sequence[int], outputs: int) -> Shapes:
     """Shapes of dense layers; the odd places of the sequence are the nonlinearities between.
 
-    Example:
-      >>> mlp_shapes(8, (16,), 3)["layers_2"]
-      {'kernel': (16, 3), 'bias': (3,)}
+    Examples:
+        >>> mlp_shapes(8, (16,), 3)["layers_2"]
+        {'kernel': (16, 3), 'bias': (3,)}
     """
     sizes = [inputs, *widths, outputs]
     return {
@@ -63,17 +63,17 @@ def recurrent_weight(name: str, key: jax.Array, shape: tuple[int, ...]) -> jax.A
     rule.
 
     Args:
-      name: Path of the weight, for example ``"rnn/hr/kernel"``.
-      key: Its key.
-      shape: Its shape.
+        name: path of the weight, for example `"rnn/hr/kernel"`.
+        key: its key.
+        shape: its shape.
 
     Returns:
-      The weight, float32.
+        The weight, float32.
 
-    Example:
-      >>> kernel = recurrent_weight("rnn/hr/kernel", jax.random.key(0), (4, 4))
-      >>> bool(jnp.allclose(kernel @ kernel.T, jnp.eye(4), atol=1e-6))
-      True
+    Examples:
+        >>> kernel = recurrent_weight("rnn/hr/kernel", jax.random.key(0), (4, 4))
+        >>> bool(jnp.allclose(kernel @ kernel.T, jnp.eye(4), atol=1e-6))
+        True
     """
     *_, layer, kind = name.split("/")
     if kind == "bias":
@@ -99,17 +99,17 @@ def init_weights(
     """Draws weights of given shapes, each from a key of its own.
 
     Args:
-      key: The key.
-      shapes: Nested dict of shapes.
-      initializer: Function of a weight's path, key and shape.
+        key: the key.
+        shapes: nested dict of shapes.
+        initializer: function of a weight's path, key and shape.
 
     Returns:
-      Nested dict of the weights.
+        Nested dict of the weights.
 
-    Example:
-      >>> weights = init_weights(jax.random.key(0), mlp_shapes(2, (), 3), recurrent_weight)
-      >>> weights["layers_0"]["kernel"].shape
-      (2, 3)
+    Examples:
+        >>> weights = init_weights(jax.random.key(0), mlp_shapes(2, (), 3), recurrent_weight)
+        >>> weights["layers_0"]["kernel"].shape
+        (2, 3)
     """
     paths, treedef = jax.tree.flatten_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
     keys = jax.random.split(key, len(paths))
@@ -123,11 +123,11 @@ def init_weights(
 def check_size(name: str, value: Any) -> None:
     """Refuses what is no whole number of at least 1.
 
-    Example:
-      >>> check_size("hidden_size", 0)
-      Traceback (most recent call last):
-      ...
-      ValueError: hidden_size must be a whole number of at least 1, got 0.
+    Examples:
+        >>> check_size("hidden_size", 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: hidden_size must be a whole number of at least 1, got 0.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
@@ -137,18 +137,18 @@ def check_meta_params(architecture: str, meta_params: Any, shapes: Shapes) -> No
     """Refuses meta-parameters that have not exactly the weights of an architecture.
 
     Args:
-      architecture: Its name, for the message.
-      meta_params: What was given; tracers will do.
-      shapes: Nested dict of the shapes that it has.
+        architecture: its name, for the message.
+        meta_params: what was given; tracers will do.
+        shapes: nested dict of the shapes that it has.
 
     Raises:
-      ValueError: If a weight is missing, not expected or of another shape.
+        ValueError: if a weight is missing, not expected or of another shape.
 
-    Example:
-      >>> check_meta_params("LinearOptim", {}, {"mlp": {"kernel": (2, 3)}})
-      Traceback (most recent call last):
-      ...
-      ValueError: meta_params of LinearOptim must hold mlp/kernel of shape (2, 3), got none.
+    Examples:
+        >>> check_meta_params("LinearOptim", {}, {"mlp": {"kernel": (2, 3)}})
+        Traceback (most recent call last):
+        ...
+        ValueError: meta_params of LinearOptim must hold mlp/kernel of shape (2, 3), got none.
     """
     is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
     expected = {
@@ -172,18 +172,18 @@ def read_sizes(meta_params: Any, rnn: str, mlp: str) -> dict[str, Any]:
     """Reads hidden size and widths from the shapes of weights.
 
     Args:
-      meta_params: The weights. If they are not as they should be, a later check says so.
-      rnn: Name of a GRU among them.
-      mlp: Name of the dense layers that follow it.
+        meta_params: the weights. If they are not as they should be, a later check says so.
+        rnn: name of a GRU among them.
+        mlp: name of the dense layers that follow it.
 
     Returns:
-      ``hidden_size`` and ``mlp_widths``; nothing if they cannot be read.
+        `hidden_size` and `mlp_widths`; nothing if they cannot be read.
 
-    Example:
-      >>> shapes = {"rnn": gru_shapes(1, 4), "mlp": mlp_shapes(4, (6,), 3)}
-      >>> weights = init_weights(jax.random.key(0), shapes, recurrent_weight)
-      >>> read_sizes(weights, "rnn", "mlp")
-      {'hidden_size': 4, 'mlp_widths': (6,)}
+    Examples:
+        >>> shapes = {"rnn": gru_shapes(1, 4), "mlp": mlp_shapes(4, (6,), 3)}
+        >>> weights = init_weights(jax.random.key(0), shapes, recurrent_weight)
+        >>> read_sizes(weights, "rnn", "mlp")
+        {'hidden_size': 4, 'mlp_widths': (6,)}
     """
     try:
         widths = tuple(
@@ -212,17 +212,17 @@ def gru(weights: Mapping[str, Any], hidden: jax.Array, inputs: Sequence[jax.Arra
       \end{align*}
 
     Args:
-      weights: As :func:`gru_shapes`, in the dtype to compute in.
-      hidden: The state, of shape ``(hidden_size, *leaf.shape)``.
-      inputs: The features, each of the leaf's shape.
+        weights: as `gru_shapes`, in the dtype to compute in.
+        hidden: the state, of shape `(hidden_size, *leaf.shape)`.
+        inputs: the features, each of the leaf's shape.
 
     Returns:
-      The new state, which is the output as well.
+        The new state, which is the output as well.
 
-    Example:
-      >>> weights = init_weights(jax.random.key(0), gru_shapes(1, 8), recurrent_weight)
-      >>> gru(weights, jnp.zeros((8, 3, 2)), [jnp.ones((3, 2))]).shape
-      (8, 3, 2)
+    Examples:
+        >>> weights = init_weights(jax.random.key(0), gru_shapes(1, 8), recurrent_weight)
+        >>> gru(weights, jnp.zeros((8, 3, 2)), [jnp.ones((3, 2))]).shape
+        (8, 3, 2)
     """
     ndim = hidden.ndim
 
@@ -246,16 +246,16 @@ def mlp(weights: Mapping[str, Any], x: jax.Array) -> jax.Array:
     """Dense layers with relu between them, for every parameter of a leaf.
 
     Args:
-      weights: As :func:`mlp_shapes`, in the dtype to compute in.
-      x: Inputs of shape ``(inputs, *leaf.shape)``.
+        weights: as `mlp_shapes`, in the dtype to compute in.
+        x: inputs of shape `(inputs, *leaf.shape)`.
 
     Returns:
-      Outputs of shape ``(outputs, *leaf.shape)``.
+        Outputs of shape `(outputs, *leaf.shape)`.
 
-    Example:
-      >>> weights = init_weights(jax.random.key(0), mlp_shapes(8, (), 3), recurrent_weight)
-      >>> mlp(weights, jnp.ones((8, 5))).shape
-      (3, 5)
+    Examples:
+        >>> weights = init_weights(jax.random.key(0), mlp_shapes(8, (), 3), recurrent_weight)
+        >>> mlp(weights, jnp.ones((8, 5))).shape
+        (3, 5)
     """
     for i in range(len(weights)):
         layer = weights[f"layers_{2 * i}"]
@@ -273,16 +273,16 @@ def log_and_sign(gradient: jax.Array, scale: float = 10.0) -> list[jax.Array]:
       \qquad l = \log(|g| + 10^{-8}) / p
 
     Args:
-      gradient: The gradient.
-      scale: p.
+        gradient: the gradient.
+        scale: p.
 
     Returns:
-      The two features.
+        The two features.
 
-    Example:
-      >>> print(jnp.stack(log_and_sign(jnp.array([1.0, -1e-6]))).round(3))
-      [[ 0.    -1.   ]
-       [ 1.    -0.022]]
+    Examples:
+        >>> print(jnp.stack(log_and_sign(jnp.array([1.0, -1e-6]))).round(3))
+        [[ 0.    -1.   ]
+         [ 1.    -0.022]]
     """
     logarithm = jnp.log(jnp.abs(gradient) + 1e-8) / scale
     large = logarithm >= -1
@@ -293,11 +293,11 @@ def log_and_sign(gradient: jax.Array, scale: float = 10.0) -> list[jax.Array]:
 
 
 def clip_gradient(gradient: jax.Array, grad_clip: jax.typing.ArrayLike | None) -> jax.Array:
-    """Holds each entry within ``grad_clip``, or, where that is None, within what can be squared.
+    """Holds each entry within `grad_clip`, or, where that is None, within what can be squared.
 
-    Example:
-      >>> print(clip_gradient(jnp.array([0.5, -3.0]), 1.0))
-      [ 0.5 -1. ]
+    Examples:
+        >>> print(clip_gradient(jnp.array([0.5, -3.0]), 1.0))
+        [ 0.5 -1. ]
     """
     limit = jnp.asarray(_LARGEST_GRADIENT if grad_clip is None else grad_clip, gradient.dtype)
     return jnp.clip(gradient, -limit, limit)
@@ -306,11 +306,11 @@ def clip_gradient(gradient: jax.Array, grad_clip: jax.typing.ArrayLike | None) -
 def check_grad_clip(grad_clip: Any) -> None:
     """Refuses a concrete limit that is not greater than 0; None passes.
 
-    Example:
-      >>> check_grad_clip(-1.0)
-      Traceback (most recent call last):
-      ...
-      ValueError: grad_clip must be in (0, inf), got -1.0.
+    Examples:
+        >>> check_grad_clip(-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: grad_clip must be in (0, inf), got -1.0.
     """
     if grad_clip is not None:
         check_range("grad_clip", grad_clip, 0.0, open_low=True)
@@ -319,19 +319,19 @@ def check_grad_clip(grad_clip: Any) -> None:
 def cast(tree: Any, dtype: jax.typing.DTypeLike) -> Any:
     """A tree with all its leaves in one dtype.
 
-    Example:
-      >>> print(cast([1.0, jnp.ones(1, jnp.bfloat16)], jnp.float32)[1].dtype)
-      float32
+    Examples:
+        >>> print(cast([1.0, jnp.ones(1, jnp.bfloat16)], jnp.float32)[1].dtype)
+        float32
     """
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
 def stacked_zeros(leaf: Any, copies: int) -> jax.Array:
-    """A state of zeros for a leaf, in float32 at least, of shape ``(copies, *leaf.shape)``.
+    """A state of zeros for a leaf, in float32 at least, of shape `(copies, *leaf.shape)`.
 
-    Example:
-      >>> stacked_zeros(jnp.ones((3, 2)), 8).shape
-      (8, 3, 2)
+    Examples:
+        >>> stacked_zeros(jnp.ones((3, 2)), 8).shape
+        (8, 3, 2)
     """
     # Not zeros of that shape, which would not be sharded as the leaf is.
     return jnp.stack([jnp.zeros_like(leaf, dtype=working_dtype(leaf))] * copies)
@@ -342,18 +342,18 @@ class RecurrentArchitecture(abc.ABC):
     """An optimizer made of recurrent networks that run for every parameter.
 
     Attributes:
-      hidden_size: Units of each recurrent network.
-      mlp_widths: Units of the hidden layers between these and their outputs.
-      State: Class of the state, a named tuple with a field for each recurrent network.
-      feature_version: Of what meta-parameters are multiplied with; files of others are refused.
+        hidden_size: units of each recurrent network.
+        mlp_widths: units of the hidden layers between these and their outputs.
+        State: class of the state, a named tuple with a field for each recurrent network.
+        feature_version: of what meta-parameters are multiplied with; files of others are refused.
 
     Raises:
-      ValueError: If a size is no whole number of at least 1.
+        ValueError: if a size is no whole number of at least 1.
 
-    Example:
-      >>> from optim.learned.linear_optim import LinearOptim
-      >>> LinearOptim(hidden_size=4).init(jax.random.key(0))["mlp"]["layers_0"]["kernel"].shape
-      (4, 3)
+    Examples:
+        >>> from optim.learned.linear_optim import LinearOptim
+        >>> LinearOptim(hidden_size=4).init(jax.random.key(0))["mlp"]["layers_0"]["kernel"].shape
+        (4, 3)
     """
 
     hidden_size: int = 8
@@ -379,24 +379,24 @@ class RecurrentArchitecture(abc.ABC):
         """What to descend along, for one leaf.
 
         Args:
-          meta_params: In the dtype of the hidden states.
-          gradient: The leaf's, clipped, in that dtype.
-          hidden: The leaf's hidden states, one for each recurrent network, of shape
-            ``(hidden_size, *leaf.shape)``.
+            meta_params: in the dtype of the hidden states.
+            gradient: the leaf's, clipped, in that dtype.
+            hidden: the leaf's hidden states, one for each recurrent network, of shape
+                `(hidden_size, *leaf.shape)`.
 
         Returns:
-          The direction, which is subtracted after multiplication with the learning rate, and the
-          new hidden states.
+            The direction, which is subtracted after multiplication with the learning rate, and the
+            new hidden states.
         """
 
     def init(self, key: jax.Array) -> MetaParams:
         """Draws meta-parameters: recurrent kernels orthogonal, others by LeCun's rule, biases 0.
 
         Args:
-          key: A key.
+            key: a key.
 
         Returns:
-          Nested dict of float32 arrays, shaped as :meth:`shapes` says and named as flax would.
+            Nested dict of float32 arrays, shaped as `shapes` says and named as flax would.
         """
         return init_weights(key, self.shapes(), recurrent_weight)
 
@@ -409,18 +409,18 @@ class RecurrentArchitecture(abc.ABC):
         """Builds the optimizer with given meta-parameters.
 
         Args:
-          meta_params: As :meth:`init` gives them. Tracers will do: the optimizer can be
-            differentiated with respect to them, and batched over them.
-          learning_rate: Factor of the updates, greater than 0, or a schedule.
-          grad_clip: Each entry of a gradient is first held within this, greater than 0; ``None``
-            for no limit.
+            meta_params: as `init` gives them. Tracers will do: the optimizer can be
+                differentiated with respect to them, and batched over them.
+            learning_rate: factor of the updates, greater than 0, or a schedule.
+            grad_clip: each entry of a gradient is first held within this, greater than 0; `None`
+                for no limit.
 
         Returns:
-          The optimizer.
+            The optimizer.
 
         Raises:
-          ValueError: If a number is outside its range or the meta-parameters are not this
-            architecture's; from ``update``, if a gradient is complex.
+            ValueError: if a number is outside its range or the meta-parameters are not this
+                architecture's; from `update`, if a gradient is complex.
         """
         name = type(self).__name__
         check_learning_rate(learning_rate)
@@ -467,16 +467,16 @@ def unzip(tree: Any, results: Any, number: int) -> list[Any]:
     """Turns a tree with a tuple in the place of each leaf into so many trees.
 
     Args:
-      tree: A tree with the leaves.
-      results: The same with tuples.
-      number: Length of the tuples, which cannot be seen where there are no leaves.
+        tree: a tree with the leaves.
+        results: the same with tuples.
+        number: length of the tuples, which cannot be seen where there are no leaves.
 
     Returns:
-      The trees.
+        The trees.
 
-    Example:
-      >>> unzip({"a": 0}, {"a": (1, 2)}, 2)
-      [{'a': 1}, {'a': 2}]
+    Examples:
+        >>> unzip({"a": 0}, {"a": (1, 2)}, 2)
+        [{'a': 1}, {'a': 2}]
     """
     pick = lambda i: jax.tree.map(lambda _, result: result[i], tree, results)  # noqa: E731
     return [pick(i) for i in range(number)]

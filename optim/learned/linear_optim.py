@@ -12,7 +12,7 @@ from optim.learned._recurrent import MetaParams, RecurrentArchitecture, Shapes
 
 
 class LinearOptimState(NamedTuple):
-    """State of :func:`linear_optim`: a tree of arrays of shape ``(hidden_size, *leaf.shape)``.
+    """State of `linear_optim`: a tree of arrays of shape `(hidden_size, *leaf.shape)`.
 
     They are float32, or float64 where the parameter is.
     """
@@ -24,28 +24,28 @@ class LinearOptimState(NamedTuple):
 class LinearOptim(RecurrentArchitecture):
     """The architecture of LinearOptim.
 
-    See :func:`linear_optim` for the equations and the notes.
+    See `linear_optim` for the equations and the notes.
 
     Attributes:
-      hidden_size: Units of the recurrent network.
-      mlp_widths: Units of the hidden layers between it and its outputs; the authors use none.
+        hidden_size: units of the recurrent network.
+        mlp_widths: units of the hidden layers between it and its outputs; the authors use none.
 
     Raises:
-      ValueError: If a size is no whole number of at least 1.
+        ValueError: if a size is no whole number of at least 1.
 
-    Example:
-      >>> import jax
-      >>> architecture = LinearOptim()
-      >>> meta_params = architecture.init(jax.random.key(0))
-      >>> sum(leaf.size for leaf in jax.tree.leaves(meta_params))
-      275
-      >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
+    Examples:
+        >>> import jax
+        >>> architecture = LinearOptim()
+        >>> meta_params = architecture.init(jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(meta_params))
+        275
+        >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
     """
 
     State = LinearOptimState
 
     def shapes(self) -> Shapes:
-        """See :meth:`RecurrentArchitecture.shapes`."""
+        """See `RecurrentArchitecture.shapes`."""
         return {
             "rnn": _recurrent.gru_shapes(1, self.hidden_size),
             "mlp": _recurrent.mlp_shapes(self.hidden_size, self.mlp_widths, 3),
@@ -55,7 +55,7 @@ class LinearOptim(RecurrentArchitecture):
     def direction(
         meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """See :meth:`RecurrentArchitecture.direction`."""
+        """See `RecurrentArchitecture.direction`."""
         after = _recurrent.gru(meta_params["rnn"], hidden[0], [gradient])
         rate, scale, offset = _recurrent.mlp(meta_params["mlp"], after)
         return jnp.exp(rate) * gradient + jnp.exp(scale) * offset, (after,)
@@ -82,34 +82,34 @@ def linear_optim(
     and :math:`h = 0` at first.
 
     Args:
-      meta_params: As :meth:`LinearOptim.init` gives them; sizes are read from the shapes. Tracers
-        will do: the optimizer can be differentiated with respect to them, and batched over them.
-      learning_rate: Factor of the updates, greater than 0, or a schedule.
-      grad_clip: Each entry of a gradient is first held within this, greater than 0; ``None`` for no
-        limit.
+        meta_params: as `LinearOptim.init` gives them; sizes are read from the shapes. Tracers will
+            do: the optimizer can be differentiated with respect to them, and batched over them.
+        learning_rate: factor of the updates, greater than 0, or a schedule.
+        grad_clip: each entry of a gradient is first held within this, greater than 0; `None` for no
+            limit.
 
     Returns:
-      The optimizer. Gradients count as constants: what is differentiated through ``update`` sees
-      the meta-parameters and hidden states only, not how gradients depend on parameters. Extra
-      arguments are ignored.
+        The optimizer. Gradients count as constants: what is differentiated through `update` sees
+        the meta-parameters and hidden states only, not how gradients depend on parameters. Extra
+        arguments are ignored.
 
     Raises:
-      ValueError: If a number is outside its range or the meta-parameters are not LinearOptim's;
-        from ``update``, if a gradient is complex.
+        ValueError: if a number is outside its range or the meta-parameters are not LinearOptim's;
+            from `update`, if a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> optimizer = linear_optim(LinearOptim().init(jax.random.key(0)), learning_rate=1e-3)
-      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
-      >>> state[0].hidden["kernel"].shape
-      (8, 3, 2)
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> optimizer = linear_optim(LinearOptim().init(jax.random.key(0)), learning_rate=1e-3)
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+        >>> state[0].hidden["kernel"].shape
+        (8, 3, 2)
 
     References:
-      Lan et al., `Learning to Optimize for Reinforcement Learning
-      <https://arxiv.org/abs/2302.01470>`_, Reinforcement Learning Conference 2024, arXiv
-      2302.01470.
+        Lan et al., `Learning to Optimize for Reinforcement Learning
+        <https://arxiv.org/abs/2302.01470>`_, Reinforcement Learning Conference 2024, arXiv
+        2302.01470.
 
     .. note::
       As in the authors' code, gradients are clipped entry by entry by the optimizer itself, at 1 by

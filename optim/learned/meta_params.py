@@ -44,27 +44,27 @@ def save_meta_params(path: str | Path, meta_params: Any, metadata: Mapping[str, 
     """Writes meta-parameters to a file, in one step: it is never there half.
 
     Args:
-      path: The file, by convention ``*.safetensors``; replaced if it exists.
-      meta_params: Nested dictionary of arrays, written as float32.
-      metadata: What is to be known of them. ``architecture`` is the architecture, or its name, with
-        ``sizes`` as :func:`load_metadata` gives them if they are not the default;
-        ``training_tasks`` says what they were trained on; ``options``, if there are any, is a
-        mapping of the arguments of ``transform`` that they were trained with, numbers and truth
-        values, which :func:`load` will use too. Any other entry is text and kept as it is. Sizes
-        and version of the features are added.
+        path: the file, by convention `*.safetensors`; replaced if it exists.
+        meta_params: nested dictionary of arrays, written as float32.
+        metadata: what is to be known of them. `architecture` is the architecture, or its name, with
+            `sizes` as `load_metadata` gives them if they are not the default;
+            `training_tasks` says what they were trained on; `options`, if there are any, is a
+            mapping of the arguments of `transform` that they were trained with, numbers and truth
+            values, which `load` will use too. Any other entry is text and kept as it is. Sizes
+            and version of the features are added.
 
     Raises:
-      ValueError: If the metadata lacks an entry, or meta-parameters or options are not the
-        architecture's.
-      OSError: If the file cannot be written.
+        ValueError: if the metadata lacks an entry, or meta-parameters or options are not the
+            architecture's.
+        OSError: if the file cannot be written.
 
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
-      >>> metadata = {"architecture": OPEN(), "training_tasks": "none"}
-      >>> save_meta_params(path, OPEN().init(jax.random.key(0)), metadata)
-      >>> load_metadata(path)["sizes"]
-      '{"hidden_size": 16, "gru_features": 8}'
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+        >>> metadata = {"architecture": OPEN(), "training_tasks": "none"}
+        >>> save_meta_params(path, OPEN().init(jax.random.key(0)), metadata)
+        >>> load_metadata(path)["sizes"]
+        '{"hidden_size": 16, "gru_features": 8}'
     """
     entries = dict(metadata)
     architecture: Any = entries.get("architecture")
@@ -107,23 +107,23 @@ def load_meta_params(path: str | Path) -> dict[str, Any]:
     """Reads meta-parameters.
 
     Args:
-      path: A file that :func:`save_meta_params` wrote.
+        path: a file that `save_meta_params` wrote.
 
     Returns:
-      Nested dictionary of float32 arrays.
+        Nested dictionary of float32 arrays.
 
     Raises:
-      ValueError: If the file is not one of ours, or of a feature version that this package does
-        not compute.
-      OSError: If it cannot be read.
+        ValueError: if the file is not one of ours, or of a feature version that this package does
+            not compute.
+        OSError: if it cannot be read.
 
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
-      >>> meta_params = OPEN().init(jax.random.key(0))
-      >>> save_meta_params(path, meta_params, {"architecture": OPEN(), "training_tasks": ""})
-      >>> print(jax.tree.all(jax.tree.map(jnp.array_equal, load_meta_params(path), meta_params)))
-      True
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+        >>> meta_params = OPEN().init(jax.random.key(0))
+        >>> save_meta_params(path, meta_params, {"architecture": OPEN(), "training_tasks": ""})
+        >>> print(jax.tree.all(jax.tree.map(jnp.array_equal, load_meta_params(path), meta_params)))
+        True
     """
     return _read(path)[1]
 
@@ -132,23 +132,23 @@ def load_metadata(path: str | Path) -> dict[str, str]:
     """Reads what a file says about its meta-parameters.
 
     Args:
-      path: A file that :func:`save_meta_params` wrote.
+        path: a file that `save_meta_params` wrote.
 
     Returns:
-      The metadata, among it ``architecture``, ``sizes``, ``feature_version`` and
-      ``training_tasks``.
+        The metadata, among it `architecture`, `sizes`, `feature_version` and
+        `training_tasks`.
 
     Raises:
-      ValueError: See :func:`load_meta_params`.
-      OSError: If it cannot be read.
+        ValueError: see `load_meta_params`.
+        OSError: if it cannot be read.
 
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
-      >>> metadata = {"architecture": OPEN(), "training_tasks": "Breakout-MinAtar"}
-      >>> save_meta_params(path, OPEN().init(jax.random.key(0)), metadata)
-      >>> load_metadata(path)["training_tasks"]
-      'Breakout-MinAtar'
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+        >>> metadata = {"architecture": OPEN(), "training_tasks": "Breakout-MinAtar"}
+        >>> save_meta_params(path, OPEN().init(jax.random.key(0)), metadata)
+        >>> load_metadata(path)["training_tasks"]
+        'Breakout-MinAtar'
     """
     return _read(path)[2]
 
@@ -157,24 +157,24 @@ def load_open_npy(path: str | Path, architecture: OPEN | None = None) -> dict[st
     """Reads OPEN's meta-parameters as its authors publish them: one flat float32 vector.
 
     Args:
-      path: The ``.npy`` file.
-      architecture: The sizes; ``None`` takes those of the two that the authors published, 16 and 8
-        or 32 and 16, that fit.
+        path: the `.npy` file.
+        architecture: the sizes; `None` takes those of the two that the authors published, 16 and 8
+            or 32 and 16, that fit.
 
     Returns:
-      Nested dictionary of float32 arrays.
+        Nested dictionary of float32 arrays.
 
     Raises:
-      ValueError: If the file is no NumPy file, or holds Python objects, which would have to be
-        unpickled, an array of another shape or dtype, or numbers that are not finite.
-      OSError: If it cannot be read.
+        ValueError: if the file is no NumPy file, or holds Python objects, which would have to be
+            unpickled, an array of another shape or dtype, or numbers that are not finite.
+        OSError: if it cannot be read.
 
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "weights.npy")
-      >>> np.save(path, np.zeros(1211, np.float32))
-      >>> load_open_npy(path)["gru_params"]["hn"]["bias"].shape
-      (8,)
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "weights.npy")
+        >>> np.save(path, np.zeros(1211, np.float32))
+        >>> load_open_npy(path)["gru_params"]["hn"]["bias"].shape
+        (8,)
     """
     try:
         vector = np.load(path, allow_pickle=False)
@@ -208,26 +208,26 @@ def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
     """A learned optimizer with trained meta-parameters, ready to use.
 
     Args:
-      text: ``NAME@WEIGHTS``, with the name of an architecture and the name of packaged
-        meta-parameters or a path; or a path alone.
-      **options: Arguments of the architecture's ``transform``. Those with which the
-        meta-parameters were trained are in their file; options given here come first.
+        text: `NAME@WEIGHTS`, with the name of an architecture and the name of packaged
+            meta-parameters or a path; or a path alone.
+        **options: arguments of the architecture's `transform`. Those with which the
+            meta-parameters were trained are in their file; options given here come first.
 
     Returns:
-      The optimizer.
+        The optimizer.
 
     Raises:
-      ValueError: If there are no such meta-parameters, or they are of another architecture.
-      OSError: If a file cannot be read.
+        ValueError: if there are no such meta-parameters, or they are of another architecture.
+        OSError: if a file cannot be read.
 
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
-      >>> meta_params = OPEN().init(jax.random.key(0))
-      >>> save_meta_params(path, meta_params, {"architecture": OPEN(), "training_tasks": ""})
-      >>> optimizer = load(f"open@{path}", key=1)
-      >>> len(optimizer.init(jnp.ones(3)))
-      4
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "mine.safetensors")
+        >>> meta_params = OPEN().init(jax.random.key(0))
+        >>> save_meta_params(path, meta_params, {"architecture": OPEN(), "training_tasks": ""})
+        >>> optimizer = load(f"open@{path}", key=1)
+        >>> len(optimizer.init(jnp.ones(3)))
+        4
     """
     name, at, weights = text.partition("@")
     if not at or name not in ARCHITECTURES:
@@ -249,14 +249,14 @@ def without_weights(name: str) -> ValueError:
     """The error to raise where a learned optimizer is named without meta-parameters.
 
     Args:
-      name: Name of the architecture.
+        name: name of the architecture.
 
     Returns:
-      The error.
+        The error.
 
-    Example:
-      >>> print(without_weights("star"))
-      'star' is learned and needs weights: star@WEIGHTS, with a file or one of: none are packaged.
+    Examples:
+        >>> print(without_weights("star"))
+        'star' is learned and needs weights: star@WEIGHTS, with a file or one of: none are packaged.
     """
     packaged = ", ".join(packaged_meta_params(name)) or "none are packaged"
     return ValueError(
@@ -268,20 +268,21 @@ def find_meta_params(name: str, weights: str) -> Path:
     """The file of meta-parameters that a name or path stands for.
 
     Args:
-      name: Name of the architecture.
-      weights: Name of packaged meta-parameters, or a path; what has a suffix or a separator is one.
+        name: name of the architecture.
+        weights: name of packaged meta-parameters, or a path; what has a suffix or a separator is
+            one.
 
     Returns:
-      The file's path.
+        The file's path.
 
     Raises:
-      ValueError: If there is no such file.
+        ValueError: if there is no such file.
 
-    Example:
-      >>> find_meta_params("open", "no/such.safetensors")
-      Traceback (most recent call last):
-      ...
-      ValueError: meta-parameters must be in a file that exists, got 'no/such.safetensors'.
+    Examples:
+        >>> find_meta_params("open", "no/such.safetensors")
+        Traceback (most recent call last):
+        ...
+        ValueError: meta-parameters must be in a file that exists, got 'no/such.safetensors'.
     """
     if _is_path(weights):
         if not Path(weights).is_file():
@@ -300,14 +301,14 @@ def packaged_meta_params(name: str) -> list[str]:
     """Lists the meta-parameters that come with the package.
 
     Args:
-      name: Name of the architecture.
+        name: name of the architecture.
 
     Returns:
-      Their names, to be used as ``NAME@WEIGHTS``.
+        Their names, to be used as `NAME@WEIGHTS`.
 
-    Example:
-      >>> isinstance(packaged_meta_params("open"), list)
-      True
+    Examples:
+        >>> isinstance(packaged_meta_params("open"), list)
+        True
     """
     if not _PACKAGED.is_dir():
         return []

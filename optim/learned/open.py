@@ -20,7 +20,7 @@ from optim.learned._recurrent import check_meta_params, check_size, init_weights
 
 
 class OPENState(NamedTuple):
-    """State of :meth:`OPEN.transform`."""
+    """State of `OPEN.transform`."""
 
     momenta: optax.Updates  # like params, with a leading axis of 6; float32 at least
     carry: optax.Updates  # like params, with a leading axis of gru_features; float32 at least
@@ -57,32 +57,32 @@ class OPEN:
     the parameter feeds: its mean absolute activation :math:`a` relative to its layer's average,
     :math:`(a + 10^{-11}) / \overline{a + 10^{-11}}`. The perceptron has two hidden layers with
     LayerNorm and relu. There is no learning rate, and no gradient clipping: chain it behind
-    :func:`optim.clip_by_network_norm`, as the authors do with 0.5.
+    `optim.clip_by_network_norm`, as the authors do with 0.5.
 
     Attributes:
-      hidden_size: Units of the perceptron's hidden layers.
-      gru_features: Units of the GRU.
-      feature_version: Of what meta-parameters are multiplied with; files of others are refused.
+        hidden_size: units of the perceptron's hidden layers.
+        gru_features: units of the GRU.
+        feature_version: of what meta-parameters are multiplied with; files of others are refused.
 
     Raises:
-      ValueError: If a size is no integer of at least 1.
+        ValueError: if a size is no integer of at least 1.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> architecture = OPEN()
-      >>> meta_params = architecture.init(jax.random.key(0))
-      >>> optimizer = architecture.transform(meta_params, key=1)
-      >>> params = {"actor": {"Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}}
-      >>> state = optimizer.init(params)
-      >>> updates, state = optimizer.update(params, state, params, training_progress=0.5)
-      >>> print(jnp.abs(sum(leaf.sum() for leaf in jax.tree.leaves(updates))) < 1e-8)
-      True
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> architecture = OPEN()
+        >>> meta_params = architecture.init(jax.random.key(0))
+        >>> optimizer = architecture.transform(meta_params, key=1)
+        >>> params = {"actor": {"Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}}
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(params, state, params, training_progress=0.5)
+        >>> print(jnp.abs(sum(leaf.sum() for leaf in jax.tree.leaves(updates))) < 1e-8)
+        True
 
     References:
-      Goldie et al., `Can Learned Optimization Make Reinforcement Learning Less Difficult?
-      <https://arxiv.org/abs/2407.07082>`_, NeurIPS 2024, arXiv 2407.07082.
+        Goldie et al., `Can Learned Optimization Make Reinforcement Learning Less Difficult?
+        <https://arxiv.org/abs/2407.07082>`_, NeurIPS 2024, arXiv 2407.07082.
 
     .. note::
       The authors count layers in the order in which a network was built; here it is the order of
@@ -109,11 +109,11 @@ class OPEN:
         """Shapes of the meta-parameters, as a nested dict, in the order of the authors' vectors.
 
         Returns:
-          A tuple for each array.
+            A tuple for each array.
 
-        Example:
-          >>> OPEN().shapes()["params"]["layers_6"]
-          {'bias': (3,), 'kernel': (16, 3)}
+        Examples:
+            >>> OPEN().shapes()["params"]["layers_6"]
+            {'bias': (3,), 'kernel': (16, 3)}
         """
         h, n = self.hidden_size, self.gru_features
         from_input = {"bias": (n,), "kernel": (_open_update.FEATURES, n)}
@@ -139,17 +139,17 @@ class OPEN:
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Draws meta-parameters as flax initialises the authors' networks.
 
-        Raveled (:func:`jax.flatten_util.ravel_pytree`), they are laid out as the authors' vectors.
+        Raveled (`jax.flatten_util.ravel_pytree`), they are laid out as the authors' vectors.
 
         Args:
-          key: Random key.
+            key: random key.
 
         Returns:
-          Nested dictionary of float32 arrays.
+            Nested dictionary of float32 arrays.
 
-        Example:
-          >>> sum(leaf.size for leaf in jax.tree.leaves(OPEN().init(jax.random.key(0))))
-          1211
+        Examples:
+            >>> sum(leaf.size for leaf in jax.tree.leaves(OPEN().init(jax.random.key(0))))
+            1211
         """
         return init_weights(key, self.shapes(), _initial_weight)
 
@@ -157,17 +157,17 @@ class OPEN:
         """Meta-parameters from a flat vector, laid out as the authors' are.
 
         Args:
-          vector: Array of shape (numbers,), e.g. what an evolution strategy proposes.
+            vector: array of shape (numbers,), e.g. what an evolution strategy proposes.
 
         Returns:
-          Nested dictionary of float32 arrays.
+            Nested dictionary of float32 arrays.
 
         Raises:
-          ValueError: If the vector has another size.
+            ValueError: if the vector has another size.
 
-        Example:
-          >>> OPEN().from_vector(jnp.zeros(1211))["params"]["layers_6"]["kernel"].shape
-          (16, 3)
+        Examples:
+            >>> OPEN().from_vector(jnp.zeros(1211))["params"]["layers_6"]["kernel"].shape
+            (16, 3)
         """
         shapes, treedef = jax.tree.flatten(self.shapes(), is_leaf=_is_shape)
         sizes = [math.prod(shape) for shape in shapes]
@@ -191,37 +191,37 @@ class OPEN:
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with given meta-parameters.
 
-        ``update`` needs the parameters and takes, each optional:
+        `update` needs the parameters and takes, each optional:
 
-        - ``activations``: mean absolute activation of each output unit, as a pytree that mirrors
+        - `activations`: mean absolute activation of each output unit, as a pytree that mirrors
           the parameters with one vector of shape (units,), or (1,), for each leaf. Without it, all
           units count as equally active.
-        - ``training_progress`` and ``batch_progress``: numbers, clipped to [0, 1], 0 by default.
+        - `training_progress` and `batch_progress`: numbers, clipped to [0, 1], 0 by default.
 
         Any other extra argument is ignored. What concerns single leaves is matched to them by
-        path; levels called ``params`` do not count.
+        path; levels called `params` do not count.
 
         Args:
-          meta_params: As :meth:`init` gives them; may be traced, to be batched or differentiated.
-          layer_proportion: Position of each leaf's layer, a pytree of scalars that mirrors the
-            parameters or is a prefix of them. ``None`` takes it from the names: within each
-            top-level entry (or the whole tree, if it has but two levels) the layers count from 0 to
-            1 in the order of their names, with ``Dense_10`` after ``Dense_9``; a parameter that
-            stands beside the layers, as ``log_std``, counts as a layer.
-          noise_mask: Factor of the noise of each leaf, given in the same way; False is none.
-            ``None`` gives noise to the top-level entry ``actor`` and to nothing else.
-          key: Seed or key of the noise; may be traced. ``init`` mixes it with the initial
-            parameters: agents that start from different parameters draw different noise, under
-            ``vmap`` too, without being given keys of their own.
-          subtract_mean: Whether updates are centred over all parameters, as the authors do.
+            meta_params: as `init` gives them; may be traced, to be batched or differentiated.
+            layer_proportion: position of each leaf's layer, a pytree of scalars that mirrors the
+                parameters or is a prefix of them. `None` takes it from the names: within each
+                top-level entry (or the whole tree, if it has but two levels) the layers count from
+                0 to 1 in the order of their names, with `Dense_10` after `Dense_9`; a parameter
+                that stands beside the layers, as `log_std`, counts as a layer.
+            noise_mask: factor of the noise of each leaf, given in the same way; False is none.
+                `None` gives noise to the top-level entry `actor` and to nothing else.
+            key: seed or key of the noise; may be traced. `init` mixes it with the initial
+                parameters: agents that start from different parameters draw different noise, under
+                `vmap` too, without being given keys of their own.
+            subtract_mean: whether updates are centred over all parameters, as the authors do.
 
         Returns:
-          The optimizer. Its updates have the dtype of the parameters; the computation and the state
-          are in float32 at least.
+            The optimizer. Its updates have the dtype of the parameters; the computation and the
+            state are in float32 at least.
 
         Raises:
-          ValueError: If ``meta_params`` are of another architecture or size; from ``update``, if
-            ``params`` is missing, gradients are complex, or a tree does not match the parameters.
+            ValueError: if `meta_params` are of another architecture or size; from `update`, if
+                `params` is missing, gradients are complex, or a tree does not match the parameters.
         """
         check_meta_params(str(self), meta_params, self.shapes())
 
@@ -285,30 +285,30 @@ def open_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """OPEN with given meta-parameters, its sizes read from their shapes.
 
-    See :meth:`OPEN.transform` for the arguments and what ``update`` takes. (Not called ``open``,
+    See `OPEN.transform` for the arguments and what `update` takes. (Not called `open`,
     which would hide Python's own.)
 
     Args:
-      meta_params: Meta-parameters of :class:`OPEN`; may be traced.
-      layer_proportion: Position of each leaf's layer in its network, or None.
-      noise_mask: Factor of the noise of each leaf, or None.
-      key: Seed or key of the noise; may be traced.
-      subtract_mean: Whether updates are centred over all parameters.
+        meta_params: Meta-parameters of `OPEN`; may be traced.
+        layer_proportion: position of each leaf's layer in its network, or None.
+        noise_mask: factor of the noise of each leaf, or None.
+        key: seed or key of the noise; may be traced.
+        subtract_mean: whether updates are centred over all parameters.
 
     Returns:
-      The optimizer.
+        The optimizer.
 
     Raises:
-      ValueError: If ``meta_params`` are not OPEN's.
+        ValueError: if `meta_params` are not OPEN's.
 
-    Example:
-      >>> import jax
-      >>> import optax
-      >>> import optim
-      >>> meta_params = optim.OPEN().init(jax.random.key(0))
-      >>> optimizer = optax.chain(
-      ...     optim.clip_by_network_norm(0.5), optim.open_optimizer(meta_params, noise_mask=False)
-      ... )
+    Examples:
+        >>> import jax
+        >>> import optax
+        >>> import optim
+        >>> meta_params = optim.OPEN().init(jax.random.key(0))
+        >>> optimizer = optax.chain(
+        ...     optim.clip_by_network_norm(0.5), optim.open_optimizer(meta_params, noise_mask=False)
+        ... )
     """
     try:
         gru_features, hidden_size = jnp.shape(meta_params["params"]["layers_0"]["kernel"])
@@ -342,19 +342,19 @@ def draw_noise(
     """Normal numbers for the leaves that have a factor.
 
     Args:
-      params: Leaves of the parameters.
-      factors: What the noise of each leaf is multiplied by; None for no noise.
-      key: The state's key.
-      count: The state's count.
+        params: leaves of the parameters.
+        factors: what the noise of each leaf is multiplied by; None for no noise.
+        key: the state's key.
+        count: the state's count.
 
     Returns:
-      For each leaf an array of its shape, dtype float32, or None.
+        For each leaf an array of its shape, dtype float32, or None.
 
-    Example:
-      >>> key = jnp.zeros(2, jnp.uint32)
-      >>> first, _ = draw_noise([jnp.ones((2, 3)), jnp.ones(2)], [jnp.ones(()), None], key, 0)
-      >>> first.shape
-      (2, 3)
+    Examples:
+        >>> key = jnp.zeros(2, jnp.uint32)
+        >>> first, _ = draw_noise([jnp.ones((2, 3)), jnp.ones(2)], [jnp.ones(()), None], key, 0)
+        >>> first.shape
+        (2, 3)
     """
     sizes = [0 if factor is None else p.size for p, factor in zip(params, factors, strict=True)]
     if not sum(sizes):
@@ -373,25 +373,25 @@ def compute_updates(
     """One update, with the noise as it was drawn.
 
     Args:
-      meta_params: Meta-parameters of :class:`OPEN`.
-      inputs: Everything else.
-      draws: Normal numbers for each leaf; None for no noise.
-      subtract_mean: Whether updates are centred over all parameters.
+        meta_params: Meta-parameters of `OPEN`.
+        inputs: everything else.
+        draws: normal numbers for each leaf; None for no noise.
+        subtract_mean: whether updates are centred over all parameters.
 
     Returns:
-      Updates, momenta and carries, with the dtypes of the parameters and of the old state.
+        Updates, momenta and carries, with the dtypes of the parameters and of the old state.
 
-    Example:
-      >>> architecture, params = OPEN(), {"bias": jnp.ones(3)}
-      >>> meta_params = architecture.init(jax.random.key(0))
-      >>> state = architecture.transform(meta_params).init(params)
-      >>> inputs = Inputs(
-      ...     *([tree["bias"]] for tree in (params, params, state.momenta, state.carry)),
-      ...     [jnp.ones(3)], [jnp.zeros(())], [None], jnp.zeros(2)
-      ... )
-      >>> updates, _, _ = compute_updates(meta_params, inputs, [None], False)
-      >>> updates[0].shape
-      (3,)
+    Examples:
+        >>> architecture, params = OPEN(), {"bias": jnp.ones(3)}
+        >>> meta_params = architecture.init(jax.random.key(0))
+        >>> state = architecture.transform(meta_params).init(params)
+        >>> inputs = Inputs(
+        ...     *([tree["bias"]] for tree in (params, params, state.momenta, state.carry)),
+        ...     [jnp.ones(3)], [jnp.zeros(())], [None], jnp.zeros(2)
+        ... )
+        >>> updates, _, _ = compute_updates(meta_params, inputs, [None], False)
+        >>> updates[0].shape
+        (3,)
     """
     dtype = widest_dtype(inputs.params)
 

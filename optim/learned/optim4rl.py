@@ -12,7 +12,7 @@ from optim.learned._recurrent import MetaParams, RecurrentArchitecture, Shapes
 
 
 class Optim4RLState(NamedTuple):
-    """State of :func:`optim4rl`: trees of arrays of shape ``(hidden_size, *leaf.shape)``.
+    """State of `optim4rl`: trees of arrays of shape `(hidden_size, *leaf.shape)`.
 
     They are float32, or float64 where the parameter is.
     """
@@ -25,28 +25,29 @@ class Optim4RLState(NamedTuple):
 class Optim4RL(RecurrentArchitecture):
     """The architecture of Optim4RL.
 
-    See :func:`optim4rl` for the equations and the notes.
+    See `optim4rl` for the equations and the notes.
 
     Attributes:
-      hidden_size: Units of each of the two recurrent networks.
-      mlp_widths: Units of the hidden layers between these and their outputs; the authors use none.
+        hidden_size: units of each of the two recurrent networks.
+        mlp_widths: units of the hidden layers between these and their outputs; the authors use
+            none.
 
     Raises:
-      ValueError: If a size is no whole number of at least 1.
+        ValueError: if a size is no whole number of at least 1.
 
-    Example:
-      >>> import jax
-      >>> architecture = Optim4RL()
-      >>> meta_params = architecture.init(jax.random.key(0))
-      >>> sum(leaf.size for leaf in jax.tree.leaves(meta_params))
-      514
-      >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
+    Examples:
+        >>> import jax
+        >>> architecture = Optim4RL()
+        >>> meta_params = architecture.init(jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(meta_params))
+        514
+        >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
     """
 
     State = Optim4RLState
 
     def shapes(self) -> Shapes:
-        """See :meth:`RecurrentArchitecture.shapes`."""
+        """See `RecurrentArchitecture.shapes`."""
         shapes = {}
         for i in ("1", "2"):
             shapes["rnn" + i] = _recurrent.gru_shapes(1, self.hidden_size)
@@ -57,7 +58,7 @@ class Optim4RL(RecurrentArchitecture):
     def direction(
         meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """See :meth:`RecurrentArchitecture.direction`."""
+        """See `RecurrentArchitecture.direction`."""
         first = _recurrent.gru(meta_params["rnn1"], hidden[0], [gradient])
         second = _recurrent.gru(meta_params["rnn2"], hidden[1], [gradient**2])
         numerator = jnp.exp(_recurrent.mlp(meta_params["mlp1"], first)[0])
@@ -92,46 +93,46 @@ def optim4rl(
     its hidden states move on.
 
     Args:
-      meta_params: As :meth:`Optim4RL.init` gives them; sizes are read from the shapes. Tracers
-        will do: the optimizer can be differentiated with respect to them, and batched over them.
-      learning_rate: Factor of the updates, greater than 0, or a schedule. The authors use 3e-4 on
-        most tasks of Brax, 1e-3 to 3e-2 on gridworlds and Catch.
-      grad_clip: Each entry of a gradient is first held within this, greater than 0; ``None`` for no
-        limit.
+        meta_params: as `Optim4RL.init` gives them; sizes are read from the shapes. Tracers will do:
+            the optimizer can be differentiated with respect to them, and batched over them.
+        learning_rate: factor of the updates, greater than 0, or a schedule. The authors use 3e-4 on
+            most tasks of Brax, 1e-3 to 3e-2 on gridworlds and Catch.
+        grad_clip: each entry of a gradient is first held within this, greater than 0; `None` for no
+            limit.
 
     Returns:
-      The optimizer. Gradients count as constants: what is differentiated through ``update`` sees
-      the meta-parameters and hidden states only, not how gradients depend on parameters. Extra
-      arguments are ignored.
+        The optimizer. Gradients count as constants: what is differentiated through `update` sees
+        the meta-parameters and hidden states only, not how gradients depend on parameters. Extra
+        arguments are ignored.
 
     Raises:
-      ValueError: If a number is outside its range or the meta-parameters are not Optim4RL's; from
-        ``update``, if a gradient is complex.
+        ValueError: if a number is outside its range or the meta-parameters are not Optim4RL's; from
+            `update`, if a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> meta_params = Optim4RL().init(jax.random.key(0))
-      >>> optimizer = optax.chain(optax.add_decayed_weights(1e-4), optim4rl(meta_params))
-      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
-      >>> state[1][0].first["kernel"].shape
-      (8, 3, 2)
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> meta_params = Optim4RL().init(jax.random.key(0))
+        >>> optimizer = optax.chain(optax.add_decayed_weights(1e-4), optim4rl(meta_params))
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+        >>> state[1][0].first["kernel"].shape
+        (8, 3, 2)
 
     References:
-      Lan et al., `Learning to Optimize for Reinforcement Learning
-      <https://arxiv.org/abs/2302.01470>`_, Reinforcement Learning Conference 2024, arXiv
-      2302.01470.
+        Lan et al., `Learning to Optimize for Reinforcement Learning
+        <https://arxiv.org/abs/2302.01470>`_, Reinforcement Learning Conference 2024, arXiv
+        2302.01470.
 
     .. note::
-      Chained before this optimizer, :func:`optax.add_decayed_weights` is L2 regularisation. Chained
+      Chained before this optimizer, `optax.add_decayed_weights` is L2 regularisation. Chained
       after it, the decay is decoupled, and being added to the step itself it has to be negative:
-      ``optax.add_decayed_weights(-1e-4)``.
+      `optax.add_decayed_weights(-1e-4)`.
 
     .. note::
       As in the authors' code, gradients are clipped entry by entry by the optimizer itself, at 1 by
-      default (they turn this off on Catch, ``grad_clip=None``). Without a limit of the user's,
+      default (they turn this off on Catch, `grad_clip=None`). Without a limit of the user's,
       entries are held within 1e15, so that their squares stay finite.
     """
     architecture = Optim4RL(**_recurrent.read_sizes(meta_params, "rnn1", "mlp1"))

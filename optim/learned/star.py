@@ -34,10 +34,10 @@ _MAGNITUDE = 1e-3
 
 
 class STARState(NamedTuple):
-    """State of :func:`star`. Arrays are float32, or float64 where the parameter is.
+    """State of `star`. Arrays are float32, or float64 where the parameter is.
 
-    In a leaf's largest two axes, ``rows`` lacks the larger one and ``columns`` the smaller one;
-    leaves with fewer than two axes have ``diagonal`` instead, and the others are empty.
+    In a leaf's largest two axes, `rows` lacks the larger one and `columns` the smaller one;
+    leaves with fewer than two axes have `diagonal` instead, and the others are empty.
     """
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
@@ -52,22 +52,22 @@ class STARState(NamedTuple):
 class STAR:
     """The architecture of STAR.
 
-    See :func:`star` for the equations and the notes.
+    See `star` for the equations and the notes.
 
     Attributes:
-      mlp_widths: Units of the network's hidden layers.
-      feature_version: Of what meta-parameters are multiplied with; files of others are refused.
+        mlp_widths: units of the network's hidden layers.
+        feature_version: of what meta-parameters are multiplied with; files of others are refused.
 
     Raises:
-      ValueError: If a width is no whole number of at least 1.
+        ValueError: if a width is no whole number of at least 1.
 
-    Example:
-      >>> import jax
-      >>> architecture = STAR()
-      >>> meta_params = architecture.init(jax.random.key(0))
-      >>> sum(leaf.size for leaf in jax.tree.leaves(meta_params))
-      207
-      >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
+    Examples:
+        >>> import jax
+        >>> architecture = STAR()
+        >>> meta_params = architecture.init(jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(meta_params))
+        207
+        >>> optimizer = architecture.transform(meta_params, learning_rate=3e-4)
     """
 
     feature_version: ClassVar[int] = 1
@@ -91,11 +91,11 @@ class STAR:
         """Draws meta-parameters: kernels from truncated normals, biases and decays' offsets 0.
 
         Args:
-          key: A key.
+            key: a key.
 
         Returns:
-          Nested dict of float32 arrays. Before its truncation at two standard deviations a
-          kernel's distribution has the variance 1 / inputs.
+            Nested dict of float32 arrays. Before its truncation at two standard deviations a
+            kernel's distribution has the variance 1 / inputs.
         """
 
         def weight(name: str, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -116,19 +116,19 @@ class STAR:
         """Builds the optimizer with given meta-parameters.
 
         Args:
-          meta_params: As :meth:`init` gives them. Tracers will do: the optimizer can be
-            differentiated with respect to them, and batched over them.
-          learning_rate: Factor of the learned part of the updates, greater than 0, or a schedule.
-          nominal_step: Factor of the other part, at least 0, or a schedule.
-          grad_clip: Each entry of a gradient is first held within this, greater than 0; ``None``
-            for no limit.
+            meta_params: as `init` gives them. Tracers will do: the optimizer can be
+                differentiated with respect to them, and batched over them.
+            learning_rate: factor of the learned part of the updates, greater than 0, or a schedule.
+            nominal_step: factor of the other part, at least 0, or a schedule.
+            grad_clip: each entry of a gradient is first held within this, greater than 0; `None`
+                for no limit.
 
         Returns:
-          The optimizer.
+            The optimizer.
 
         Raises:
-          ValueError: If a number is outside its range or the meta-parameters are not this
-            architecture's; from ``update``, if ``params`` is missing or a gradient is complex.
+            ValueError: if a number is outside its range or the meta-parameters are not this
+                architecture's; from `update`, if `params` is missing or a gradient is complex.
         """
         check_learning_rate(learning_rate)
         check_range("nominal_step", nominal_step, 0.0)
@@ -222,37 +222,37 @@ def star(
     and from 0.999 for v. Nothing is corrected for its beginning at 0.
 
     Args:
-      meta_params: As :meth:`STAR.init` gives them; sizes are read from the shapes. Tracers will
-        do: the optimizer can be differentiated with respect to them, and batched over them.
-      learning_rate: :math:`\alpha`, factor of the learned part alone, greater than 0, or a
-        schedule.
-      nominal_step: :math:`\eta`, factor of the nominal part, at least 0, or a schedule.
-      grad_clip: Each entry of a gradient is first held within this, greater than 0; ``None`` for no
-        limit.
+        meta_params: as `STAR.init` gives them; sizes are read from the shapes. Tracers will
+            do: the optimizer can be differentiated with respect to them, and batched over them.
+        learning_rate: :math:`\alpha`, factor of the learned part alone, greater than 0, or a
+            schedule.
+        nominal_step: :math:`\eta`, factor of the nominal part, at least 0, or a schedule.
+        grad_clip: each entry of a gradient is first held within this, greater than 0; `None` for no
+            limit.
 
     Returns:
-      The optimizer. It is differentiable throughout, with respect to meta-parameters, gradients and
-      parameters. ``update`` needs the parameters and ignores extra arguments.
+        The optimizer. It is differentiable throughout, with respect to meta-parameters, gradients
+        and parameters. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-      ValueError: If a number is outside its range or the meta-parameters are not STAR's; from
-        ``update``, if ``params`` is missing or a gradient is complex.
+        ValueError: if a number is outside its range or the meta-parameters are not STAR's; from
+            `update`, if `params` is missing or a gradient is complex.
 
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> optimizer = star(STAR().init(jax.random.key(0)), learning_rate=1e-3)
-      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
-      >>> state.rows["kernel"].shape, state.columns["kernel"].shape
-      ((3, 2), (3, 3))
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> optimizer = star(STAR().init(jax.random.key(0)), learning_rate=1e-3)
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+        >>> state.rows["kernel"].shape, state.columns["kernel"].shape
+        ((3, 2), (3, 3))
 
     References:
-      Harrison et al., `A Closer Look at Learned Optimization: Stability, Robustness, and Inductive
-      Biases <https://arxiv.org/abs/2209.11208>`_, NeurIPS 2022, arXiv 2209.11208. In this form: Lan
-      et al., `Learning to Optimize for Reinforcement Learning
-      <https://arxiv.org/abs/2302.01470>`_, Reinforcement Learning Conference 2024, arXiv
-      2302.01470.
+        Harrison et al., `A Closer Look at Learned Optimization: Stability, Robustness, and
+        Inductive Biases <https://arxiv.org/abs/2209.11208>`_, NeurIPS 2022, arXiv 2209.11208. In
+        this form: Lan et al., `Learning to Optimize for Reinforcement Learning
+        <https://arxiv.org/abs/2302.01470>`_, Reinforcement Learning Conference 2024, arXiv
+        2302.01470.
 
     .. note::
       This is the version of Optim4RL's authors: the network controls neither the nominal step nor
@@ -260,7 +260,7 @@ def star(
       before anything else. Without a limit of the user's, entries are held within 1e15.
 
     .. note::
-      A schedule of ``learning_rate`` that ends at 0 does not end the nominal steps.
+      A schedule of `learning_rate` that ends at 0 does not end the nominal steps.
     """
     widths = STAR().mlp_widths
     try:
