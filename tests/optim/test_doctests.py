@@ -6,7 +6,9 @@ import pytest
 
 import optim
 
-MODULES = ["optim", *(f"optim.{module.name}" for module in pkgutil.iter_modules(optim.__path__))]
+MODULES = ["optim"] + [
+    module.name for module in pkgutil.walk_packages(optim.__path__, "optim.") if not module.ispkg
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
