@@ -36,7 +36,7 @@ from experiments.offline.datasets import Data
 from experiments.offline.presets import OFFLINE_PRESETS, default_name
 from experiments.offline.training import OfflineRun, train_offline
 from experiments.reports.offline import OfflineRow, summarise_offline
-from experiments.reports.report import _csv
+from experiments.reports.tables import csv_bytes
 from experiments.runs.directory import run_paths, write_atomically
 from experiments.runs.reading import load_runs
 
@@ -224,7 +224,7 @@ def table(out: Path) -> tuple[str, bytes]:
                 f"{row.collapsed_seeds} of {row.seeds} | {first} | {q} | {returns} | "
                 f"{row.fresh_return_mean:.0f} |"
             )
-    return "\n".join(lines) + "\n", _csv(rows)
+    return "\n".join(lines) + "\n", csv_bytes(rows)
 
 
 def _slug(name: str) -> str:

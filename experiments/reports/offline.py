@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import figures, report, statistics
+from experiments.reports import figures, statistics, tables
 from experiments.reports.summary import by_task, estimate, provenance
-from experiments.runs.directory import write_atomically
 from experiments.runs.reading import Run, read_metric
 
 OFFLINE_RULES = (
@@ -137,7 +136,7 @@ def _with_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(names, estimate((values,), statistics.iqm), strict=True))
 
 
-def print_offline_table(runs: Sequence[Run], console: Console) -> None:
+def print_report(runs: Sequence[Run], console: Console) -> None:
     """Prints a table for each data set and algorithm, and notes."""
     rows = summarise_offline(runs)
     for title, group in _groups(rows):
@@ -145,7 +144,7 @@ def print_offline_table(runs: Sequence[Run], console: Console) -> None:
         hidden = {"Critic loss", "Wall s", "First at", "Q 95%"} | (
             {"Score", "Steps/s"} if known else {"Return", "95%", "Fresh", "Score"}
         )
-        report._print(console, title, [(_cells(row, group), False) for row in group], hidden)
+        tables.print_table(console, title, [(_cells(row, group), False) for row in group], hidden)
     for note in offline_notes(rows):
         console.print(Text(note), style="dim")
 
@@ -173,7 +172,7 @@ def offline_notes(rows: Sequence[OfflineRow]) -> list[str]:
     return found
 
 
-def write_offline_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[Path]:
+def write_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[Path]:
     """Writes tables and figures, each file replaced whole or not at all.
 
     Args:
@@ -186,15 +185,15 @@ def write_offline_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -
         same bytes.
     """
     rows = summarise_offline(runs)
-    contents: dict[str, bytes] = {"summary.csv": report._csv(rows)}
+    contents: dict[str, bytes] = {"summary.csv": tables.csv_bytes(rows)}
     if panels := critic_panels(runs):
-        contents |= report._images("critic", figures.learning_curves(panels))
+        contents |= tables.image_files("critic", figures.learning_curves(panels))
     if panels := _return_panels(runs):
-        contents |= report._images("curves", figures.learning_curves(panels))
+        contents |= tables.image_files("curves", figures.learning_curves(panels))
     sections = ["# Comparison of critic optimizers on data sets"]
     for title, group in _groups(rows):
         sections.append(f"## {title}")
-        sections.append(report._markdown_table([(_cells(row, group), False) for row in group]))
+        sections.append(tables.markdown_table([(_cells(row, group), False) for row in group]))
     if "critic.png" in contents:
         sections.append("![Mean |Q| with the collapse line, and critic loss](critic.png)")
     if "curves.png" in contents:
@@ -204,11 +203,7 @@ def write_offline_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -
     sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in OFFLINE_RULES))
     contents["summary.md"] = ("\n\n".join(sections) + "\n").encode()
 
-    directory = Path(out_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(directory / name, content)
-    return [directory / name for name in contents]
+    return tables.write_files(out_dir, contents)
 
 
 def critic_panels(runs: Sequence[Run]) -> list[figures.Panel]:
@@ -272,28 +267,30 @@ def _groups(rows: Sequence[OfflineRow]) -> list[tuple[str, list[OfflineRow]]]:
 
 
 def _cells(row: OfflineRow, group: Sequence[OfflineRow]) -> dict[str, str]:
-    places = report._decimals(value for r in group for value in (r.return_iqm, r.fresh_return_mean))
+    places = tables.decimals_for(
+        value for r in group for value in (r.return_iqm, r.fresh_return_mean)
+    )
     return {
         "Optimizer": row.optimizer,
-        "LR": report._NONE if row.learning_rate is None else f"{row.learning_rate:g}",
+        "LR": tables.NONE if row.learning_rate is None else f"{row.learning_rate:g}",
         "Seeds": str(row.seeds),
         "Coll.": str(row.collapsed_seeds) if row.collapsed_seeds else "no",
-        "First at": f"{row.first_collapse_step:,}" if row.first_collapse_step else report._NONE,
+        "First at": f"{row.first_collapse_step:,}" if row.first_collapse_step else tables.NONE,
         "Mean |Q|": _short(row.mean_abs_q_iqm) if row.diverged_seeds == 0 else "not finite",
         "Q 95%": _short_interval(row.mean_abs_q_iqm_low, row.mean_abs_q_iqm_high),
         "Critic loss": _short(row.critic_loss_iqm),
-        "Return": report._number(row.return_iqm, places),
-        "95%": report._interval(row.return_iqm_low, row.return_iqm_high, places),
-        "Fresh": report._number(row.fresh_return_mean, places),
-        "Score": report._number(row.score_iqm, 1),
-        "Wall s": report._number(row.wall_seconds),
-        "Steps/s": report._thousands(row.steps_per_second),
+        "Return": tables.number(row.return_iqm, places),
+        "95%": tables.interval(row.return_iqm_low, row.return_iqm_high, places),
+        "Fresh": tables.number(row.fresh_return_mean, places),
+        "Score": tables.number(row.score_iqm, 1),
+        "Wall s": tables.number(row.wall_seconds),
+        "Steps/s": tables.thousands(row.steps_per_second),
     }
 
 
 def _short(value: float) -> str:
-    return report._NONE if math.isnan(value) else f"{value:.3g}"
+    return tables.NONE if math.isnan(value) else f"{value:.3g}"
 
 
 def _short_interval(low: float, high: float) -> str:
-    return report._NONE if math.isnan(low) else f"[{_short(low)}, {_short(high)}]"
+    return tables.NONE if math.isnan(low) else f"[{_short(low)}, {_short(high)}]"

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.reports import report, statistics, summary
-from experiments.runs import reading as runs
+from experiments.reports import online, statistics, summary, tables
+from experiments.runs import reading
 
 HEADER = "point,step,seed,episode_return,episodes,episode_length,diverged,loss\n"
 Cell = tuple[float | str, int, int]  # episode return, episodes, diverged
@@ -74,14 +74,14 @@ def flat(*values: float, points: int = 4) -> list[list[Cell]]:
     return [[(value, 10, 0)] * points for value in values]
 
 
-def load(directory: Path) -> report.Run:
-    (run,) = report.load_runs([directory])
+def load(directory: Path) -> reading.Run:
+    (run,) = reading.load_runs([directory])
     return run
 
 
-def printed(rows: Sequence[report.Row], width: int = 80, **kwargs: Any) -> str:
+def printed(rows: Sequence[summary.Row], width: int = 80, **kwargs: Any) -> str:
     console = Console(width=width, record=True, force_terminal=True, file=io.StringIO())
-    report.print_table(rows, console, **kwargs)
+    online.print_rows(rows, console, **kwargs)
     return console.export_text(styles=True)
 
 
@@ -99,7 +99,7 @@ def test_final_return_weighs_the_episodes_of_the_last_twentieth(tmp_path: Path) 
     run = load(write_run(tmp_path / "run", cells))
     # 10 episodes of 1, 30 of 2; one of 2, three of 5; three of 5; none, so the last value before.
     np.testing.assert_allclose(run.final_returns(), [1.75, 4.25, 5.0, 100.0])
-    (row,) = report.summarise([run])
+    (row,) = summary.summarise([run])
     assert row.final_return_mean == pytest.approx((1.75 + 4.25 + 5 + 100) / 4)
     assert row.final_return_iqm == pytest.approx(4.625)
 
@@ -141,7 +141,7 @@ def test_diverged_seed_scores_the_lowest_logged_return(tmp_path: Path) -> None:
     assert run.curves().tolist() == [[2, 3, 8, 9], [2, 7, -1, -1], [2, -1, -1, -1]]
     assert run.final_returns().tolist() == [9, -1, -1]
     assert run.evaluation_returns().tolist() == [10, -1, -1]
-    (row,) = report.summarise([run])
+    (row,) = summary.summarise([run])
     assert row.diverged_seeds == 2
     assert row.final_return_mean == pytest.approx(7 / 3)
     assert row.evaluation_return_mean == pytest.approx(8 / 3)
@@ -157,10 +157,10 @@ def test_seed_that_diverges_before_its_first_episode(tmp_path: Path) -> None:
 def test_seed_without_any_episode_leaves_the_returns_unknown(tmp_path: Path) -> None:
     cells = [[("", 0, 0)] * 3, [(4.0, 1, 0)] * 3]
     directory = write_run(tmp_path / "run", cells)
-    (row,) = rows = report.summarise([load(directory)])
+    (row,) = rows = summary.summarise([load(directory)])
     assert np.isnan([row.final_return_mean, row.final_return_iqm, row.auc_return_mean]).all()
-    assert "adam on Breakout-MinAtar has seeds that completed no episode" in report.notes(rows)[0]
-    names = {path.name for path in report.write_report([load(directory)], tmp_path / "out")}
+    assert "adam on Breakout-MinAtar has seeds that completed no episode" in summary.notes(rows)[0]
+    names = {path.name for path in online.write_report([load(directory)], tmp_path / "out")}
     assert names == {"summary.csv", "summary.md"}
 
 
@@ -169,7 +169,7 @@ def test_row_matches_the_statistics(tmp_path: Path) -> None:
     directory = write_run(
         tmp_path / "run", flat(*finals), evaluation=[2.0] * 5, seconds=[5.0, 6.0, 7.0, 8.0]
     )
-    (row,) = report.summarise([load(directory)])
+    (row,) = summary.summarise([load(directory)])
     assert row.final_return_iqm == statistics.iqm(finals) == pytest.approx(14 / 3)
     low, high = statistics.stratified_bootstrap(finals, statistics.iqm)
     assert (row.final_return_iqm_low, row.final_return_iqm_high) == (low, high)
@@ -193,16 +193,16 @@ def test_runs_are_found_at_any_depth_once_in_the_order_given(tmp_path: Path) -> 
     (tmp_path / "a" / "started").mkdir()
     (tmp_path / "a" / "started" / "config.json").write_text("{")  # no metrics.csv yet
     again = last.parent / ".." / "Asterix"
-    runs = report.load_runs([tmp_path / "z", str(tmp_path / "a"), last, again, tmp_path])
+    runs = reading.load_runs([tmp_path / "z", str(tmp_path / "a"), last, again, tmp_path])
     assert [run.label for run in runs] == ["z1", "a1", "a2"]
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     for name in "abc":
         write_run(tmp_path / name, flat(1.0), backend="spring" if name == "c" else None)
-    rows = report.summarise(report.load_runs([tmp_path]))
+    rows = summary.summarise(reading.load_runs([tmp_path]))
     assert [row.optimizer for row in rows] == ["adam", "adam (2)", "adam"]
-    (note,) = report.notes(rows)
+    (note,) = summary.notes(rows)
     assert note == f"adam (2) on Breakout-MinAtar is the run in {(tmp_path / 'b').as_posix()}."
 
 
@@ -234,11 +234,11 @@ def test_run_with_nothing_logged_is_reported(tmp_path: Path, content: str) -> No
     directory = write_run(tmp_path / "a", flat(1.0))
     (directory / "metrics.csv").write_text(content)
     write_run(tmp_path / "b", flat(1.0, 2.0), optimizer="adamo")
-    runs = report.load_runs([tmp_path])
-    rows = report.summarise(runs)
+    runs = reading.load_runs([tmp_path])
+    rows = summary.summarise(runs)
     assert (rows[0].points, rows[0].steps_per_seed, rows[0].finished) == (0, 0, False)
-    assert "adam on Breakout-MinAtar is unfinished: nothing is logged yet." in report.notes(rows)
-    assert len(report.write_report(runs, tmp_path / "out")) == 4
+    assert "adam on Breakout-MinAtar is unfinished: nothing is logged yet." in summary.notes(rows)
+    assert len(online.write_report(runs, tmp_path / "out")) == 4
     assert "0/?" in printed(rows)
 
 
@@ -267,8 +267,8 @@ def test_progress(
         write_run(tmp_path / "run", cells, stretch=stretch, steps=steps, iterations=iterations)
     )
     assert (run.planned_points, run.finished) == (planned, finished)
-    (row,) = report.summarise([run])
-    assert report.notes([row]) == (
+    (row,) = summary.summarise([run])
+    assert summary.notes([row]) == (
         []
         if finished
         else [f"adam on Breakout-MinAtar is unfinished: {logged} of {planned} points."]
@@ -327,26 +327,26 @@ def test_broken_files_are_named(
     )
     change(directory)
     with pytest.raises(ValueError, match=message) as caught:
-        report.load_runs([tmp_path])
+        reading.load_runs([tmp_path])
     assert str(caught.value).startswith(str(directory))
 
 
 def test_no_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"found none below '{tmp_path}'"):
-        report.load_runs([tmp_path])
+        reading.load_runs([tmp_path])
     with pytest.raises(ValueError, match="found none below no path at all"):
-        report.load_runs([])
+        reading.load_runs([])
     with pytest.raises(ValueError, match=r"paths must be directories, got '.*missing'"):
-        report.load_runs([tmp_path / "missing"])
+        reading.load_runs([tmp_path / "missing"])
     with pytest.raises(ValueError, match="runs must hold at least one run, got none"):
-        report.write_report([], tmp_path)
+        online.write_report([], tmp_path)
 
 
 # Reports
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> list[report.Run]:
+def suite(tmp_path: Path) -> list[reading.Run]:
     """Three optimizers on two normalised environments, and an environment on its own."""
     scores = {
         ("Breakout-MinAtar", 50.0, "adam:learning_rate=0.01"): [40.0, 50.0, 60.0, 70.0],
@@ -367,11 +367,11 @@ def suite(tmp_path: Path) -> list[report.Run]:
             seconds=[10.0, 20.0, 30.0, 40.0],
             evaluation=values,
         )
-    return report.load_runs([tmp_path / "runs"])
+    return reading.load_runs([tmp_path / "runs"])
 
 
-def test_aggregate_by_hand(suite: list[report.Run]) -> None:
-    adam, adamo = report.aggregate(suite)  # lion is not on every environment
+def test_aggregate_by_hand(suite: list[reading.Run]) -> None:
+    adam, adamo = summary.aggregate(suite)  # lion is not on every environment
     assert (adam.optimizer, adamo.optimizer) == ("adam:learning_rate=0.01", "adamo")
     assert adam.environments == ("Breakout-MinAtar", "Asterix-MinAtar")
     assert adam.seeds == 4
@@ -391,8 +391,8 @@ def test_aggregate_by_hand(suite: list[report.Run]) -> None:
     assert (adam.normalised_iqm_low, adam.normalised_iqm_high) == (low, high)
 
 
-def test_no_aggregate_without_two_normalised_environments(suite: list[report.Run]) -> None:
-    assert report.aggregate([run for run in suite if run.task[0] != "Asterix-MinAtar"]) == []
+def test_no_aggregate_without_two_normalised_environments(suite: list[reading.Run]) -> None:
+    assert summary.aggregate([run for run in suite if run.task[0] != "Asterix-MinAtar"]) == []
 
 
 def test_aggregate_leaves_out_what_does_not_compare(tmp_path: Path) -> None:
@@ -412,9 +412,9 @@ def test_aggregate_leaves_out_what_does_not_compare(tmp_path: Path) -> None:
                 steps=steps,
                 iterations=steps // 100,
             )
-    runs = report.load_runs([tmp_path / "runs"])
-    assert [row.optimizer for row in report.aggregate(runs)] == ["adam"]
-    report.write_report(runs, tmp_path / "out")
+    runs = reading.load_runs([tmp_path / "runs"])
+    assert [row.optimizer for row in summary.aggregate(runs)] == ["adam"]
+    online.write_report(runs, tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
     for note in (
         "uneven is left out of the aggregate: its number of seeds differs between environments.",
@@ -427,9 +427,9 @@ def test_aggregate_leaves_out_what_does_not_compare(tmp_path: Path) -> None:
         assert f"* {note}\n" in text
 
 
-def test_report_files(suite: list[report.Run], tmp_path: Path) -> None:
+def test_report_files(suite: list[reading.Run], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    written = report.write_report(suite, out)
+    written = online.write_report(suite, out)
     names = ["aggregate.csv", "curves.png", "curves.svg", "profiles.png", "profiles.svg"]
     assert sorted(path.name for path in written) == [*names, "summary.csv", "summary.md"]
     assert sorted(out.iterdir()) == sorted(written)  # no temporary file is left
@@ -442,22 +442,22 @@ def test_report_files(suite: list[report.Run], tmp_path: Path) -> None:
     assert ">published Adam: 50</text>" in curves
 
 
-def test_report_is_the_same_each_time(suite: list[report.Run], tmp_path: Path) -> None:
-    first = report.write_report(suite, tmp_path / "first")
+def test_report_is_the_same_each_time(suite: list[reading.Run], tmp_path: Path) -> None:
+    first = online.write_report(suite, tmp_path / "first")
     contents = [path.read_bytes() for path in first]
     assert [
-        path.read_bytes() for path in report.write_report(suite, tmp_path / "first")
+        path.read_bytes() for path in online.write_report(suite, tmp_path / "first")
     ] == contents
 
 
 def test_reference_needs_the_published_steps(tmp_path: Path) -> None:
     write_run(tmp_path / "run", flat(1.0), normaliser=50.0, stretch=2_400_000)
-    report.write_report(report.load_runs([tmp_path]), tmp_path / "out")
+    online.write_report(reading.load_runs([tmp_path]), tmp_path / "out")
     assert "published" not in (tmp_path / "out" / "curves.svg").read_text()
 
 
-def test_csv(suite: list[report.Run], tmp_path: Path) -> None:
-    report.write_report(suite, tmp_path)
+def test_csv(suite: list[reading.Run], tmp_path: Path) -> None:
+    online.write_report(suite, tmp_path)
     with (tmp_path / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
@@ -477,8 +477,8 @@ def test_csv(suite: list[report.Run], tmp_path: Path) -> None:
     assert float(adamo["improvement_probability"]) == 0.75
 
 
-def test_markdown(suite: list[report.Run], tmp_path: Path) -> None:
-    report.write_report(suite, tmp_path)
+def test_markdown(suite: list[reading.Run], tmp_path: Path) -> None:
+    online.write_report(suite, tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "## Breakout-MinAtar\n\n10,000,000 steps per seed." in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[:12] if "| `" in line}
@@ -491,23 +491,23 @@ def test_markdown(suite: list[report.Run], tmp_path: Path) -> None:
     assert {line.count("|") for line in tables} == {tables[0].count("|"), tables[-1].count("|")}
     assert "probability of improvement over `adam:learning_rate=0.01`" in text
     assert "* Versions: jax 1.2.3.\n* Revision: abc1234.\n" in text
-    for rule in report.RULES:
+    for rule in summary.RULES:
         assert f"* {rule}\n" in text
 
 
 def test_differing_provenance_is_said(tmp_path: Path) -> None:
     write_run(tmp_path / "a", flat(1.0))
     write_run(tmp_path / "b", flat(1.0), optimizer="x|y", versions={}, machine={"device": "gpu"})
-    report.write_report(report.load_runs([tmp_path]), tmp_path / "out")
+    online.write_report(reading.load_runs([tmp_path]), tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "* Versions differ between runs: see each config.json.\n" in text
     assert "* Machines differ between runs: their steps per second do not compare.\n" in text
     assert "`x\\|y`" in text
 
 
-def test_printed_table(suite: list[report.Run]) -> None:
-    rows = report.summarise(suite)
-    plain = printed(rows, aggregates=report.aggregate(suite))
+def test_printed_table(suite: list[reading.Run]) -> None:
+    rows = summary.summarise(suite)
+    plain = printed(rows, aggregates=summary.aggregate(suite))
     text = re.sub(r"\x1b\[[0-9;]*m", "", plain)
     assert max(map(len, text.splitlines())) <= 80
     assert "Breakout-MinAtar, 10,000,000 steps" in text
@@ -535,7 +535,7 @@ def test_printed_table_with_long_names_and_large_numbers(tmp_path: Path) -> None
         seconds=[1.0, 2.0, 3.0, 4.0],
         evaluation=[1.0, 6000.0, 5000.0],
     )
-    rows = report.summarise(report.load_runs([tmp_path]))
+    rows = summary.summarise(reading.load_runs([tmp_path]))
     text = re.sub(r"\x1b\[[0-9;]*m", "", printed(rows))
     assert "ant (spring), 100,000,000 steps" in text
     assert "…" not in text
@@ -547,7 +547,7 @@ def test_unfinished_runs_are_never_the_best(tmp_path: Path) -> None:
     write_run(tmp_path / "a", flat(1.5))
     write_run(tmp_path / "b", flat(9.5), optimizer="lead", steps=1000, iterations=10)
     write_run(tmp_path / "c", flat(1.5), optimizer="level", steps=1000, iterations=10)
-    text = printed(report.summarise(report.load_runs([tmp_path])))
+    text = printed(summary.summarise(reading.load_runs([tmp_path])))
     assert re.findall(r"\x1b\[1m\s*([\d.]+)\x1b", text) == ["1.50"]
 
 
@@ -556,10 +556,10 @@ def test_unfinished_runs_are_never_the_best(tmp_path: Path) -> None:
     [(850.4, "850"), (1234.0, "1.23k"), (999.7, "1k"), (229_463.0, "229k"), (2.5e6, "2.5M")],
 )
 def test_thousands(value: float, text: str) -> None:
-    assert report._thousands(value) == text
+    assert tables.thousands(value) == text
 
 
-@pytest.mark.parametrize("module", [runs, summary])
+@pytest.mark.parametrize("module", [reading, summary])
 def test_doctests(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0

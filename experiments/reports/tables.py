@@ -1,0 +1,130 @@
+"""Tables on the console, in Markdown and CSV, and files of images: what all reports share."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.reports import figures
+from experiments.runs.directory import write_atomically
+
+NONE = "\N{EN DASH}"  # what a cell says where nothing is known
+
+
+def print_table(
+    console: Console, title: str, lines: Sequence[tuple[dict[str, str], bool]], hidden: set[str]
+) -> None:
+    """Prints a table.
+
+    Args:
+        console: where to print.
+        title: of the table.
+        lines: for each row its cells by column, one of which is `Optimizer`, and whether it is the
+            best, whose `Final IQM` is set in bold.
+        hidden: columns that are left out.
+    """
+    columns = [column for column in lines[0][0] if column not in hidden]
+    table = Table(
+        title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column in columns:
+        if column == "Optimizer":
+            table.add_column(column, overflow="fold", vertical="bottom")
+        else:
+            heading = column.replace("Final ", "Final\n")
+            table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    label_width = max(20, console.width - 60)
+    for cells, best in lines:
+        cells = cells | {"Optimizer": figures.wrap_label(cells["Optimizer"], label_width)}
+        table.add_row(
+            *(
+                Text(cells[column], style="bold" if best and column == "Final IQM" else "")
+                for column in columns
+            )
+        )
+    console.print(table)
+    console.print()
+
+
+def markdown_table(lines: Sequence[tuple[dict[str, str], bool]]) -> str:
+    """A table in Markdown; for the lines see `print_table`."""
+    columns = list(lines[0][0])
+    headings = [column.replace("|", "\\|") for column in columns]
+    text = [f"| {' | '.join(headings)} |", f"|:---|{'---:|' * (len(columns) - 1)}"]
+    for cells, best in lines:
+        shown = {column: cell.replace("|", "\\|") for column, cell in cells.items()}
+        shown["Optimizer"] = f"`{shown['Optimizer']}`"
+        if best:
+            shown["Final IQM"] = f"**{shown['Final IQM']}**"
+        text.append(f"| {' | '.join(shown.values())} |")
+    return "\n".join(text)
+
+
+def csv_bytes(rows: Sequence[Any]) -> bytes:
+    """A CSV file of dataclasses of one type, a column for each field; NaN and None are empty."""
+
+    def cell(value: Any) -> Any:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return ""
+        if isinstance(value, tuple):
+            return "; ".join(map(str, value))
+        return int(value) if isinstance(value, bool) else value
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(rows[0]))
+    writer.writerows([cell(value) for value in dataclasses.astuple(row)] for row in rows)
+    return text.getvalue().encode()
+
+
+def image_files(stem: str, figure: figures.Figure) -> dict[str, bytes]:
+    """A figure as `STEM.png` and `STEM.svg`, by name."""
+    return {
+        f"{stem}.png": figures.render(figure, "png"),
+        f"{stem}.svg": figures.render(figure, "svg"),
+    }
+
+
+def decimals_for(values: Iterable[float]) -> int:
+    """Decimals that leave a column of numbers some four digits."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 1 else 3
+
+
+def number(value: float | None, decimals: int = 0) -> str:
+    """A number with so many decimals; a dash where it is unknown."""
+    return NONE if value is None or math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def thousands(value: float) -> str:
+    """Three digits, as in 850, 1.23k, 229k, 2.5M."""
+    for unit, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * unit:  # what rounds to the unit
+            return f"{value / unit:.3g}{suffix}"
+    return number(value)
+
+
+def interval(low: float, high: float, decimals: int) -> str:
+    """An interval as `[low, high]`; a dash where it is unknown."""
+    if math.isnan(low):
+        return NONE
+    return f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def write_files(out_dir: str | os.PathLike[str], contents: Mapping[str, bytes]) -> list[Path]:
+    """Writes files, each replaced whole or not at all; makes the directory where it is missing."""
+    directory = Path(out_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(directory / name, content)
+    return [directory / name for name in contents]
