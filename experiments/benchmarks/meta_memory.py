@@ -22,6 +22,8 @@ import optim
 from agents.environment import Box, Environment, Info
 from agents.ppo import PPOConfig
 from experiments.benchmarks.timing import circumstances, interleaved, median_ratio, write
+from experiments.meta_training.methods import meta_run
+from experiments.meta_training.request import MetaRequest
 from meta.task import Task
 from meta.windows import windows
 
@@ -98,10 +100,7 @@ def inner_updates(repeats: int) -> list[dict[str, Any]]:
 
 def ant() -> list[dict[str, Any]]:
     """What a device needs for a meta-iteration on Ant with the preset, as the run would say."""
-    from experiments.command_line import commands, options
-
-    command = options.MetaTrain("optim4rl", Path("unused"), method="pipeline", preset="ant")
-    run = commands.meta_run_config(command)
+    run = meta_run(MetaRequest(optimizer="optim4rl", method="pipeline", preset="ant"))
     state = jax.eval_shape(run.trainer.init, jax.random.key(0))  # nothing is played
     assert run.trainer.memory is not None
     return [{"program": "ant preset", "device_mib": f"{run.trainer.memory(state) / 2**20:.0f}"}]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -13,8 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.command_line.progress import Progress
+from experiments.runs.directory import Stopped
 
 _SECONDS_BETWEEN_LINES = 15.0
+
+
+class Callbacks(NamedTuple):
+    """What a run calls to be shown."""
+
+    start: Callable[[int], None]  # with what had been done before
+    point: Callable[[Any], None]  # with what is known after a logged point
 
 
 class Display:
@@ -47,6 +57,27 @@ class Display:
     ) -> None:
         if self._live:
             self._live.stop()
+
+    @contextlib.contextmanager
+    def shown(self, run: Progress) -> Iterator[Callbacks]:
+        """Shows a run from its start to its end."""
+
+        def start(done: int) -> None:
+            run.begin(done)
+            self.update(run)
+
+        def point(point: Any) -> None:
+            run.take(point)
+            self.update(run)
+
+        try:
+            yield Callbacks(start, point)
+        except Stopped:
+            run.state = "stopped"
+            self.update(run)
+            raise
+        run.state = "done"
+        self.update(run)
 
     def update(self, run: Progress) -> None:
         """Shows the runs as they stand now; `run` is the one that changed."""

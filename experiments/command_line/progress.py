@@ -1,4 +1,4 @@
-"""Where runs of each kind stand, and what `experiments.command_line.display` says of them."""
+"""Where runs of each kind stand, and what the display says of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from experiments.meta_training.training import Generation
+    from experiments.runs.training import Point
 
 _FADE = 0.9  # in each meta-iteration, of what is shown of those before
 
@@ -31,6 +35,10 @@ class Progress(abc.ABC):
         self.done = self.done_before = done
 
     @abc.abstractmethod
+    def take(self, point: Any) -> None:
+        """Takes in what is known after a logged point."""
+
+    @abc.abstractmethod
     def cells(self) -> list[str]:
         """What the table says, by column."""
 
@@ -43,6 +51,7 @@ class Progress(abc.ABC):
 class _SeedsProgress(Progress):
     """Of several seeds; steps are those of all seeds together."""
 
+    seeds: int = 1
     seconds: float = 0.0
     episode_return: float = math.nan  # the last there was, mean over seeds
 
@@ -51,11 +60,16 @@ class _SeedsProgress(Progress):
         """Steps per second of wall time, compilation included."""
         return self.done / self.seconds if self.seconds else 0.0
 
-    def take(self, done: int, seconds: float, episode_returns: np.ndarray) -> None:
-        """Takes in a logged point; returns of the seeds are NaN where there is none."""
-        self.done, self.seconds = done, seconds
-        self.state = "training" if done < self.steps else "evaluating"
-        known = episode_returns[np.isfinite(episode_returns)]
+    def begin(self, done: int) -> None:
+        """See `Progress`; what is given are the steps of each seed."""
+        super().begin(done * self.seeds)
+
+    def take(self, point: Point) -> None:
+        """See `Progress`."""
+        self.done, self.seconds = point.step * self.seeds, point.seconds
+        self.state = "training" if self.done < self.steps else "evaluating"
+        returns = point.column("episode_return")
+        known = returns[np.isfinite(returns)]
         self.episode_return = float(known.mean()) if known.size else self.episode_return
 
     def _done_and_speed(self) -> list[str]:
@@ -79,6 +93,11 @@ class TrainingProgress(_SeedsProgress):
 
     environment: str
     diverged: int = 0
+
+    def take(self, point: Point) -> None:
+        """See `Progress`."""
+        super().take(point)
+        self.diverged = int(point.column("diverged").sum())
 
     def cells(self) -> list[str]:
         """See `Progress`."""
@@ -109,6 +128,12 @@ class OfflineProgress(_SeedsProgress):
     mean_abs_q: float = math.nan  # median over seeds
     collapsed: int = 0
 
+    def take(self, point: Point) -> None:
+        """See `Progress`."""
+        super().take(point)
+        self.mean_abs_q = float(np.median(point.column("mean_abs_q")))
+        self.collapsed = int(point.column("collapsed").sum())
+
     def cells(self) -> list[str]:
         """See `Progress`."""
         return [
@@ -133,8 +158,15 @@ class MetaProgress(Progress):
 
     evaluation: float = math.nan  # of the meta-parameters, the last there was
 
+    def take(self, point: Generation) -> None:
+        """See `Progress`."""
+        self.state, self.done = "training", point.number + 1
+        if not math.isnan(point.evaluation):
+            self.evaluation = point.evaluation
+        self.take_metrics(point.metrics)
+
     @abc.abstractmethod
-    def take(self, metrics: Mapping[str, np.ndarray]) -> None:
+    def take_metrics(self, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes in what the trainer says of a step."""
 
 
@@ -152,7 +184,7 @@ class EvolutionProgress(MetaProgress):
     fitness_best: float = math.nan
     failed: int = 0
 
-    def take(self, metrics: Mapping[str, np.ndarray]) -> None:
+    def take_metrics(self, metrics: Mapping[str, np.ndarray]) -> None:
         """See `MetaProgress`."""
         self.fitness_mean = float(metrics["fitness_mean"])
         self.fitness_best = float(metrics["fitness_best"])
@@ -197,7 +229,7 @@ class MetaGradientProgress(MetaProgress):
     episodes: np.ndarray | None = None
     skipped: int = 0
 
-    def take(self, metrics: Mapping[str, np.ndarray]) -> None:
+    def take_metrics(self, metrics: Mapping[str, np.ndarray]) -> None:
         """See `MetaProgress`."""
         self.meta_loss = float(metrics["meta_loss"])
         self.gradient_norm = float(metrics["gradient_norm"])

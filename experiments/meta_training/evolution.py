@@ -8,8 +8,9 @@ from typing import Any
 
 import optim
 from experiments.meta_training.architectures import LearnedOptimizer
-from experiments.meta_training.tasks import MetaTask
-from experiments.meta_training.training import MetaRun
+from experiments.meta_training.request import MetaRequest
+from experiments.meta_training.tasks import meta_tasks
+from experiments.meta_training.training import MetaRun, asked_of_all
 from experiments.settings import unknown
 from meta.evolution import evolution
 from meta.strategies import STRATEGIES, EvolutionConfig
@@ -42,47 +43,26 @@ class EvolutionRunConfig(MetaRun):
         super().__post_init__()
 
     @classmethod
-    def from_texts(
-        cls,
-        optimizer: str,
-        tasks: tuple[MetaTask, ...],
-        *,
-        strategy: str,
-        stretches: int | None,
-        generations: int,
-        evaluate_every: int,
-        evaluation_seeds: int,
-        seed: int,
-        **evolution: Any,
-    ) -> EvolutionRunConfig:
-        """What the command line asks for.
+    def from_request(cls, request: MetaRequest) -> EvolutionRunConfig:
+        """See `MetaRun`; `strategy` is `NAME[:key=value,...]`, with `STRATEGY_OPTIONS`.
 
-        Args:
-            optimizer: `NAME[:key=value,...]`.
-            tasks: see `experiments.meta_training.tasks`.
-            strategy: `NAME[:key=value,...]`, with `STRATEGY_OPTIONS`.
-            stretches: of a lifetime; by default as many as the strategy needs.
-            generations: see the class, as for the others.
-            evaluate_every: see the class.
-            evaluation_seeds: see the class.
-            seed: see the class.
-            **evolution: further fields of `EvolutionConfig`.
-
-        Raises:
-            ValueError: if anything in it is unknown or not allowed.
+        A strategy that cuts lifetimes cuts them into ten stretches, unless the request says it.
         """
-        config = EvolutionConfig(**_strategy(strategy), **evolution)
+        config = EvolutionConfig(
+            **_strategy(request.strategy),
+            population=request.population,
+            lives=request.lives,
+            task_sampling=request.sampling,
+            members_at_once=request.at_once,
+        )
+        stretches = request.stretches
         if stretches is None:
             stretches = _STRETCHES if config.kind.truncated else 1
         return cls(
-            optimizer=optimizer,
-            tasks=tasks,
-            generations=generations,
+            tasks=meta_tasks(request),
             evolution=config,
             stretches=stretches,
-            evaluate_every=evaluate_every,
-            evaluation_seeds=evaluation_seeds,
-            seed=seed,
+            **asked_of_all(request),
         )
 
     def config(self) -> dict[str, Any]:

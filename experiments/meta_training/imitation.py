@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import optax
 
 import optim
 from experiments.meta_training.architectures import LearnedOptimizer
-from experiments.meta_training.tasks import MetaTask
-from experiments.meta_training.training import MetaRun
+from experiments.meta_training.request import MetaRequest
+from experiments.meta_training.tasks import MetaTask, meta_tasks
+from experiments.meta_training.training import MetaRun, asked_of_all
 from experiments.online.tasks import TASKS, parse_environment, resolve_optimizer
 from experiments.online.training import without_learning_rate
 from experiments.settings import read_options
@@ -52,30 +52,17 @@ class ImitationRunConfig(MetaRun):
     most_skipped = 20
 
     @classmethod
-    def from_texts(
-        cls,
-        optimizer: str,
-        tasks: tuple[MetaTask, ...],
-        target: str | None,
-        assignments: Sequence[str],
-        **common: Any,
-    ) -> ImitationRunConfig:
-        """What the command line asks for.
-
-        Args:
-            optimizer: `NAME[@WEIGHTS][:key=value,...]`.
-            tasks: see `experiments.meta_training.tasks`.
-            target: `NAME[:key=value,...]`.
-            assignments: settings, `key=value`.
-            **common: further fields of `MetaRun`.
-
-        Raises:
-            ValueError: if anything in it is unknown or not allowed.
-        """
-        if target is None:
+    def from_request(cls, request: MetaRequest) -> ImitationRunConfig:
+        """See `MetaRun`."""
+        if request.target is None:
             raise ValueError("--method imitation needs --target, e.g. adam:learning_rate=3e-3.")
-        options = ImitationOptions(**read_options("--imitation", ImitationOptions, assignments))
-        return cls(optimizer=optimizer, tasks=tasks, target=target, options=options, **common)
+        read = read_options("--imitation", ImitationOptions, request.imitation)
+        return cls(
+            tasks=meta_tasks(request),
+            target=request.target,
+            options=ImitationOptions(**read),
+            **asked_of_all(request),
+        )
 
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""

@@ -6,15 +6,16 @@ import csv
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask, meta_tasks
-from experiments.meta_training.training import METRICS, MetaRun
+from experiments.meta_training.training import METRICS, MetaRun, asked_of_all
 from experiments.runs.directory import write_rows
 from experiments.settings import read_options
 from meta.pipeline import PipelineConfig, pipeline
@@ -85,42 +86,21 @@ class PipelineRunConfig(MetaRun):
     method = "pipeline"
 
     @classmethod
-    def from_texts(
-        cls,
-        optimizer: str,
-        tasks: Sequence[str],
-        assignments: Sequence[str],
-        steps: Sequence[str],
-        task_options: Mapping[str, Any],
-        **common: Any,
-    ) -> PipelineRunConfig:
-        """What the command line asks for.
-
-        Args:
-            optimizer: `NAME[:key=value,...]`.
-            tasks: environments, `NAME[:key=value,...]`.
-            assignments: settings, `key=value`.
-            steps: environment steps of a lifetime; one for all tasks, or one for each. None may be
-                given beside a reset interval.
-            task_options: see `meta_tasks`.
-            **common: further fields of `MetaRun`.
-
-        Raises:
-            ValueError: if anything in it is unknown or not allowed.
-        """
-        options = PipelineOptions.parse(assignments)
-        if options.reset_interval is not None and steps:
+    def from_request(cls, request: MetaRequest) -> PipelineRunConfig:
+        """See `MetaRun`; a reset interval takes the place of the steps of a lifetime."""
+        options = PipelineOptions.parse(request.pipeline)
+        if options.reset_interval is not None and request.steps:
             raise ValueError("--steps and the reset_interval of --pipeline exclude each other.")
-        known = meta_tasks(tasks, steps=steps or ["1e5"], **task_options)
+        tasks = meta_tasks(request)
         if options.reset_interval is not None:
             iterations = options.reset_interval * options.window
-            known = tuple(
+            tasks = tuple(
                 dataclasses.replace(
                     task, steps=iterations * task.settings.num_envs * task.settings.num_steps
                 )
-                for task in known
+                for task in tasks
             )
-        return cls(optimizer=optimizer, tasks=known, options=options, **common)
+        return cls(tasks=tasks, options=options, **asked_of_all(request))
 
     @property
     def most_skipped(self) -> int:  # type: ignore[override]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import TYPE_CHECKING
 
 import optim
+from experiments.meta_training.request import MetaRequest
 from experiments.settings import unknown
 from optim.learned.meta_params import ARCHITECTURES
-
-if TYPE_CHECKING:
-    from experiments.command_line.options import MetaTrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,39 +133,39 @@ PIPELINE_PRESETS: dict[str, PipelinePreset] = {
 }
 
 
-def with_preset(command: MetaTrain) -> MetaTrain:
-    """The command with everything that it does not say filled in.
+def with_preset(request: MetaRequest) -> MetaRequest:
+    """The request with everything that it does not say filled in.
 
-    Of `--pipeline` and `--set`, each key on its own: what the command says comes last, and counts.
+    Of `--pipeline` and `--set`, each key on its own: what the request says comes last, and counts.
 
     Raises:
         ValueError: if there is no such preset, or the method is not the preset's.
     """
-    assert command.preset is not None
-    if command.preset not in PIPELINE_PRESETS:
-        raise unknown("preset", command.preset, PIPELINE_PRESETS)
-    if command.method != "pipeline":
+    assert request.preset is not None
+    if request.preset not in PIPELINE_PRESETS:
+        raise unknown("preset", request.preset, PIPELINE_PRESETS)
+    if request.method != "pipeline":
         raise ValueError("--preset needs --method pipeline.")
-    preset = PIPELINE_PRESETS[command.preset]
-    spec = optim.OptimizerSpec.parse(command.optimizer)
+    preset = PIPELINE_PRESETS[request.preset]
+    spec = optim.OptimizerSpec.parse(request.optimizer)
     known = ARCHITECTURES.get(spec.name)
     taken = inspect.signature(known.transform).parameters if known else {}
-    optimizer = command.optimizer
+    optimizer = request.optimizer
     if "grad_clip" in taken and "grad_clip" not in dict(spec.options):
         optimizer += f"{',' if spec.options else ':'}grad_clip={preset.grad_clip}"
     settings = list(preset.pipeline)
-    if command.steps:
+    if request.steps:
         settings = [text for text in settings if not text.startswith("reset_interval=")]
     return dataclasses.replace(
-        command,
+        request,
         optimizer=optimizer,
-        tasks=command.tasks or preset.tasks,
-        learner=command.learner or preset.learner,
-        learning_rates=command.learning_rates
+        tasks=request.tasks or preset.tasks,
+        learner=request.learner or preset.learner,
+        learning_rates=request.learning_rates
         or (preset.learning_rates if "learning_rate" in taken else ()),
-        pipeline=(*settings, *command.pipeline),
-        set=(*preset.set, *command.set),
-        generations=command.generations or preset.generations,
-        reward_scales=command.reward_scales or preset.reward_scales,
-        normalisers=command.normalisers or preset.normalisers,
+        pipeline=(*settings, *request.pipeline),
+        set=(*preset.set, *request.set),
+        generations=request.generations or preset.generations,
+        reward_scales=request.reward_scales or preset.reward_scales,
+        normalisers=request.normalisers or preset.normalisers,
     )

@@ -13,6 +13,7 @@ import optax
 import optim
 from agents.a2c import a2c_config
 from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.request import MetaRequest
 from experiments.online.tasks import TASKS, make_environment, parse_environment
 from experiments.online.training import ppo_config
 from experiments.settings import Settings, change_settings, unknown, whole_number
@@ -90,44 +91,36 @@ class MetaTask:
         return lambda meta_params: optax.chain(clip, learned.transform(meta_params))
 
 
-def meta_tasks(
-    tasks: Sequence[str],
-    *,
-    steps: Sequence[str],
-    normalisers: Sequence[str],
-    learning_rates: Sequence[str],
-    reward_scales: Sequence[str],
-    learner: str,
-    settings: Sequence[str],
-) -> tuple[MetaTask, ...]:
-    """The tasks that the command line asks for.
+def meta_tasks(request: MetaRequest) -> tuple[MetaTask, ...]:
+    """The tasks that are asked for.
 
-    Args:
-        tasks: environments, `NAME[:key=value,...]`.
-        steps: environment steps of a lifetime; one for all tasks, or one for each.
-        normalisers: likewise. If there are none, what is published for the environments.
-        learning_rates: likewise; if there are none, the learned optimizer's own.
-        reward_scales: likewise; if there are none, 1.
-        learner: one of `LEARNERS`.
-        settings: changes to all tasks' settings, `key=value`.
+    Steps of a lifetime, normalisers, learning rates and reward scales are one for all tasks, or one
+    for each. By default a lifetime has 1e5 steps, a normaliser is the return that is published for
+    the environment, a learning rate is the learned optimizer's own and a reward scale 1.
 
     Raises:
-        ValueError: if anything in it is unknown or not allowed.
+        ValueError: if anything in the request is unknown or not allowed.
     """
+    tasks = request.tasks
     if not tasks:
         raise ValueError("--tasks must name at least one environment.")
-    lengths = _one_for_each("--steps", steps, whole_number, "whole numbers", tasks)
+    lengths = _one_for_each(
+        "--steps", request.steps or ["1e5"], whole_number, "whole numbers", tasks
+    )
     scales: Sequence[float]
-    if normalisers:
-        scales = _one_for_each("--normalisers", normalisers, float, "numbers", tasks)
+    if request.normalisers:
+        scales = _one_for_each("--normalisers", request.normalisers, float, "numbers", tasks)
     else:
         scales = [_published(task, alone=len(tasks) == 1) for task in tasks]
     rates: Sequence[float | None] = [None] * len(tasks)
-    if learning_rates:
-        rates = _one_for_each("--learning-rates", learning_rates, float, "numbers", tasks)
-    rewards = _one_for_each("--reward-scales", reward_scales or ["1"], float, "numbers", tasks)
+    if request.learning_rates:
+        rates = _one_for_each("--learning-rates", request.learning_rates, float, "numbers", tasks)
+    rewards = _one_for_each(
+        "--reward-scales", request.reward_scales or ["1"], float, "numbers", tasks
+    )
+    learner = request.learner or "ppo"
     return tuple(
-        MetaTask(text, length, scale, _settings(text, settings), learner, rate, reward)
+        MetaTask(text, length, scale, _settings(text, request.set), learner, rate, reward)
         for text, length, scale, rate, reward in zip(
             tasks, lengths, scales, rates, rewards, strict=True
         )

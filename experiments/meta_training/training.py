@@ -20,13 +20,13 @@ import numpy as np
 
 import optim
 from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask
 from experiments.runs.directory import RunDirectory, Stopped
 from meta.population import evaluation
 from meta.task import Lifetimes, lifetimes
 from meta.trainer import MetaParams, Trainer
 
-METHODS = ("es", "pipeline", "imitation")
 METRICS = "meta_metrics.csv"
 WEIGHTS = "meta_params.safetensors"
 BEST = "best_meta_params.safetensors"
@@ -72,6 +72,15 @@ class MetaRun(abc.ABC):
         for task in self.tasks:
             task.build(learned)  # says what is not allowed
         _ = self.trainer  # says what does not fit together
+
+    @classmethod
+    @abc.abstractmethod
+    def from_request(cls, request: MetaRequest) -> MetaRun:
+        """The run that is asked for.
+
+        Raises:
+            ValueError: if anything in the request is unknown or not allowed.
+        """
 
     @property
     @abc.abstractmethod
@@ -126,6 +135,17 @@ class MetaRun(abc.ABC):
 
     def on_point(self, path: Path) -> None:  # noqa: B027 (most methods have nothing to write)
         """Called after each evaluation, to write what follows from the metrics logged so far."""
+
+
+def asked_of_all(request: MetaRequest) -> dict[str, Any]:
+    """What every method takes from a request, but for the tasks, as fields of `MetaRun`."""
+    return {
+        "optimizer": request.optimizer,
+        "generations": 500 if request.generations is None else request.generations,
+        "evaluate_every": request.evaluate_every,
+        "evaluation_seeds": request.evaluation_seeds,
+        "seed": request.seed,
+    }
 
 
 class Progress(NamedTuple):

@@ -38,9 +38,17 @@ from experiments.offline.algorithms import (
     resolve,
 )
 from experiments.offline.datasets import Data
-from experiments.online.training import all_finite, seed_keys, seed_mesh
-from experiments.runs.directory import RunDirectory
 from experiments.runs.reading import FORMAT
+from experiments.runs.training import (
+    Point,
+    Program,
+    Row,
+    all_finite,
+    evaluation_rows,
+    seed_keys,
+    seed_mesh,
+    train_seeds,
+)
 from optim import diagnostics
 
 POINTS = 100  # logged points in a run, as long as a stretch stays below
@@ -154,9 +162,9 @@ class OfflineRun:
         return {}
 
     @functools.cached_property
-    def program(self) -> _Program:
+    def program(self) -> _Compiled:
         """What is compiled, once for all trainings of this very run."""
-        return _program(self, seed_mesh(len(self.seeds)))
+        return _compiled(self, seed_mesh(len(self.seeds)))
 
     @property
     def stretch(self) -> int:
@@ -226,17 +234,6 @@ class OfflineRun:
         }
 
 
-class OfflinePoint(NamedTuple):
-    """What is known after a logged stretch."""
-
-    number: int  # 0, 1, ...
-    step: int  # updates of the critic so far
-    seconds: float  # wall time since the run began
-    episode_returns: np.ndarray  # shape=(seeds,), NaN where there was no evaluation
-    mean_abs_q: np.ndarray  # shape=(seeds,)
-    collapsed: np.ndarray  # shape=(seeds,), bool
-
-
 def train_offline(
     run: OfflineRun,
     path: Path,
@@ -244,7 +241,7 @@ def train_offline(
     resume: bool = False,
     overwrite: bool = False,
     on_start: Callable[[int], None] = lambda step: None,
-    on_point: Callable[[OfflinePoint], None] = lambda point: None,
+    on_point: Callable[[Point], None] = lambda point: None,
     on_note: Callable[[str], None] = warnings.warn,
     checkpoint_seconds: float = 30.0,
 ) -> None:
@@ -269,19 +266,28 @@ def train_offline(
         ValueError: see `RunDirectory.create`.
         OSError: if something cannot be written; what was logged can be resumed.
     """
-    directory = RunDirectory.create(
-        path, run.config(), resume=resume, overwrite=overwrite, on_note=on_note
+    train_seeds(
+        path,
+        run.config(),
+        lambda: _seeds_program(run, on_note),
+        points=run.points,
+        step=lambda points: points * run.stretch,
+        resume=resume,
+        overwrite=overwrite,
+        on_start=on_start,
+        on_point=on_point,
+        on_note=on_note,
+        checkpoint_seconds=checkpoint_seconds,
     )
-    if directory.is_finished(run.points):
-        on_start(run.points * run.stretch)
-        return
+
+
+def _seeds_program(run: OfflineRun, on_note: Callable[[str], None]) -> Program:
     environment, reason = run.data.evaluation
     if environment is None:
         on_note(f"no returns, only the critic: {reason}.")
     program, keys, transitions = _arguments(run)
-    first, state = directory.begin(program.init(keys))
-    on_start(first * run.stretch)
-    for index in range(first, run.points):
+
+    def advance(index: int, state: Any) -> tuple[Any, list[Row]]:
         state, metrics, finite = program.advance(state, transitions)
         returns = np.full(len(keys), math.nan)
         if run.is_evaluated(index):
@@ -290,32 +296,18 @@ def train_offline(
         if run.diagnostics_every is not None:
             for i, row in enumerate(rows):
                 row |= _diagnosed(run, index, i, state)
-        is_last = index + 1 == run.points
-        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
-        on_point(
-            OfflinePoint(
-                index,
-                (index + 1) * run.stretch,
-                seconds,
-                returns[: len(run.seeds)],
-                np.array([float(row["mean_abs_q"]) for row in rows]),
-                np.array([bool(row["collapsed"]) for row in rows]),
-            )
-        )
-    final: list[dict[str, Any]] = [
-        {"seed": seed, "episode_return": "", "episodes": 0, "episode_length": ""}
-        for seed in run.seeds
-    ]
-    if environment is not None:
-        returns, lengths = jax.device_get(program.evaluate(state, keys, jnp.uint32(run.points)))
-        for i, row in enumerate(final):
-            row["episode_return"] = repr(float(returns[i].mean()))
-            row["episodes"] = run.evaluation_episodes
-            row["episode_length"] = repr(float(lengths[i].mean()))
-    directory.write("evaluation.csv", final)
+        return state, rows
+
+    def final_evaluation(state: Any) -> list[Row]:
+        returns, lengths = None, None
+        if environment is not None:
+            returns, lengths = jax.device_get(program.evaluate(state, keys, jnp.uint32(run.points)))
+        return evaluation_rows(run.seeds, run.evaluation_episodes, returns, lengths)
+
+    return Program(lambda: program.init(keys), advance, final_evaluation)
 
 
-class _Program(NamedTuple):
+class _Compiled(NamedTuple):
     """Compiled functions over (seeds, ...) arrays."""
 
     init: Callable[..., Any]  # keys -> state
@@ -323,7 +315,7 @@ class _Program(NamedTuple):
     evaluate: Callable[..., Any]  # (state, keys, point) -> (returns, lengths)
 
 
-def _arguments(run: OfflineRun) -> tuple[_Program, jax.Array, Transitions]:
+def _arguments(run: OfflineRun) -> tuple[_Compiled, jax.Array, Transitions]:
     """The program and what it is called with; what comes of surplus keys is dropped."""
     mesh = seed_mesh(len(run.seeds))
     keys = seed_keys(run.seeds, mesh)
@@ -331,7 +323,7 @@ def _arguments(run: OfflineRun) -> tuple[_Program, jax.Array, Transitions]:
     return run.program, keys, transitions
 
 
-def _program(run: OfflineRun, mesh: Mesh) -> _Program:
+def _compiled(run: OfflineRun, mesh: Mesh) -> _Compiled:
     learner = run.learner
 
     def advance(state: Any, transitions: Transitions) -> tuple[Any, Any, Any]:
@@ -351,7 +343,7 @@ def _program(run: OfflineRun, mesh: Mesh) -> _Program:
 
     seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-    return _Program(
+    return _Compiled(
         jax.jit(shard(jax.vmap(learner.init), in_specs=seeds, out_specs=seeds)),
         jax.jit(
             shard(advance, in_specs=(seeds, everywhere), out_specs=(seeds, seeds, seeds)),

@@ -15,15 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 import optim
 from agents.evaluation import evaluate
 from agents.learner import Learner
 from agents.ppo import PPOConfig, ppo
 from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
-from experiments.runs.directory import RunDirectory
 from experiments.runs.reading import FORMAT
+from experiments.runs.training import (
+    Point,
+    Program,
+    Row,
+    all_finite,
+    evaluation_rows,
+    seed_keys,
+    seed_mesh,
+    train_seeds,
+)
 from experiments.settings import Settings
 from optim.learned.meta_params import find_meta_params
 
@@ -126,16 +135,6 @@ class RunConfig:
         return self.settings.anneal and optim.accepts_schedule(self.spec.name)
 
 
-class Point(NamedTuple):
-    """What is known after a logged stretch."""
-
-    number: int  # 0, 1, ...
-    step: int  # environment steps of each seed so far
-    seconds: float  # wall time since the run began
-    episode_returns: np.ndarray  # shape=(seeds,), NaN where no episode was completed
-    diverged: np.ndarray  # shape=(seeds,), bool
-
-
 def train(
     run: RunConfig,
     path: Path,
@@ -169,46 +168,37 @@ def train(
         ValueError: see `RunDirectory.create`.
         OSError: if something cannot be written; what was logged can be resumed.
     """
-    directory = RunDirectory.create(
-        path, run.config(), resume=resume, overwrite=overwrite, on_note=on_note
+    train_seeds(
+        path,
+        run.config(),
+        lambda: _program(run),
+        points=run.points,
+        step=run.step,
+        resume=resume,
+        overwrite=overwrite,
+        on_start=on_start,
+        on_point=on_point,
+        on_note=on_note,
+        checkpoint_seconds=checkpoint_seconds,
     )
-    if directory.is_finished(run.points):
-        on_start(run.iterations * run.steps_per_iteration)
-        return
+
+
+def _program(run: RunConfig) -> Program:
     program, numbers, keys = compiled(run)
-    first, state = directory.begin(program.init(numbers, keys))
-    on_start(run.step(first))
-    for index in range(first, run.points):
+
+    def advance(index: int, state: Any) -> tuple[Any, list[Row]]:
         count = (run.step(index + 1) - run.step(index)) // run.steps_per_iteration
         state, stretch = program.advance(numbers, state, jnp.int32(count))
-        rows = list(_rows(run, index, jax.device_get(stretch)))
-        is_last = index + 1 == run.points
-        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
-        on_point(
-            Point(
-                index,
-                run.step(index + 1),
-                seconds,
-                np.array([float(row["episode_return"] or math.nan) for row in rows]),
-                np.array([bool(row["diverged"]) for row in rows]),
-            )
-        )
-    returns, lengths = jax.device_get(program.evaluate(numbers, state, keys))
-    directory.write(
-        "evaluation.csv",
-        [
-            {
-                "seed": seed,
-                "episode_return": repr(float(returns[i].mean())),
-                "episodes": EVALUATION_EPISODES,
-                "episode_length": repr(float(lengths[i].mean())),
-            }
-            for i, seed in enumerate(run.seeds)
-        ],
-    )
+        return state, list(_rows(run, index, jax.device_get(stretch)))
+
+    def final_evaluation(state: Any) -> list[Row]:
+        returns, lengths = jax.device_get(program.evaluate(numbers, state, keys))
+        return evaluation_rows(run.seeds, EVALUATION_EPISODES, returns, lengths)
+
+    return Program(lambda: program.init(numbers, keys), advance, final_evaluation)
 
 
-def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
+def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
     """A run's program, which is compiled once for all runs that can share it, and its arguments.
 
     Returns:
@@ -219,7 +209,7 @@ def compiled(run: RunConfig) -> tuple[Program, Numbers, jax.Array]:
     weights = run.weights
     spec = run.spec if weights else without_learning_rate(run.spec)
     rate = 1.0 if weights else run.spec.learning_rate  # a learned optimizer takes no notice of it
-    program = _program(run.environment, spec, weights, run.settings, mesh)
+    program = _compiled(run.environment, spec, weights, run.settings, mesh)
     keys = seed_keys(run.seeds, mesh)
     learning_rates = jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)
     return program, Numbers(learning_rates, jnp.int32(run.iterations)), keys
@@ -232,7 +222,7 @@ class Numbers(NamedTuple):
     iterations: Any  # shape=(), dtype=int32
 
 
-class Program(NamedTuple):
+class Compiled(NamedTuple):
     """Compiled functions over (seeds, ...) arrays; all take `Numbers` first."""
 
     init: Callable[..., Any]  # (numbers, keys) -> state
@@ -241,13 +231,13 @@ class Program(NamedTuple):
 
 
 @functools.cache
-def _program(
+def _compiled(
     environment_text: str,
     spec: optim.OptimizerSpec,
     weights: str | None,  # their digest: a file of the same name may hold others later
     settings: Settings,
     mesh: Mesh,
-) -> Program:
+) -> Compiled:
     environment = make_environment(environment_text)
 
     def learner(numbers: Numbers) -> Learner:  # of one seed
@@ -284,7 +274,7 @@ def _program(
     seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
     numbers_spec = Numbers(seeds, everywhere)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-    return Program(
+    return Compiled(
         jax.jit(shard(init, in_specs=(numbers_spec, seeds), out_specs=seeds)),
         jax.jit(
             shard(
@@ -332,26 +322,6 @@ def without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:
     """The optimizer without the learning rate that it names, which `optim.make` would prefer."""
     options = tuple((key, value) for key, value in spec.options if key != "learning_rate")
     return dataclasses.replace(spec, options=options)
-
-
-def all_finite(params: Any) -> jax.Array:
-    """Whether all parameters are finite, as a scalar."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
-
-
-def seed_mesh(seeds: int) -> Mesh:
-    """As many devices as the seeds can use, with equally many seeds on each."""
-    devices = jax.devices()
-    per_device = math.ceil(seeds / len(devices))
-    used = math.ceil(seeds / per_device)
-    return Mesh(np.array(devices[:used]), ("seeds",), axis_types=(AxisType.Auto,))
-
-
-def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
-    """A key for each seed, spread over devices; surplus ones at the end repeat the first."""
-    padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
-    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
-    return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
 
 
 def _rows(run: RunConfig, index: int, stretch: Any) -> Iterator[dict[str, Any]]:

@@ -350,6 +350,18 @@ class RunDirectory:
         return self._manager_if_open
 
 
+def check_free(paths: Iterable[Path], *, resume: bool, overwrite: bool) -> None:
+    """Makes sure that run directories are free, or may be continued or replaced.
+
+    Raises:
+        ValueError: if not.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other.")
+    for path in paths:
+        RunDirectory.check_free(path, resume=resume, overwrite=overwrite)
+
+
 def circumstances() -> dict[str, Any]:
     """What `config.json` says about where a run was started, and with what."""
     import jax

@@ -3,13 +3,13 @@
 import io
 import math
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments.command_line import display as module
 from experiments.command_line.display import Display
 from experiments.command_line.progress import EvolutionProgress, TrainingProgress
+from experiments.runs.training import Point
 
 
 class Clock:
@@ -35,6 +35,14 @@ def printed(target: Console) -> str:
     return target.file.getvalue()
 
 
+def point(step: int, seconds: float, returns: list[float], diverged: int = 0) -> Point:
+    rows = [
+        {"episode_return": "" if math.isnan(value) else repr(value), "diverged": int(i < diverged)}
+        for i, value in enumerate(returns)
+    ]
+    return Point(0, step, seconds, rows)
+
+
 def training(optimizer: str) -> TrainingProgress:
     return TrainingProgress(environment="ant", optimizer=optimizer, steps=1000)
 
@@ -42,7 +50,10 @@ def training(optimizer: str) -> TrainingProgress:
 def test_plain_lines(clock: Clock) -> None:
     target = console()
     run = TrainingProgress(
-        environment="ant:backend=spring", optimizer="adam:learning_rate=[1]", steps=2_000_000
+        environment="ant:backend=spring",
+        optimizer="adam:learning_rate=[1]",
+        steps=2_000_000,
+        seeds=4,
     )
     with Display([run], target) as display:
         run.state = "compiling"
@@ -51,8 +62,7 @@ def test_plain_lines(clock: Clock) -> None:
         for run.done in (1000, 2000):  # too soon for a line each
             display.update(run)
         clock.now += 20
-        run.take(500_000, 20.0, np.array([1.0, math.nan, 3.0, math.inf]))
-        run.diverged = 2
+        run.take(point(125_000, 20.0, [1.0, math.nan, 3.0, math.inf], diverged=2))
         display.update(run)
         display.note("mind [this]")
         run.state, run.done = "done", 2_000_000
@@ -95,7 +105,7 @@ def test_terminal(clock: Clock) -> None:
     runs = [training("adam"), training("a[b]")]
     with Display(runs, target) as display:
         clock.now += 5
-        runs[0].take(250, 5.0, np.array([1.0, 2.0]))
+        runs[0].take(point(250, 5.0, [1.0, 2.0]))
         display.update(runs[0])
         display.note("mind [this]")
         display._live.refresh()  # type: ignore[union-attr]
@@ -108,10 +118,10 @@ def test_terminal(clock: Clock) -> None:
 def test_returns_without_an_episode_leave_the_last_ones() -> None:
     run = training("adam")
     for done, returns in enumerate([4.0, math.nan]):
-        run.take(done, 1.0, np.array([returns]))
+        run.take(point(done, 1.0, [returns]))
     assert run.episode_return == 4.0
     assert run.state == "training"
-    run.take(1000, 1.0, np.array([5.0]))
+    run.take(point(1000, 1.0, [5.0]))
     assert (run.episode_return, run.state) == (5.0, "evaluating")
 
 

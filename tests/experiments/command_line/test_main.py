@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command_line import commands, options, plans
 from experiments.command_line import main as cli
+from experiments.command_line.compare import Plan
 from experiments.meta_training.presets import PIPELINE_PRESETS
 from experiments.offline.presets import OFFLINE_PRESETS
 from experiments.online import training
@@ -197,10 +197,10 @@ def test_what_stops_a_run_is_said_with_the_way_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop(plan: plans.Plan) -> None:
+    def stop(plan: Plan) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "train_all", stop)
+    monkeypatch.setattr(Plan, "run", stop)
     line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", code)
     assert line == f"{message}; what is logged is kept, and the same command with --resume goes on."
 
@@ -213,7 +213,7 @@ def test_a_run_that_needs_too_much_memory_is_named(
     def stop(*_: object, **__: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
 
-    monkeypatch.setattr(commands, "train", stop)
+    monkeypatch.setattr(training, "train", stop)
     line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", 1)
     assert line.startswith("adam on CartPole-v1 does not fit into memory; lower num_envs or")
 
@@ -221,7 +221,7 @@ def test_a_run_that_needs_too_much_memory_is_named(
 # Help and lists
 
 
-@pytest.mark.parametrize("command", ["", *options.COMMANDS])
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([*command.split(), "--help"])

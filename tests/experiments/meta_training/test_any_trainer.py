@@ -12,12 +12,10 @@ import pytest
 from probes import quick_jit
 from safetensors.numpy import load_file
 
-from experiments.command_line import commands  # noqa: F401
-
-# These too, which the command line imports when it needs them.
 from experiments.command_line import main as cli
-from experiments.meta_training import pipeline as pipeline_training  # noqa: F401
-from experiments.meta_training import training as meta_training  # noqa: F401
+
+# This too, which the command line imports when it needs it.
+from experiments.meta_training import methods  # noqa: F401
 from experiments.online.tasks import make_environment
 
 METHODS = {

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import optim
-from experiments.command_line import commands, options
 from experiments.command_line import main as cli
+from experiments.command_line.meta_train import MetaTrain
 from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
 
 TASK = "--tasks CartPole-v1 --steps 64 --set num_envs=2 num_steps=8 minibatches=1 epochs=2 widths=4"
@@ -24,8 +25,8 @@ IMITATION = (
 
 def parsed(text):
     command = cli._parse(shlex.split(f"{text} --out x"))
-    assert isinstance(command, options.MetaTrain)
-    return commands.meta_run_config(command)
+    assert isinstance(command, MetaTrain)
+    return meta_run(command)
 
 
 @pytest.fixture(scope="module")

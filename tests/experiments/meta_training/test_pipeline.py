@@ -16,10 +16,11 @@ import pytest
 from hills import Tiny, task
 from safetensors.numpy import load_file
 
-from experiments.command_line import commands, options
 from experiments.command_line import main as cli
+from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.progress import MetaGradientProgress
 from experiments.meta_training import architectures
+from experiments.meta_training.methods import meta_run
 from experiments.meta_training.pipeline import PipelineOptions, PipelineRunConfig, returns_by_age
 from experiments.meta_training.presets import PIPELINE_PRESETS
 from experiments.meta_training.training import Generation, meta_train
@@ -72,8 +73,8 @@ def tiny() -> Iterator[None]:
 
 def parsed(text: str) -> PipelineRunConfig:
     command = cli._parse(shlex.split(f"{text} --out x"))
-    assert isinstance(command, options.MetaTrain)
-    run = commands.meta_run_config(command)
+    assert isinstance(command, MetaTrain)
+    run = meta_run(command)
     assert isinstance(run, PipelineRunConfig)
     return run
 

@@ -26,11 +26,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import optim
-from experiments.command_line import commands, options
 from experiments.command_line import main as cli
+from experiments.command_line.meta_train import MetaTrain
 from experiments.meta_training import architectures
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.evolution import EvolutionRunConfig
+from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
 from meta.task import Lifetimes
 
@@ -66,8 +67,8 @@ def tiny() -> Iterator[None]:
 
 def parsed(text: str) -> EvolutionRunConfig:
     command = cli._parse(shlex.split(f"{text} --out x"))
-    assert isinstance(command, options.MetaTrain)
-    return commands.meta_run_config(command)
+    assert isinstance(command, MetaTrain)
+    return meta_run(command)
 
 
 @pytest.fixture(scope="module")

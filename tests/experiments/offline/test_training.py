@@ -19,8 +19,8 @@ import pytest
 import quick
 from run_directories import results
 
-from experiments.command_line import commands, options, plans
 from experiments.command_line.main import main
+from experiments.command_line.offline import Offline
 from experiments.offline.algorithms import adam_numbers, resolve, settings_of
 from experiments.offline.datasets import Data
 from experiments.offline.presets import OFFLINE_PRESETS
@@ -198,11 +198,11 @@ def test_settings_and_defaults() -> None:
 @pytest.mark.parametrize("name", OFFLINE_PRESETS)
 def test_presets_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = plans.offline_plan(options.Offline(preset=name))
+    command = Offline(preset=name).filled()
     preset = OFFLINE_PRESETS[name]
-    assert list(plan.runs.values()) == list(preset.critic_optimizers)
+    assert list(command.paths().values()) == list(preset.critic_optimizers)
     settings_of(preset.algorithm, preset.settings)
-    assert plan.command.dataset == f"runs/{name}/data/{preset.collection.name}"
+    assert command.dataset == f"runs/{name}/data/{preset.collection.name}"
 
 
 # Interruptions
@@ -332,4 +332,3 @@ def test_presets_say_what_they_lack(
     commands_made = fails(capsys, f"collect --env Swimmer-v5 --root {tmp_path}")
     assert "Swimmer-v5 needs Gymnasium's MuJoCo environments" in commands_made
     assert "pip install 'rl-optim[offline]'" in commands_made
-    assert commands.OFFLINE_PRESETS is OFFLINE_PRESETS

@@ -2,9 +2,7 @@
 
 import pytest
 
-from experiments.command_line.commands import _run_config
-from experiments.command_line.options import Compare
-from experiments.command_line.plans import plan
+from experiments.command_line.compare import Compare
 from experiments.online.presets import PRESETS
 
 
@@ -15,19 +13,19 @@ def test_presets_are_valid(
     monkeypatch.chdir(str(tmp_path))
     preset = PRESETS[name]
     assert preset.description.endswith(".")
-    made = plan(Compare(preset=name))
+    made = Compare(preset=name).plan()
     assert (made.steps, made.seeds, made.settings) == (preset.steps, preset.seeds, preset.settings)
     pairs = [(env, optimizer) for env in preset.envs for optimizer in preset.optimizers]
     assert list(made.runs.values()) == pairs
-    for path, names in made.runs.items():
+    for path, run in made.configs().items():  # makes the environments and the optimizers
         assert path.parts[:2] == ("runs", name)
-        run = _run_config(made, *names)  # makes the environment and the optimizer
         assert run.config()["steps"] >= preset.steps
         assert len(run.seeds) == preset.seeds
 
 
 def test_options_replace_what_the_preset_says() -> None:
-    made = plan(Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",)))
+    command = Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",))
+    made = command.plan()
     assert list(dict.fromkeys(env for env, _ in made.runs.values())) == ["ant"]
     assert (made.steps, made.seeds) == (7, 2)
     assert made.settings == (*PRESETS["quickstart"].settings, "clip=0.1")

@@ -18,9 +18,10 @@ from compilations import compilations
 from run_directories import ITERATION, TINY, results, tiny_run
 
 from experiments.online import training
-from experiments.online.training import Point, RunConfig, compiled, train
+from experiments.online.training import RunConfig, compiled, train
 from experiments.runs import directory as run_directory
 from experiments.runs.directory import RunDirectory
+from experiments.runs.training import Point
 
 
 @pytest.fixture(scope="session")
@@ -218,7 +219,7 @@ def test_callbacks(tmp_path: Path) -> None:
     with (path / "metrics.csv").open(newline="") as file:
         logged = [float(row["episode_return"] or "nan") for row in csv.DictReader(file)]
     np.testing.assert_array_equal(np.ravel([p.episode_returns for p in points]), logged)
-    assert not np.any([point.diverged for point in points])
+    assert not np.any([point.column("diverged") for point in points])
 
 
 # Programs
