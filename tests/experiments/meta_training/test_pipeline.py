@@ -219,9 +219,9 @@ def test_display() -> None:
         "episodes_by_age": np.array([[1, 0, 2], [1, 0, 0]]),
         "return_by_age": np.array([[1.0, math.nan, 3.0], [2.0, math.nan, math.nan]]),
     }
-    progress.take(metrics)
+    progress.take_metrics(metrics)
     assert progress.by_age() == f"1.5 {nothing} 3"
-    progress.take(metrics | {"return_by_age": np.array([[3.0, math.nan, 3.0]] * 2)})
+    progress.take_metrics(metrics | {"return_by_age": np.array([[3.0, math.nan, 3.0]] * 2)})
     assert progress.by_age() == f"{np.mean([3.9 / 1.9, 4.8 / 1.9]):.3g} {nothing} 3"
     assert progress.line() == (
         "optim4rl pipeline: training, meta-iteration 3 of 10, meta-loss 0.5, gradient norm 0.25, "

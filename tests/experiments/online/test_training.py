@@ -218,7 +218,7 @@ def test_callbacks(tmp_path: Path) -> None:
     assert all(np.diff([point.seconds for point in points]) > 0)
     with (path / "metrics.csv").open(newline="") as file:
         logged = [float(row["episode_return"] or "nan") for row in csv.DictReader(file)]
-    np.testing.assert_array_equal(np.ravel([p.episode_returns for p in points]), logged)
+    np.testing.assert_array_equal(np.ravel([p.column("episode_return") for p in points]), logged)
     assert not np.any([point.column("diverged") for point in points])
 
 
@@ -246,7 +246,7 @@ def test_shared_program_trains_each_learning_rate_as_its_own(tmp_path: Path) -> 
     run = tiny_run("adam:learning_rate=0.03", iterations=4)
     train(tiny_run("adam:learning_rate=0.5", iterations=9), tmp_path / "before")
     train(run, tmp_path / "shared")
-    training._program.cache_clear()
+    training._compiled.cache_clear()
     train(run, tmp_path / "own")
     assert results(tmp_path / "shared") == results(tmp_path / "own")
 
