@@ -37,6 +37,7 @@ from optim.critical_momenta import adam_cm as adam_cm
 from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
+from optim.extra_args import with_only_extra_args as with_only_extra_args
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
 from optim.learned.l2lgd2 import L2LGD2 as L2LGD2
@@ -151,4 +152,5 @@ __all__ = [
     "trac",
     "trac_adam",
     "tvlars",
+    "with_only_extra_args",
 ]

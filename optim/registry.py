@@ -18,6 +18,7 @@ from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, nearest
 from optim._promotion import with_standard_promotion
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
+from optim.extra_args import with_only_extra_args
 from optim.learned.meta_params import ARCHITECTURES, load, without_weights
 
 Option = bool | int | float | str | None
@@ -274,7 +275,7 @@ def make(
     except ImportError as error:
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
-        return _with_only(optimizer, _ONLY_EXTRAS[spec.name])
+        return with_only_extra_args(optimizer, _ONLY_EXTRAS[spec.name])
     if spec.name in _IN_TURN:
         return _updated_in_turn(optimizer)
     return optimizer
@@ -305,20 +306,6 @@ def _check_options(spec: OptimizerSpec, parameters: Mapping[str, inspect.Paramet
                 f"{spec.name!r} has no option {key!r}; the nearest is {nearest(key, parameters)!r}."
             )
         _check_option(key, value, parameters[key])
-
-
-def _with_only(
-    optimizer: optax.GradientTransformationExtraArgs, names: tuple[str, ...]
-) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that is passed those extra arguments and no others."""
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-    ) -> tuple[optax.Updates, optax.OptState]:
-        passed = {name: extra_args[name] for name in names if name in extra_args}
-        return optimizer.update(updates, state, params, **passed)
-
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _updated_in_turn(
