@@ -37,6 +37,7 @@ from optim.critical_momenta import adam_cm as adam_cm
 from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
+from optim.extra_args import with_only_extra_args as with_only_extra_args
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
 from optim.learned.l2lgd2 import L2LGD2 as L2LGD2
@@ -60,7 +61,6 @@ from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
-from optim.registry import OptimizerSpec as OptimizerSpec
 from optim.registry import accepts_schedule as accepts_schedule
 from optim.registry import describe as describe
 from optim.registry import details as details
@@ -69,6 +69,7 @@ from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
+from optim.spec import OptimizerSpec as OptimizerSpec
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
 from optim.subset_norm import subset_norm as subset_norm
 from optim.subspace_momentum import scale_by_subspace_momentum as scale_by_subspace_momentum
@@ -151,4 +152,5 @@ __all__ = [
     "trac",
     "trac_adam",
     "tvlars",
+    "with_only_extra_args",
 ]

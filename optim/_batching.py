@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,6 +31,9 @@ def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
         # With shardings in the types, those of the results would not be the function's own.
         if jax.sharding.get_abstract_mesh().explicit_axes:
             return function(*arguments)
+        # It imports Pallas, which takes longer than all of `optim`, and few optimizers come here.
+        from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
         # What is mapped must be an argument, also what the function closes over.
         closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
 

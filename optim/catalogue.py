@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import optax
 
@@ -46,11 +47,15 @@ class OptimizerDetails:
         state: numbers kept for each parameter.
         cost: computation on top of Adam's, or "none".
         package: the optional package that it needs, or None.
+        group: "rl" if it was made for reinforcement learning, "matrix" if it treats whole rows,
+            columns or subspaces of matrices alike, "learned", or else "general".
 
     Examples:
         >>> import optim
         >>> optim.details("adamod").state
         '3'
+        >>> optim.details("adam_rel").group
+        'rl'
     """
 
     factory: Factory
@@ -60,6 +65,7 @@ class OptimizerDetails:
     state: str = "2"
     cost: str = "none"
     package: str | None = None
+    group: Literal["rl", "general", "matrix", "learned"] = "general"
 
 
 # Our own optimizers, one block each, sorted.
@@ -88,18 +94,21 @@ OWN: dict[str, OptimizerDetails] = {
         summary="Adam-Rel: Adam whose step count starts anew with every new objective.",
         paper="Ellis et al., 2024, arXiv 2412.17113",
         inputs="reset or a period",
+        group="rl",
     ),
     "adam_reset": OptimizerDetails(
         factory=adam_reset,
         summary="Adam whose moments and step count are reset with every new objective.",
         paper="Asadi et al., 2023, arXiv 2306.17833",
         inputs="reset or a period",
+        group="rl",
     ),
     "adamo": OptimizerDetails(
         factory=adamo,
         summary="AdamO: Adam with a bounded pull of weight matrices to orthogonality.",
         paper="Qiao et al., 2026, arXiv 2605.01968",
         cost="two products of each matrix with itself",
+        group="rl",
     ),
     "adamod": OptimizerDetails(
         factory=adamod,
@@ -143,6 +152,7 @@ OWN: dict[str, OptimizerDetails] = {
         state="1, and for each matrix the squares of its sides",
         cost="products of each matrix with square ones, triangular solves",
         package="psgdax",
+        group="matrix",
     ),
     "mars": OptimizerDetails(
         factory=mars,
@@ -171,6 +181,7 @@ OWN: dict[str, OptimizerDetails] = {
         summary="Subset-norm Adam: one second moment for each row or column of a matrix.",
         paper="Nguyen and Nguyen, 2024, arXiv 2411.07120",
         state="1, and one for each subset",
+        group="matrix",
     ),
     "subspace_momentum": OptimizerDetails(
         factory=subspace_momentum,
@@ -178,6 +189,7 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Nguyen and Nguyen, 2024, arXiv 2411.07120",
         state="rank / shorter side of each matrix; 1 for other leaves",
         cost="now and then a singular value decomposition of each matrix",
+        group="matrix",
     ),
     "swats": OptimizerDetails(
         factory=swats,
@@ -190,6 +202,7 @@ OWN: dict[str, OptimizerDetails] = {
         summary="TRAC over Adam: one scale of the displacement from the start, tuned online.",
         paper="Muppidi et al., 2024, arXiv 2405.16642",
         state="4, or 3 with exact_reference",
+        group="rl",
     ),
     "tvlars": OptimizerDetails(
         factory=tvlars,
@@ -209,6 +222,7 @@ LEARNED: dict[str, OptimizerDetails] = {
         "arXiv 2302.01470",
         state="8, the hidden size",
         cost="a GRU and a dense layer for each parameter",
+        group="learned",
     ),
     "linear_optim": OptimizerDetails(
         factory=linear_optim,
@@ -216,6 +230,7 @@ LEARNED: dict[str, OptimizerDetails] = {
         paper="Lan et al., 2024, arXiv 2302.01470",
         state="8, the hidden size",
         cost="a GRU and a dense layer for each parameter",
+        group="learned",
     ),
     "open": OptimizerDetails(
         factory=open_optimizer,
@@ -224,6 +239,7 @@ LEARNED: dict[str, OptimizerDetails] = {
         inputs="activations, training_progress and batch_progress, each optional",
         state="14: 6, and the features of the GRU",
         cost="a GRU and a perceptron for each parameter",
+        group="learned",
     ),
     "optim4rl": OptimizerDetails(
         factory=optim4rl,
@@ -231,6 +247,7 @@ LEARNED: dict[str, OptimizerDetails] = {
         paper="Lan et al., 2024, arXiv 2302.01470",
         state="16, twice the hidden size",
         cost="two GRUs and dense layers for each parameter",
+        group="learned",
     ),
     "star": OptimizerDetails(
         factory=star,
@@ -238,5 +255,6 @@ LEARNED: dict[str, OptimizerDetails] = {
         paper="Harrison et al., 2022, arXiv 2209.11208; as in Lan et al., 2024, arXiv 2302.01470",
         state="4, and 6 for each row and column of a matrix",
         cost="a perceptron with 39 inputs for each parameter",
+        group="learned",
     ),
 }

@@ -1,26 +1,25 @@
-"""Optimizers by name, and the text that names one on the command line."""
+"""Optimizers by name."""
 
-import dataclasses
 import functools
 import inspect
-import re
 import types
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import optax.contrib
 
 from optim._batching import in_turn
-from optim._checks import check_learning_rate, check_range, nearest
+from optim._checks import check_learning_rate, nearest
 from optim._promotion import with_standard_promotion
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
-from optim.learned.meta_params import ARCHITECTURES, load, without_weights
-
-Option = bool | int | float | str | None
+from optim.extra_args import with_only_extra_args
+from optim.learned.meta_params import (
+    ARCHITECTURES,
+    load_weights,
+    transform_options,
+    without_weights,
+)
+from optim.spec import OptimizerSpec, Option, check_options
 
 # What optax offers besides, and why it is no name here.
 _EXCLUDED = {
@@ -42,86 +41,6 @@ _ONLY_EXTRAS = {"lbfgs": ("value", "grad", "value_fn")}
 
 # These decompose matrices, see `in_turn`. Ours see to it themselves.
 _IN_TURN = frozenset({"galore"})
-
-_DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSpec:
-    """An optimizer as named on the command line: `NAME[@WEIGHTS][:key=value,...]`.
-
-    Attributes:
-        name: name of the optimizer, see `optimizer_names`.
-        weights: name or path of learned weights, without `:`, or None.
-        options: pairs of an argument's name and its value, in the order given; or a mapping.
-
-    Raises:
-        ValueError: if an option is given twice.
-
-    Examples:
-        >>> spec = OptimizerSpec.parse("adam:learning_rate=3e-4,b2=0.99")
-        >>> spec.name, spec.learning_rate, dict(spec.options)["b2"]
-        ('adam', 0.0003, 0.99)
-        >>> str(spec)
-        'adam:learning_rate=0.0003,b2=0.99'
-        >>> OptimizerSpec.parse("open@breakout").weights
-        'breakout'
-    """
-
-    name: str
-    weights: str | None = None
-    options: tuple[tuple[str, Option], ...] = ()
-
-    def __post_init__(self) -> None:
-        pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
-        object.__setattr__(self, "options", tuple((key, value) for key, value in pairs))
-        keys = [key for key, _ in self.options]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"option {key!r} of {self.name!r} must be given once.")
-
-    @classmethod
-    def parse(cls, text: str) -> "OptimizerSpec":
-        """Reads a spec. Values are numbers, `true`, `false`, `none` or plain words.
-
-        Only the syntax is checked here; `make` checks names and values.
-
-        Args:
-            text: the spec, for example `"adam:learning_rate=3e-4,b2=0.99"`.
-
-        Returns:
-            The spec.
-
-        Raises:
-            ValueError: if the text is not of the form `NAME[@WEIGHTS][:key=value,...]`.
-        """
-        head, colon, tail = text.strip().partition(":")
-        name, at, weights = head.partition("@")
-        if not re.fullmatch(r"\w+", name) or (at and not weights) or (colon and not tail):
-            raise ValueError(
-                f"optimizer must have the form NAME[@WEIGHTS][:key=value,...], got {text!r}."
-            )
-        options = []
-        for item in tail.split(",") if colon else []:
-            key, equals, value = (part.strip() for part in item.partition("="))
-            if not (key.isidentifier() and equals and value):
-                raise ValueError(f"options of {name!r} must have the form key=value, got {item!r}.")
-            options.append((key, _parse_value(value)))
-        return cls(name, weights or None, tuple(options))
-
-    @property
-    def learning_rate(self) -> float | None:
-        """The learning rate among the options, or None."""
-        value = dict(self.options).get("learning_rate")
-        if value is None:
-            return None
-        check_learning_rate(value)
-        return float(value)
-
-    def __str__(self) -> str:
-        weights = f"@{self.weights}" if self.weights else ""
-        options = ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
-        return f"{self.name}{weights}" + (f":{options}" if options else "")
 
 
 def optimizer_names() -> list[str]:
@@ -260,7 +179,7 @@ def make(
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
-    _check_options(spec, inspect.signature(factory).parameters)
+    check_options(spec, inspect.signature(factory).parameters)
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | dict(spec.options)
     options.setdefault("learning_rate", learning_rate)
     rate = options["learning_rate"]
@@ -274,7 +193,7 @@ def make(
     except ImportError as error:
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
-        return _with_only(optimizer, _ONLY_EXTRAS[spec.name])
+        return with_only_extra_args(optimizer, _ONLY_EXTRAS[spec.name])
     if spec.name in _IN_TURN:
         return _updated_in_turn(optimizer)
     return optimizer
@@ -285,40 +204,15 @@ def _make_learned(
 ) -> optax.GradientTransformationExtraArgs:
     if spec.weights is None:
         raise without_weights(spec.name)
-    parameters = dict(inspect.signature(ARCHITECTURES[spec.name].transform).parameters)
-    for key in ("self", "meta_params"):
-        parameters.pop(key)
-    _check_options(spec, parameters)
+    parameters = transform_options(spec.name)
+    check_options(spec, parameters)
     if learning_rate is not None:
         hint = "; it can be an option" if "learning_rate" in parameters else ""
         raise ValueError(
             f"learning_rate must be None for {spec.name!r}, which sets its own steps, got "
             f"{learning_rate!r}{hint}."
         )
-    return load(f"{spec.name}@{spec.weights}", **dict(spec.options))
-
-
-def _check_options(spec: OptimizerSpec, parameters: Mapping[str, inspect.Parameter]) -> None:
-    for key, value in spec.options:
-        if key not in parameters:
-            raise ValueError(
-                f"{spec.name!r} has no option {key!r}; the nearest is {nearest(key, parameters)!r}."
-            )
-        _check_option(key, value, parameters[key])
-
-
-def _with_only(
-    optimizer: optax.GradientTransformationExtraArgs, names: tuple[str, ...]
-) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that is passed those extra arguments and no others."""
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-    ) -> tuple[optax.Updates, optax.OptState]:
-        passed = {name: extra_args[name] for name in names if name in extra_args}
-        return optimizer.update(updates, state, params, **passed)
-
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+    return load_weights(spec.name, spec.weights, dict(spec.options))
 
 
 def _updated_in_turn(
@@ -371,76 +265,3 @@ def _factory(name: str) -> Factory:
         raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
     known = [*factories, *ARCHITECTURES]
     raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, known)!r}.")
-
-
-def _parse_value(text: str) -> Option:
-    words: dict[str, Option] = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _format_value(value: Option) -> str:
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _check_option(key: str, value: Option, parameter: inspect.Parameter) -> None:
-    """Checks an option's value against the parameter of the factory it is meant for."""
-    if key == "learning_rate":
-        check_learning_rate(value)
-        return
-    nullable = parameter.default is None or type(None) in _union_members(parameter.annotation)
-    if value is None and nullable:
-        return
-    allowed = _allowed(parameter)
-    if allowed is None:
-        raise ValueError(f"{key} must be set in Python, it takes no value from a spec.")
-    words, is_allowed = allowed
-    if not is_allowed(value):
-        alternative = " or none" if nullable else ""
-        raise ValueError(f"{key} must be {words}{alternative}, got {_format_value(value)}.")
-    if key in _DECAY_RATES:
-        check_range(key, value, 0.0, 1.0)
-    elif isinstance(value, float):
-        check_range(key, value, -np.inf, np.inf)
-
-
-def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool]] | None:
-    """What a parameter takes from a spec, in words and as a test; None if nothing."""
-    members = _union_members(parameter.annotation)
-    default = parameter.default
-    if "dtype" in parameter.name:
-        return "the name of a floating-point dtype", _is_float_dtype
-    if get_origin(parameter.annotation) is Literal:
-        choices = get_args(parameter.annotation)
-        return f"one of {', '.join(choices)}", lambda value: value in choices
-    if isinstance(default, bool) or (default is None and members[0] is bool):
-        return "true or false", lambda value: isinstance(value, bool)
-    is_tree = any(get_origin(member) in (Iterable, Mapping) for member in members)
-    takes_number = isinstance(default, float) or (default is None and not is_tree)
-    if isinstance(default, int) or (takes_number and int in members and float not in members):
-        return "an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)
-    if takes_number and (float in members or jax.Array in members):
-        return (
-            "a number",
-            lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-        )
-    return None
-
-
-def _union_members(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
-    return (annotation,)
-
-
-def _is_float_dtype(value: Option) -> bool:
-    try:
-        return isinstance(value, str) and bool(jnp.issubdtype(jnp.dtype(value), jnp.floating))
-    except TypeError:
-        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from typing import Any
 
 import jax
@@ -13,7 +12,8 @@ import optax
 import optim
 from experiments.settings import unknown
 from meta.trainer import Architecture, MetaParams
-from optim.learned.meta_params import ARCHITECTURES, find_meta_params
+from optim.learned.meta_params import ARCHITECTURES, find_meta_params, read, transform_options
+from optim.spec import check_option_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,15 @@ class LearnedOptimizer:
         architecture: with its sizes.
         options: what `transform` gets beside the meta-parameters.
         start: the first meta-parameters, or None to draw them.
+        several_rates: the learning rates that these were trained at, if there were several; then
+            `options` have to hold one when it is used.
     """
 
     name: str
     architecture: Architecture
     options: dict[str, Any]
     start: MetaParams | None = None
+    several_rates: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> LearnedOptimizer:
@@ -46,34 +49,32 @@ class LearnedOptimizer:
             raise unknown("learned optimizer", spec.name, ARCHITECTURES)
         known = ARCHITECTURES[spec.name]
         sizes = inspect.signature(known).parameters
-        options = list(inspect.signature(known.transform).parameters)[2:]
-        for key, _ in spec.options:
-            if key not in sizes and key not in options:
-                hint = f"the nearest is {optim.nearest(key, [*sizes, *options])!r}"
-                raise ValueError(f"{spec.name!r} has no option {key!r}; {hint}.")
+        options = transform_options(spec.name)
+        check_option_names(spec.name, dict(spec.options), [*sizes, *options])
         given = dict(spec.options)
         own = {key: _as(sizes[key], value) for key, value in given.items() if key in sizes}
         others = {key: value for key, value in given.items() if key not in sizes}
-        start = None
-        if spec.weights is not None:
+        if spec.weights is None:
+            learned = cls(spec.name, known(**own), others)
+        else:
             if own:
                 raise ValueError(f"{', '.join(own)} must be left out: the weights say it.")
-            path = find_meta_params(spec.name, spec.weights)
-            start, metadata = optim.load_meta_params(path), optim.load_metadata(path)
-            if metadata["architecture"] != spec.name:
+            file = read(find_meta_params(spec.name, spec.weights))
+            if file.metadata["architecture"] != spec.name:
                 raise ValueError(
                     f"{spec.weights!r} must hold weights of {spec.name!r}; got those of "
-                    f"{metadata['architecture']!r}."
+                    f"{file.metadata['architecture']!r}."
                 )
-            own = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in json.loads(metadata["sizes"]).items()
-            }
-            others = json.loads(metadata["options"]) | others
-        learned = cls(spec.name, known(**own), others, start)
+            learned = cls(
+                spec.name,
+                file.architecture,
+                file.options | others,
+                file.meta_params,
+                file.several_rates,
+            )
 
         def use(key: jax.Array) -> None:
-            learned.transform(learned.init(key))
+            learned.architecture.transform(learned.init(key), **learned.options)
 
         jax.eval_shape(use, jax.random.key(0))  # the architecture says what it does not allow
         return learned
@@ -83,7 +84,17 @@ class LearnedOptimizer:
         return self.architecture.init(key) if self.start is None else self.start
 
     def transform(self, meta_params: MetaParams) -> optax.GradientTransformationExtraArgs:
-        """The optimizer with given meta-parameters."""
+        """The optimizer with given meta-parameters.
+
+        Raises:
+            ValueError: if a learning rate is needed, see `several_rates`.
+        """
+        if self.several_rates and "learning_rate" not in self.options:
+            raise ValueError(
+                f"the weights of {self.name!r} were trained at several learning rates, "
+                f"{self.several_rates}, and to start from them each task must be given one, or the "
+                "optimizer an option learning_rate."
+            )
         return self.architecture.transform(meta_params, **self.options)
 
 

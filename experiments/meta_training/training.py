@@ -298,15 +298,19 @@ def _text(value: Any) -> str:
 def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int) -> None:
     """Writes the last weights and the best, and what follows from the metrics."""
     learned = LearnedOptimizer.parse(run.optimizer)
-    options = learned.options
-    if len(rates := {task.learning_rate for task in run.tasks}) == 1 and None not in rates:
-        options = options | {"learning_rate": rates.pop()}  # that of all its training
-    metadata = {
+    options = dict(learned.options)
+    metadata: dict[str, Any] = {
         "architecture": learned.architecture,
         "options": options,
         "training_tasks": " ".join(task.environment for task in run.tasks),
         "optimizer": run.optimizer,
     }
+    own = options.pop("learning_rate", None)
+    rates = [task.learning_rate or own for task in run.tasks]
+    if len(set(rates)) > 1:  # to use the weights, one has to be chosen
+        metadata["learning_rates"] = " ".join(str(rate or "default") for rate in rates)
+    elif rates[0] is not None:
+        options["learning_rate"] = rates[0]
 
     def save(name: str, meta_params: MetaParams, generations: int) -> None:
         optim.save_meta_params(

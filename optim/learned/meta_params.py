@@ -4,13 +4,15 @@ A file is in the safetensors format: numbers and text only. Nothing is ever unpi
 """
 
 import dataclasses
+import hashlib
 import importlib.resources
+import inspect
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from optim.learned.linear_optim import LinearOptim
 from optim.learned.open import OPEN
 from optim.learned.optim4rl import Optim4RL
 from optim.learned.star import STAR
+from optim.spec import OptimizerSpec, check_option_names, check_options
 
 # Learned optimizers by name. Each class is a dataclass of sizes, and has a `feature_version`: to
 # change what the numbers of a file are multiplied with is to make a new version.
@@ -37,11 +40,15 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 _FORMAT = "rl-optim meta-parameters"
+_CHECKSUM = "sha256"  # entry of the metadata; files of before have none
+_SEVERAL_RATES = "learning_rates"  # likewise; learning rates of the training, if it had several
 _PACKAGED = importlib.resources.files("optim.learned") / "weights"
 
 
 def save_meta_params(path: str | Path, meta_params: Any, metadata: Mapping[str, Any]) -> None:
     """Writes meta-parameters to a file, in one step: it is never there half.
+
+    The same meta-parameters and metadata give the same bytes.
 
     Args:
         path: the file, by convention `*.safetensors`; replaced if it exists.
@@ -50,8 +57,9 @@ def save_meta_params(path: str | Path, meta_params: Any, metadata: Mapping[str, 
             `sizes` as `load_metadata` gives them if they are not the default;
             `training_tasks` says what they were trained on; `options`, if there are any, is a
             mapping of the arguments of `transform` that they were trained with, numbers and truth
-            values, which `load` will use too. Any other entry is text and kept as it is. Sizes
-            and version of the features are added.
+            values, which `load` will use too; `learning_rates`, if training used several, is a text
+            that names them, and `load` has to be given one. Any other entry is text and kept as it
+            is. Sizes, version of the features and a checksum of all else are added.
 
     Raises:
         ValueError: if the metadata lacks an entry, or meta-parameters or options are not the
@@ -91,13 +99,12 @@ def save_meta_params(path: str | Path, meta_params: Any, metadata: Mapping[str, 
         if not isinstance(entries.get(key), str):
             raise ValueError(f"metadata must hold text, got {entries.get(key)!r} for {key!r}.")
     leaves = _flatten(meta_params).items()
-    data = safetensors.numpy.save(
-        {key: np.asarray(leaf, np.float32, order="C") for key, leaf in leaves}, entries
-    )
+    tensors = {key: np.asarray(leaf, np.float32, order="C") for key, leaf in leaves}
+    entries[_CHECKSUM] = _checksum(tensors, entries)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_bytes(data)
+        partial.write_bytes(_serialize(tensors, entries))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -113,8 +120,8 @@ def load_meta_params(path: str | Path) -> dict[str, Any]:
         Nested dictionary of float32 arrays.
 
     Raises:
-        ValueError: if the file is not one of ours, or of a feature version that this package does
-            not compute.
+        ValueError: if the file is not one of ours, does not match its checksum, or is of a feature
+            version that this package does not compute.
         OSError: if it cannot be read.
 
     Examples:
@@ -125,7 +132,7 @@ def load_meta_params(path: str | Path) -> dict[str, Any]:
         >>> print(jax.tree.all(jax.tree.map(jnp.array_equal, load_meta_params(path), meta_params)))
         True
     """
-    return _read(path)[1]
+    return read(path).meta_params
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
@@ -136,7 +143,7 @@ def load_metadata(path: str | Path) -> dict[str, str]:
 
     Returns:
         The metadata, among it `architecture`, `sizes`, `feature_version` and
-        `training_tasks`.
+        `training_tasks`; and `sha256`, the checksum, unless the file is an old one.
 
     Raises:
         ValueError: see `load_meta_params`.
@@ -150,7 +157,7 @@ def load_metadata(path: str | Path) -> dict[str, str]:
         >>> load_metadata(path)["training_tasks"]
         'Breakout-MinAtar'
     """
-    return _read(path)[2]
+    return read(path).metadata
 
 
 def load_open_npy(path: str | Path, architecture: OPEN | None = None) -> dict[str, Any]:
@@ -204,20 +211,40 @@ def load_open_npy(path: str | Path, architecture: OPEN | None = None) -> dict[st
     return sizes[shape[0]].from_vector(vector)
 
 
+class MetaParamsFile(NamedTuple):
+    """What a file holds."""
+
+    architecture: Any
+    meta_params: dict[str, Any]
+    metadata: dict[str, str]
+    options: dict[str, Any]  # arguments of `transform`, with which they were trained
+
+    @property
+    def several_rates(self) -> str | None:
+        """The learning rates that they were trained at, if there were several and one is needed."""
+        takes_one = "learning_rate" in transform_options(self.metadata["architecture"])
+        if not takes_one or "learning_rate" in self.options:
+            return None
+        return self.metadata.get(_SEVERAL_RATES)
+
+
 def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
     """A learned optimizer with trained meta-parameters, ready to use.
 
     Args:
-        text: `NAME@WEIGHTS`, with the name of an architecture and the name of packaged
-            meta-parameters or a path; or a path alone.
+        text: `NAME@WEIGHTS[:key=value,...]`, with the name of an architecture and the name of
+            packaged meta-parameters or a path, as `OptimizerSpec.parse` reads it; or a path alone,
+            of any characters, with a suffix or a separator.
         **options: arguments of the architecture's `transform`. Those with which the
-            meta-parameters were trained are in their file; options given here come first.
+            meta-parameters were trained are in their file; then those of the text count, and
+            before all others those given here.
 
     Returns:
         The optimizer.
 
     Raises:
-        ValueError: if there are no such meta-parameters, or they are of another architecture.
+        ValueError: if there are no such meta-parameters, they are of another architecture, an
+            option is unknown, or they were trained at several learning rates and none is given.
         OSError: if a file cannot be read.
 
     Examples:
@@ -229,20 +256,68 @@ def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
         >>> len(optimizer.init(jnp.ones(3)))
         4
     """
-    name, at, weights = text.partition("@")
-    if not at or name not in ARCHITECTURES:
-        if not _is_path(text):
-            raise without_weights(name) if name in ARCHITECTURES else _unknown(name, "text")
-        name, weights = "", text
+    name, at, _ = text.partition("@")
+    if at and name in ARCHITECTURES:
+        spec = OptimizerSpec.parse(text)
+        check_options(spec, transform_options(name))
+        assert spec.weights is not None
+        return load_weights(name, spec.weights, dict(spec.options) | options)
+    if _is_path(text):
+        return load_weights("", text, options)
+    raise without_weights(name) if name in ARCHITECTURES else _unknown(name, "text")
+
+
+def load_weights(
+    name: str, weights: str, options: Mapping[str, Any]
+) -> optax.GradientTransformationExtraArgs:
+    """See `load`.
+
+    Args:
+        name: name of the architecture; empty if the file is to say it.
+        weights: name of packaged meta-parameters, or a path.
+        options: arguments of `transform`.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: see `load`.
+        OSError: if a file cannot be read.
+
+    Examples:
+        >>> load_weights("open", "no/such.safetensors", {})
+        Traceback (most recent call last):
+        ...
+        ValueError: meta-parameters must be in a file that exists, got 'no/such.safetensors'.
+    """
     path = find_meta_params(name, weights)
-    architecture, meta_params, metadata = _read(path)
-    if name not in ("", metadata["architecture"]):
+    file = read(path)
+    known = file.metadata["architecture"]
+    if name not in ("", known):
+        raise ValueError(f"{path} must hold meta-parameters of {name!r}, got those of {known!r}.")
+    check_option_names(known, options, transform_options(known))
+    if file.several_rates and "learning_rate" not in options:
         raise ValueError(
-            f"{path} must hold meta-parameters of {name!r}, got those of "
-            f"{metadata['architecture']!r}."
+            f"{path} was trained at several learning rates, {file.several_rates}, and needs to be "
+            f"given one: {known}@WEIGHTS:learning_rate=... in a spec, learning_rate=... in Python."
         )
-    trained_with = _options(metadata.get("options", "{}"), str(path))
-    return architecture.transform(meta_params, **{**trained_with, **options})
+    return file.architecture.transform(file.meta_params, **{**file.options, **options})
+
+
+def transform_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of an architecture, which its `transform` takes besides meta-parameters.
+
+    Args:
+        name: name of the architecture.
+
+    Returns:
+        Names and parameters.
+
+    Examples:
+        >>> list(transform_options("linear_optim"))
+        ['learning_rate', 'grad_clip']
+    """
+    return dict(list(inspect.signature(ARCHITECTURES[name].transform).parameters.items())[2:])
 
 
 def without_weights(name: str) -> ValueError:
@@ -284,15 +359,19 @@ def find_meta_params(name: str, weights: str) -> Path:
         ...
         ValueError: meta-parameters must be in a file that exists, got 'no/such.safetensors'.
     """
+    # What was meant as options but does not read as such counts as part of the path.
+    hint = "; options after it must read :key=value" if name and ":" in weights else ""
     if _is_path(weights):
         if not Path(weights).is_file():
-            raise ValueError(f"meta-parameters must be in a file that exists, got {weights!r}.")
+            raise ValueError(
+                f"meta-parameters must be in a file that exists, got {weights!r}{hint}."
+            )
         return Path(weights)
     path = Path(str(_PACKAGED / f"{name}_{weights}.safetensors"))
     if not path.is_file():
         raise ValueError(
             f"{name!r} has no packaged meta-parameters {weights!r}, it has "
-            f"{', '.join(packaged_meta_params(name)) or 'none'}; or give the path of a file."
+            f"{', '.join(packaged_meta_params(name)) or 'none'}; or give the path of a file{hint}."
         )
     return path
 
@@ -367,8 +446,19 @@ def _check(architecture: Any, meta_params: Any, options: Mapping[str, Any], wher
         raise ValueError(f"{where} must fit {architecture}: {error}") from None
 
 
-def _read(path: str | Path) -> tuple[Any, dict[str, Any], dict[str, str]]:
-    """Architecture, meta-parameters and metadata of a file."""
+def read(path: str | Path) -> MetaParamsFile:
+    """Reads a file.
+
+    Args:
+        path: a file that `save_meta_params` wrote.
+
+    Returns:
+        All that it holds.
+
+    Raises:
+        ValueError: see `load_meta_params`.
+        OSError: if it cannot be read.
+    """
     with open(path, "rb") as file:
         kind = _kind(file.read(64))
     try:
@@ -383,6 +473,11 @@ def _read(path: str | Path) -> tuple[Any, dict[str, Any], dict[str, str]]:
         raise ValueError(
             f"{path} must have been written by rl-optim, but its metadata does not say so."
         )
+    if _is_changed(tensors, metadata):
+        raise ValueError(
+            f"{path} must be as it was written, but does not match its checksum: it is damaged, or "
+            "was changed."
+        )
     name, version = metadata.get("architecture", ""), metadata.get("feature_version")
     architecture = _build(name, metadata.get("sizes", ""), str(path))
     if version != str(_feature_version(name)):
@@ -391,8 +486,39 @@ def _read(path: str | Path) -> tuple[Any, dict[str, Any], dict[str, str]]:
             f"got version {version}."
         )
     meta_params = _unflatten({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()})
-    _check(architecture, meta_params, _options(metadata.get("options", "{}"), str(path)), str(path))
-    return architecture, meta_params, metadata
+    options = _options(metadata.get("options", "{}"), str(path))
+    _check(architecture, meta_params, options, str(path))
+    return MetaParamsFile(architecture, meta_params, metadata, options)
+
+
+def _serialize(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; the library itself writes metadata in an order that is drawn."""
+    data = safetensors.numpy.save(tensors, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """Of names, shapes, dtypes and bytes of the tensors, and of all other metadata."""
+    others = sorted(item for item in metadata.items() if item[0] != _CHECKSUM)
+    digest = hashlib.sha256(json.dumps(others).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, tensor.dtype.str, tensor.shape]).encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def _is_changed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bool:
+    """Whether a file does not match its checksum; an old one has none, which is no change."""
+    if _CHECKSUM in metadata:
+        return metadata[_CHECKSUM] != _checksum(tensors, metadata)
+    # It may be there under a name that is itself damaged.
+    return any(
+        value == _checksum(tensors, {k: v for k, v in metadata.items() if k != key})
+        for key, value in metadata.items()
+    )
 
 
 def _kind(start: bytes) -> str:

@@ -1,9 +1,6 @@
 import importlib.util
-import inspect
 import itertools
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +156,19 @@ def test_names():
     assert registry._factory("adam") is optax.adam
 
 
+def test_groups():
+    groups: dict = {}
+    for name in [*NAMES, *optim.learned_names()]:
+        details = optim.details(name)
+        groups.setdefault(details and details.group, []).append(name)
+    assert set(groups) == {"rl", "general", "matrix", "learned", None}
+    assert groups["learned"] == optim.learned_names()
+    assert groups["rl"] == ["adam_rel", "adam_reset", "adamo", "trac"]
+    assert groups["matrix"] == ["kron", "subset_norm", "subspace_momentum"]
+    assert {"adabound", "mars"} <= set(groups["general"])
+    assert {"adam", "muon"} <= set(groups[None])
+
+
 def test_exclusions_are_real_and_say_why():
     for name, reason in registry._EXCLUDED.items():
         assert hasattr(optax, name) or hasattr(optax.contrib, name)
@@ -191,42 +201,6 @@ def test_the_specs_learning_rate_comes_first():
             optimizer = optim.make(spec, given)
             updates, _ = optimizer.update(params, optimizer.init(params), params)
             np.testing.assert_allclose(updates, -0.5)
-
-
-def test_parse():
-    spec = optim.OptimizerSpec.parse(" adam : learning_rate = 3e-4, b2=0.99 ".replace(" :", ":"))
-    assert spec == optim.OptimizerSpec("adam", None, (("learning_rate", 3e-4), ("b2", 0.99)))
-    assert spec.learning_rate == 3e-4
-    spec = optim.OptimizerSpec.parse("open@runs/x/meta_params.safetensors:a=true,b=None,c=2,d=word")
-    assert (spec.name, spec.weights) == ("open", "runs/x/meta_params.safetensors")
-    assert dict(spec.options) == {"a": True, "b": None, "c": 2, "d": "word"}
-    assert [type(value) for _, value in spec.options] == [bool, type(None), int, str]
-    assert spec.learning_rate is None
-    assert optim.OptimizerSpec("adam", options={"b1": 0.5}).options == (("b1", 0.5),)
-    assert hash(spec) == hash(optim.OptimizerSpec.parse(str(spec)))
-
-
-words = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
-values = st.one_of(
-    st.booleans(), st.none(), st.integers(), st.floats(allow_nan=False), st.just("frobenius")
-)
-
-
-@hypothesis.given(words, st.none() | words, st.dictionaries(words, values, max_size=4))
-def test_specs_survive_a_round_trip(name, weights, options):
-    spec = optim.OptimizerSpec(name, weights, tuple(options.items()))
-    again = optim.OptimizerSpec.parse(str(spec))
-    assert again == spec
-    assert [type(value) for _, value in again.options] == [type(v) for v in options.values()]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", ":", "@x", "adam@", "adam:", "adam:b1", "adam:b1=", "adam:=1", "adam b1", "a:b=1,,c=2"],
-)
-def test_malformed_specs(text):
-    with pytest.raises(ValueError, match="must have the form"):
-        optim.OptimizerSpec.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -296,29 +270,6 @@ def test_learning_rates_out_of_range(rate):
 def test_a_learning_rate_is_needed():
     with pytest.raises(ValueError, match="learning_rate must be given"):
         optim.make("adam")
-
-
-def test_every_option_has_a_kind_or_is_for_python_only():
-    """What a spec cannot set is a tuple, a function, a tree or another optimizer."""
-    unset = set()
-    for name in NAMES:
-        for key, parameter in inspect.signature(registry._factory(name)).parameters.items():
-            if key != "learning_rate" and registry._allowed(parameter) is None:
-                unset.add(key)
-    assert unset == {
-        "base_optimizer",
-        "betas",
-        "clip_value_fn",
-        "hessian_diagonal_fn",
-        "init_step",
-        "linesearch",
-        "mask",
-        "matrix_mask",
-        "muon_weight_dimension_numbers",
-        "ns_coeffs",
-        "weight_decay_mask",
-        "weight_dimension_numbers",
-    }
 
 
 ENVIRONMENTS = ["Asterix-MinAtar", "Breakout-MinAtar", "CartPole-v1", "ant", "humanoid"]

@@ -3,12 +3,18 @@
 import dataclasses
 import json
 import pickle
+import re
+import tempfile
+from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from file_names import file_names
 from fixed_meta_params import ARCHITECTURES, drawn
 from quick import quick_jit
 
@@ -168,17 +174,209 @@ def test_all_that_is_packaged_loads():
         for weights in optim.packaged_meta_params(name):
             file = module.find_meta_params(name, weights)
             assert optim.load_metadata(file)["training_tasks"]
+            assert optim.load_metadata(file)["sha256"]
             optim.make(f"{name}@{weights}")
+
+
+# Paths and options.
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(file_names(), file_names(), st.sampled_from([{}, {"key": 2, "noise_mask": None}]))
+def test_files_of_any_name(folder, name, options):
+    """By its spec a file is read, and by its path alone."""
+    with tempfile.TemporaryDirectory() as above:
+        path = Path(above, folder, name)
+        path.parent.mkdir()
+        save(path)
+        text = str(optim.OptimizerSpec("open", str(path), options))
+        assert text.startswith(f"open@{path}")
+        for read in (optim.make, optim.load, lambda text: optim.make(f"open@{path}:key=1")):
+            read(text)
+        optim.load(str(path), **options)
+        path.unlink()
+        refusal = re.escape(f"in a file that exists, got {str(path)!r}")
+        for read in (optim.make, optim.load):
+            with pytest.raises(ValueError, match=refusal):
+                read(text)
+
+
+def test_options_of_a_text_are_read_by_load(path):
+    """Those in Python come before those of the text, and these before those in the file."""
+    meta = save(path, "optim4rl")
+    params = {"actor": jnp.ones(4)}
+    pairs = [
+        (optim.load(f"optim4rl@{path}:learning_rate=0.5"), {"learning_rate": 0.5}),
+        (
+            optim.load(f"optim4rl@{path}:learning_rate=0.5", learning_rate=0.2),
+            {"learning_rate": 0.2},
+        ),
+    ]
+
+    @quick_jit
+    def updates():
+        transform = ARCHITECTURES["optim4rl"](**SIZES["optim4rl"]).transform
+        others = [transform(meta, **OPTIONS["optim4rl"] | given) for _, given in pairs]
+        optimizers = [optimizer for optimizer, _ in pairs]
+        return [
+            [tx.update(params, tx.init(params), params)[0] for tx in every]
+            for every in (optimizers, others)
+        ]
+
+    assert_same(*updates())
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("{}", {"subtract_means": 1}, "no option 'subtract_means'; the nearest is 'subtract_mean'"),
+        ("open@{}", {"learning_rate": 1}, "'open' has no option 'learning_rate'; the nearest is '"),
+        ("open@{}", {"self": 1}, "'open' has no option 'self'; the nearest is '"),
+        ("open@{}", {"meta_params": 1}, "'open' has no option 'meta_params'; the nearest is '"),
+        ("open@{}:keys=1", {}, "'open' has no option 'keys'; the nearest is 'key'."),
+        ("open@{}:key=none", {}, "key must be an integer, got none."),
+        ("open@{}:key=1,key=2", {}, "option 'key' of 'open' must be given once."),
+        ("open@{}:key", {}, "in a file that exists, got '{}:key'; options after it must read :key"),
+        ("open@small:key", {}, "give the path of a file; options after it must read :key=value."),
+        ("{}:key=1", {}, "meta-parameters must be in a file that exists, got '{}:key=1'."),
+    ],
+)
+def test_options_that_are_refused(text, options, message, path):
+    save(path)
+    with pytest.raises(ValueError, match=re.escape(message.format(path))):
+        optim.load(text.format(path), **options)
+
+
+RATES = "0.001 0.003"
+
+
+@pytest.mark.parametrize("name", ["l2lgd2", "linear_optim", "optim4rl", "star"])
+def test_weights_of_several_learning_rates_need_one(name, path):
+    meta = save(path, name, options={}, learning_rates=RATES)
+    assert optim.load_metadata(path)["learning_rates"] == RATES
+    refusal = re.escape(
+        f"{path} was trained at several learning rates, {RATES}, and needs to be given one: "
+        f"{name}@WEIGHTS:learning_rate=... in a spec, learning_rate=... in Python."
+    )
+    for refused in (optim.load, optim.make):
+        with pytest.raises(ValueError, match=refusal):
+            refused(f"{name}@{path}")
+        with pytest.raises(ValueError, match=refusal):
+            refused(f"{name}@{path}:grad_clip=1")
+    with pytest.raises(ValueError, match=refusal):
+        optim.load(str(path))
+    optimizers = [
+        optim.make(f"{name}@{path}:learning_rate=0.01"),
+        optim.load(f"{name}@{path}:learning_rate=0.01"),
+        optim.load(str(path), learning_rate=0.01),
+        ARCHITECTURES[name](**SIZES[name]).transform(meta, learning_rate=0.01),
+    ]
+    params = {"actor": jnp.linspace(-1.0, 2.0, 4)}
+    first = lambda tx: tx.update(params, tx.init(params), params)[0]  # noqa: E731
+    *made, expected = quick_jit(lambda: [first(optimizer) for optimizer in optimizers])()
+    for updates in made:
+        assert_same(updates, expected)
+
+
+def test_learning_rates_are_of_no_concern(path):
+    """To what takes none, or was trained at one after all."""
+    save(path, "open", learning_rates=RATES)
+    optim.load(str(path))
+    save(path, "star", options={"learning_rate": 0.01}, learning_rates=RATES)
+    optim.load(str(path))
+
+
+# The checksum.
+
+
+def test_equal_weights_are_equal_bytes(path):
+    save(path)
+    written = path.read_bytes()
+    for _ in range(3):
+        path.unlink()
+        save(path)
+        assert path.read_bytes() == written
+    entries = {"training_tasks": "x", "options": OPTIONS["open"], "one": "1", "two": "ä"}
+    architecture = ARCHITECTURES["open"](**SIZES["open"])
+    contents = set()
+    for items in (list(entries.items()), list(entries.items())[::-1]):
+        meta = drawn("open", **SIZES["open"])
+        optim.save_meta_params(path, meta, {"architecture": architecture} | dict(items))
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    # What was read writes the same file again.
+    optim.save_meta_params(path, optim.load_meta_params(path), optim.load_metadata(path))
+    assert contents == {path.read_bytes()}
+
+
+@pytest.mark.parametrize("bits", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_changed_byte_is_noticed(bits, path):
+    """Any one, in numbers or text; or else nothing that is read has changed."""
+    optim.save_meta_params(
+        path,
+        drawn("linear_optim", hidden_size=1),
+        {"architecture": optim.LinearOptim(hidden_size=1), "training_tasks": "x"},
+    )
+    whole, expected = path.read_bytes(), module.read(path)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    read = 0
+    for place in range(len(whole)):
+        for bit in range(bits):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << (place + bit) % 8
+            path.write_bytes(changed)
+            try:
+                file = module.read(path)
+            except ValueError as error:
+                message = str(error)
+            else:
+                assert_same(file.meta_params, expected.meta_params)
+                assert file.metadata == expected.metadata
+                assert changed[:header].split() == whole[:header].split()
+                read += 1
+                continue
+            assert message.startswith(f"{path} must ")
+            assert place < header or message.endswith(
+                "does not match its checksum: it is damaged, or was changed."
+            )
+    assert read <= 7 * bits  # blanks after the header
+
+
+def test_a_value_of_another_file_is_noticed(path):
+    """Metadata belongs to the numbers, and numbers to their names."""
+    meta = save(path)
+    rewrite(path, sha256=optim.load_metadata(path)["sha256"], training_tasks="y")
+    with pytest.raises(ValueError, match=f"{path} must be as it was written, but does not match"):
+        optim.load(str(path))
+    save(path)
+    kept = optim.load_metadata(path)
+    first, second = meta["gru_params"]["hn"], meta["gru_params"]["in"]
+    first["bias"], second["bias"] = second["bias"] + 1, first["bias"]
+    optim.save_meta_params(path, meta, metadata("open"))
+    assert optim.load_metadata(path)["sha256"] != kept["sha256"]
+
+
+def test_files_from_before_there_were_checksums(path):
+    meta = save(path)
+    entries = optim.load_metadata(path)
+    rewrite(path)
+    assert_same(optim.load_meta_params(path), meta)
+    assert optim.load_metadata(path) == {k: v for k, v in entries.items() if k != "sha256"}
+    optim.load(str(path))
 
 
 # Refusals.
 
 
 def rewrite(path, **changes):
-    """Another file with some of the metadata changed, or None left out."""
+    """Another file with some of the metadata changed, or None left out; and without a checksum."""
     with safetensors.safe_open(path, framework="numpy") as file:
         data, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    data = {key: value for key, value in (data | changes).items() if value is not None}
+    data = {
+        key: value
+        for key, value in (data | {"sha256": None} | changes).items()
+        if value is not None
+    }
     path.write_bytes(safetensors.numpy.save(tensors, data))
 
 
