@@ -219,12 +219,12 @@ def _scaling(scales: Mapping[str, tuple[float, float]], normalisers: Normalisers
     if normalisers == "min-max":
         ranges = ", ".join(f"{title} [{low:g}, {high:g}]" for title, (low, high) in scales.items())
         return f"Final returns as a share of the range of all runs: {ranges}."
-    divided = ", ".join(
-        f"{title} by {high:g} "
-        + ("(given)" if title in (normalisers or {}) else "(published for tuned Adam)")
-        for title, (_, high) in scales.items()
-    )
-    return f"Final returns divided: {divided}."
+    given = normalisers or {}
+    published = [f"{task} {high:g}" for task, (_, high) in scales.items() if task not in given]
+    others = [f"{task} {high:g}" for task, (_, high) in scales.items() if task in given]
+    parts = [f"the return published for tuned Adam ({', '.join(published)})"] if published else []
+    parts += [f"a given return ({', '.join(others)})"] if others else []
+    return f"Final returns divided by {' or by '.join(parts)}."
 
 
 def _markdown(

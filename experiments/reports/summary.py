@@ -1,7 +1,7 @@
-"""Turns runs into numbers, by rules that are said once.
+"""Turns runs into numbers, by rules that are stated once.
 
-How a number is made where episodes are missing, seeds diverge or runs are unfinished is said in
-`RULES`, which ends every Markdown report.
+How a number is made where episodes are missing, seeds diverge or runs are unfinished is stated in
+`RULES`, with which every Markdown report ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ RULES = (
     "length.",
     "A seed has diverged once its parameters or its logged return are no longer finite. From that "
     "stretch on, in its final return and in its evaluation, it scores the lowest return that any "
-    "seed of the same run logged in training: it is counted, never dropped.",
+    "seed of the same run logged in training (in the evaluation, if none was logged): it is "
+    "counted, never dropped.",
     "IQM is the interquartile mean over seeds (in the aggregate: over seeds and tasks). Intervals "
     "are 95% percentile intervals of the stratified bootstrap, with 2000 resamples of the seeds "
     "within each task. A single seed has no interval, nor has a run all of whose seeds diverged.",
@@ -174,7 +175,7 @@ def directory_notes(label: str, name: str, directory: str) -> list[str]:
 
 
 def setting_notes(title: str, runs: Sequence[Run]) -> list[str]:
-    """Says in what the runs of one table differ beside what is compared.
+    """Says in what the runs of one table differ, apart from what is compared.
 
     What the optimizers' names stand for counts only between runs that share a name.
 
