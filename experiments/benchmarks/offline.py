@@ -36,7 +36,7 @@ from experiments.offline.datasets import Data
 from experiments.offline.presets import OFFLINE_PRESETS, default_name
 from experiments.offline.training import OfflineRun, train_offline
 from experiments.reports.offline import OfflineRow, summarise_offline
-from experiments.reports.tables import csv_bytes
+from experiments.reports.tables import csv_bytes, interval
 from experiments.runs.directory import run_paths, write_atomically
 from experiments.runs.reading import load_runs
 
@@ -217,7 +217,8 @@ def table(out: Path) -> tuple[str, bytes]:
             if math.isfinite(row.mean_abs_q_iqm):
                 q = f"{row.mean_abs_q_iqm:.3g} [{row.mean_abs_q_iqm_low:.3g}, "
                 q += f"{row.mean_abs_q_iqm_high:.3g}]"
-            returns = f"{row.return_iqm:.0f} [{row.return_iqm_low:.0f}, {row.return_iqm_high:.0f}]"
+            low_high = interval(row.return_iqm_low, row.return_iqm_high, 0)
+            returns = f"{row.return_iqm:.0f} {low_high}"
             first = f"{row.first_collapse_step:,}" if row.first_collapse_step else ""
             lines.append(
                 f"| {name} | `{row.optimizer}` | {row.steps_per_seed:,} | "

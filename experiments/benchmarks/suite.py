@@ -27,6 +27,7 @@ from experiments.command_line.main import prepare_xla
 from experiments.online.tasks import TASKS, parse_environment
 from experiments.online.training import RunConfig, compiled, train
 from experiments.reports.summary import summarise
+from experiments.reports.tables import interval
 from experiments.runs.directory import run_paths, write_atomically
 from experiments.runs.reading import load_runs
 from experiments.settings import change_settings
@@ -167,13 +168,10 @@ def table(out: Path) -> str:
             name = row.optimizer.partition(":")[0]
             ranks.setdefault(name, []).append(rank)
             decimals = 1 if row.final_return_iqm < 100 else 0
-            iqm, low, high = (
-                f"{x:.{decimals}f}"
-                for x in (row.final_return_iqm, row.final_return_iqm_low, row.final_return_iqm_high)
-            )
+            low_high = interval(row.final_return_iqm_low, row.final_return_iqm_high, decimals)
             diverged = f", {row.diverged_seeds} diverged" if row.diverged_seeds else ""
             cells.setdefault(name, {})[task] = (
-                f"{row.learning_rate:g} | {iqm} [{low}, {high}]{diverged}"
+                f"{row.learning_rate:g} | {row.final_return_iqm:.{decimals}f} {low_high}{diverged}"
             )
     lines = [
         "| optimizer | " + " | ".join(f"learning rate | {task}" for task in tasks) + " |",

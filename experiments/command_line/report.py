@@ -19,9 +19,19 @@ class Report(Command):
     """Directories in which run directories are looked for, at any depth."""
     out: Annotated[Path | None, option("DIR", "the first of the directories")] = None
     """Directory for tables and figures."""
+    normalisers: Annotated[
+        tuple[str, ...], option("TASK=RETURN", "published returns of tuned Adam")
+    ] = ()
+    """What final returns are divided by in the aggregate over several tasks, with tasks as tables
+    call them, e.g. CartPole-v1=500 'ant (spring)=4000'; or min-max alone, for scores over each
+    task's own range of returns."""
+    overwrite: bool = False
+    """Replace files that are not part of an earlier report on the same runs."""
 
     def run(self) -> None:
         """See `Command`."""
+        from experiments.reports.aggregate import read_normalisers
         from experiments.reports.report import report
 
-        report(self.dirs, self.out)
+        normalisers = read_normalisers(self.normalisers)
+        report(self.dirs, self.out, normalisers=normalisers, overwrite=self.overwrite)

@@ -143,7 +143,8 @@ def _one_for_each(
 
 
 def _published(task: str, alone: bool) -> float:
-    normaliser = TASKS[parse_environment(task)[0]].normaliser
+    name, options = parse_environment(task)
+    normaliser = TASKS[name].normaliser(options)
     if normaliser is None and not alone:
         raise ValueError(
             f"no return is published for {task!r}; several tasks need --normalisers, one for each."

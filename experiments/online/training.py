@@ -118,7 +118,7 @@ class RunConfig:
             "algorithm": "ppo",
             "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
             "evaluation_episodes": EVALUATION_EPISODES,
-            "normaliser": TASKS[name].normaliser,
+            "normaliser": TASKS[name].normaliser(options),
         } | ({"weights_sha256": self.weights} if self.weights else {})
 
     @property

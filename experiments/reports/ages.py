@@ -10,23 +10,27 @@ from pathlib import Path
 import numpy as np
 
 from experiments.reports import figures
+from experiments.runs.reading import directories_with
+
+NAME = "returns_by_age.csv"
 
 
 def age_panels(directories: Sequence[Path]) -> list[figures.AgePanel]:
     """What agents of each age reached in every pipeline training at or below the directories.
 
     Args:
-        directories: where `returns_by_age.csv` is looked for, at any depth.
+        directories: where `returns_by_age.csv` is looked for, as `directories_with` does.
 
     Returns:
-        A panel for each task of each run, in alphabetical order of the runs.
+        A panel for each task of each run, in the order in which they are found.
 
     Raises:
-        ValueError: if a file is not as pipeline training writes it; the sentence names it.
+        ValueError: a directory is none, or a file is not as pipeline training writes it; the
+            sentence names it.
     """
-    files = {path.resolve() for top in directories for path in top.rglob("returns_by_age.csv")}
     panels = []
-    for path in sorted(files):
+    for folder in directories_with(directories, NAME):
+        path = folder / NAME
         try:
             optimizer = json.loads((path.parent / "config.json").read_text())["optimizer"]
             tasks: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}

@@ -46,6 +46,7 @@ _STYLE: dict[Any, Any] = {
 _UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 _COLUMNS = 3
 _PANEL = (3.1, 2.4)  # inches
+_TITLE_WIDTH = 34  # characters
 _MOST_BANDS = 4  # overlapping bands of profiles beyond which none can be read
 
 
@@ -103,7 +104,7 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
                 _draw_curve(ax, curve, styles[curve.label], repetitions)
             if panel.reference is not None:
                 _draw_reference(ax, panel.reference, panel.reference_name)
-            ax.set_title(panel.title, loc="left")
+            ax.set_title(wrap_label(panel.title, _TITLE_WIDTH), loc="left")
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(
                 FuncFormatter(lambda step, _, unit=unit: f"{step / unit:g}")

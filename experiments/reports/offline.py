@@ -13,29 +13,42 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import figures, statistics, tables
-from experiments.reports.summary import by_task, estimate, provenance
+from experiments.reports import figures, files, statistics, tables
+from experiments.reports.summary import (
+    by_task,
+    directory_notes,
+    estimate,
+    provenance,
+    setting_notes,
+)
 from experiments.runs.reading import Run, read_metric
 
 OFFLINE_RULES = (
     "Steps are updates of the critic. Mean |Q| and critic loss of a point are means over the "
-    "batches of its stretch and over both critics.",
+    "batches of its stretch and over both critics; the tables have those of the last point.",
     "A seed has collapsed once mean |Q| lies above the collapse line, 2 max |r| / (1 - discount), "
-    "twice what any policy could be worth, or is not finite; it counts as collapsed from then on.",
-    "Final mean |Q| is that of the last point. Returns are undiscounted means over the episodes of "
-    "an evaluation with the deterministic policy, the last one during training; 'fresh' ones are "
-    "played after it. Scores are 100 (return - random) / (expert - random), with the reference "
-    "returns of the data set.",
-    "A seed whose parameters stop being finite has diverged: it scores the lowest return that any "
-    "seed of its run logged.",
-    "IQM is the interquartile mean over seeds; intervals are 95% percentile intervals of the "
-    "bootstrap over seeds, 2000 resamples. A single seed has no interval.",
+    "twice what any policy could be worth, or is not finite. It counts as collapsed from then on.",
+    "Returns are undiscounted means over the episodes of an evaluation, played with the policy's "
+    "deterministic actions. The return is that of the last evaluation during training; where there "
+    "was none, that of the evaluation after training, whose mean is called 'fresh'. Scores are "
+    "100 (return - random) / (expert - random), with the reference returns of the data set.",
+    "A seed has diverged once its parameters are no longer finite: it scores the lowest return "
+    "that any seed of its run has.",
+    "IQM is the interquartile mean over seeds. Intervals are 95% percentile intervals of the "
+    "bootstrap over seeds, with 2000 resamples. A single seed has no interval, nor have the "
+    "returns of a run all of whose seeds diverged.",
+    "Run directories that differ only in their seeds, and have none in common, are pooled into one "
+    "run; their seconds are added up.",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class OfflineRow:
-    """One run in numbers; the fields are the columns of `summary.csv`. NaN is unknown."""
+    """One run in numbers; the fields are the columns of `summary.csv`. NaN is unknown.
+
+    `evaluations` counts those during training. In the file, `run_directory` is as seen from the
+    file's folder.
+    """
 
     dataset: str
     algorithm: str
@@ -50,6 +63,7 @@ class OfflineRow:
     steps_per_seed: int
     planned_steps_per_seed: int
     finished: bool
+    evaluations: int
     mean_abs_q_iqm: float
     mean_abs_q_iqm_low: float
     mean_abs_q_iqm_high: float
@@ -103,7 +117,9 @@ def _row(run: Run) -> OfflineRow:
     unknown = np.full(len(config["seeds"]), math.nan)
     final_q = critic.mean_abs_q[:, -1] if done else unknown
     final_loss = critic.loss[:, -1] if done else unknown
-    returns = run.final_returns()
+    evaluations = int((run.episodes > 0).all(axis=0).sum())
+    returns = run.final_returns() if evaluations else run.evaluation_returns()
+    bounded = not run.diverged.all()
     low, high = config["reference_returns"] or (math.nan, math.nan)
     collapsed = critic.collapsed_from[critic.collapsed]
     return OfflineRow(
@@ -120,72 +136,103 @@ def _row(run: Run) -> OfflineRow:
         steps_per_seed=done,
         planned_steps_per_seed=config["steps"],
         finished=run.finished,
+        evaluations=evaluations,
         **_with_interval("mean_abs_q_iqm", final_q),
         critic_loss_iqm=_with_interval("x", final_loss)["x"],
-        **_with_interval("return_iqm", returns),
+        **_with_interval("return_iqm", returns, bounded),
         fresh_return_mean=float(run.evaluation_returns().mean()),
-        **_with_interval("score_iqm", 100.0 * (returns - low) / (high - low)),
+        **_with_interval("score_iqm", 100.0 * (returns - low) / (high - low), bounded),
         wall_seconds=run.seconds,
         steps_per_second=len(config["seeds"]) * done / run.seconds if run.seconds else math.nan,
-        run_directory=run.path.as_posix(),
+        run_directory=files.names_of(run.directories),
     )
 
 
-def _with_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+def _with_interval(
+    name: str, values: NDArray[np.float64], bounded: bool = True
+) -> dict[str, float]:
     names = (name, f"{name}_low", f"{name}_high")
-    return dict(zip(names, estimate((values,), statistics.iqm), strict=True))
+    return dict(zip(names, estimate((values,), statistics.iqm, bounded), strict=True))
 
 
 def print_report(runs: Sequence[Run], console: Console) -> None:
     """Prints a table for each data set and algorithm, and notes."""
     rows = summarise_offline(runs)
     for title, group in _groups(rows):
-        known = [row for row in group if not math.isnan(row.return_iqm)]
-        hidden = {"Critic loss", "Wall s", "First at", "Q 95%"} | (
-            {"Score", "Steps/s"} if known else {"Return", "95%", "Fresh", "Score"}
-        )
-        tables.print_table(console, title, [(_cells(row, group), False) for row in group], hidden)
-    for note in offline_notes(rows):
-        console.print(Text(note), style="dim")
+        hidden = {"Seeds", "Critic loss", "Wall s", "First at", "Q 95%"}
+        if not any(row.diverged_seeds for row in group):
+            hidden.add("Div.")
+        if not all(math.isnan(row.return_iqm) for row in group):
+            hidden.add("Steps/s")  # there is no room for all
+        tables.print_table(console, title, _lines(group), hidden)
+    for sentence in offline_remarks(runs, rows):
+        console.print(Text(sentence), style="dim")
 
 
 def offline_notes(rows: Sequence[OfflineRow]) -> list[str]:
-    """Names collapsed and unfinished runs."""
+    """Names collapsed, unfinished and diverged runs, and how they were evaluated."""
     found = []
     for row in rows:
+        name = f"{row.optimizer} with {row.algorithm} on {row.dataset}"
         if row.collapsed_seeds:
             found.append(
-                f"Collapsed: {row.optimizer} with {row.algorithm} on {row.dataset}, "
-                f"{row.collapsed_seeds} of {row.seeds} seeds, the first at step "
+                f"Collapsed: {name}, {row.collapsed_seeds} of {row.seeds} seeds, the first at step "
                 f"{row.first_collapse_step:,}: mean |Q| above {row.collapse_line:.4g}."
             )
+        if row.diverged_seeds == row.seeds:
+            found.append(f"All seeds of {name} diverged: its returns have no interval.")
         if not row.finished:
             found.append(
-                f"{row.optimizer} with {row.algorithm} on {row.dataset} is unfinished: "
-                f"{row.steps_per_seed:,} of {row.planned_steps_per_seed:,} steps."
+                f"{name} is unfinished: {row.steps_per_seed:,} of "
+                f"{row.planned_steps_per_seed:,} steps."
             )
-        if row.finished and math.isnan(row.return_iqm):
+        elif math.isnan(row.return_iqm):
+            found.append(f"{name} was not evaluated in an environment: its returns are unknown.")
+        elif not row.evaluations:
             found.append(
-                f"{row.optimizer} with {row.algorithm} on {row.dataset} was not evaluated in an "
-                "environment: its returns are unknown."
+                f"{name} was evaluated only after training: its return is that of fresh episodes."
             )
+        found += directory_notes(row.optimizer, name, row.run_directory)
     return found
 
 
-def write_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[Path]:
+def offline_remarks(runs: Sequence[Run], rows: Sequence[OfflineRow]) -> list[str]:
+    """All that a reader must know before comparing.
+
+    Args:
+        runs: as `load_runs` gives them.
+        rows: as `summarise_offline` gives them.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        title = _title(run.config["dataset"], run.config["algorithm"], run.config["steps"])
+        groups.setdefault(title, []).append(run)
+    differences = [note for title, group in groups.items() for note in setting_notes(title, group)]
+    return [*offline_notes(rows), *differences]
+
+
+def write_report(
+    runs: Sequence[Run], out_dir: str | os.PathLike[str], overwrite: bool = False
+) -> list[Path]:
     """Writes tables and figures, each file replaced whole or not at all.
 
     Args:
         runs: offline ones, as `load_runs` gives them.
         out_dir: directory to write into; made where it is missing.
+        overwrite: replace whatever is there, see `check_free_for_report`.
 
     Returns:
         The files written: `summary.csv`, `summary.md`, `critic.png` and `critic.svg` unless nothing
         is logged yet, `curves.png` and `curves.svg` if there are returns. The same runs give the
         same bytes.
+
+    Raises:
+        ValueError: a file is in the way.
     """
-    rows = summarise_offline(runs)
-    contents: dict[str, bytes] = {"summary.csv": tables.csv_bytes(rows)}
+    out = Path(out_dir)
+    files.check_free_for_report(out, [d for run in runs for d in run.directories], overwrite)
+    rows = files.seen_from(out, summarise_offline(runs))
+    contents: dict[str, bytes] = {files.SUMMARY: tables.csv_bytes(rows)}
     if panels := critic_panels(runs):
         contents |= tables.image_files("critic", figures.learning_curves(panels))
     if panels := _return_panels(runs):
@@ -193,17 +240,17 @@ def write_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[P
     sections = ["# Comparison of critic optimizers on data sets"]
     for title, group in _groups(rows):
         sections.append(f"## {title}")
-        sections.append(tables.markdown_table([(_cells(row, group), False) for row in group]))
+        sections.append(tables.markdown_table(_lines(group)))
     if "critic.png" in contents:
         sections.append("![Mean |Q| with the collapse line, and critic loss](critic.png)")
     if "curves.png" in contents:
         sections.append("![Returns, IQM over seeds with 95% bootstrap bands](curves.png)")
-    remarks = [*offline_notes(rows), *provenance(runs)]
-    sections.append("## Notes\n\n" + "\n".join(f"* {remark}" for remark in remarks))
+    sentences = [*offline_remarks(runs, rows), *provenance(runs)]
+    sections.append("## Notes\n\n" + "\n".join(f"* {sentence}" for sentence in sentences))
     sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in OFFLINE_RULES))
     contents["summary.md"] = ("\n\n".join(sections) + "\n").encode()
 
-    return tables.write_files(out_dir, contents)
+    return tables.write_files(out, contents)
 
 
 def critic_panels(runs: Sequence[Run]) -> list[figures.Panel]:
@@ -258,12 +305,22 @@ def _drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(filled, 1e-12)
 
 
+def _title(dataset: str, algorithm: str, steps: int) -> str:
+    """What a table is called."""
+    return f"{dataset}, {algorithm}, {steps:,} critic updates"
+
+
 def _groups(rows: Sequence[OfflineRow]) -> list[tuple[str, list[OfflineRow]]]:
     groups: dict[str, list[OfflineRow]] = {}
     for row in rows:
-        title = f"{row.dataset}, {row.algorithm}, {row.planned_steps_per_seed:,} critic updates"
+        title = _title(row.dataset, row.algorithm, row.planned_steps_per_seed)
         groups.setdefault(title, []).append(row)
     return list(groups.items())
+
+
+def _lines(group: Sequence[OfflineRow]) -> list[tuple[dict[str, str], bool]]:
+    """For each row of a table its cells by column. None is marked as the best."""
+    return [(_cells(row, group), False) for row in group]
 
 
 def _cells(row: OfflineRow, group: Sequence[OfflineRow]) -> dict[str, str]:
@@ -274,9 +331,12 @@ def _cells(row: OfflineRow, group: Sequence[OfflineRow]) -> dict[str, str]:
         "Optimizer": row.optimizer,
         "LR": tables.NONE if row.learning_rate is None else f"{row.learning_rate:g}",
         "Seeds": str(row.seeds),
-        "Coll.": str(row.collapsed_seeds) if row.collapsed_seeds else "no",
+        "Coll.": f"{row.collapsed_seeds}/{row.seeds}",
+        "Div.": str(row.diverged_seeds),
         "First at": f"{row.first_collapse_step:,}" if row.first_collapse_step else tables.NONE,
-        "Mean |Q|": _short(row.mean_abs_q_iqm) if row.diverged_seeds == 0 else "not finite",
+        "Mean |Q|": "not finite"
+        if row.steps_per_seed and math.isnan(row.mean_abs_q_iqm)
+        else _short(row.mean_abs_q_iqm),
         "Q 95%": _short_interval(row.mean_abs_q_iqm_low, row.mean_abs_q_iqm_high),
         "Critic loss": _short(row.critic_loss_iqm),
         "Return": tables.number(row.return_iqm, places),

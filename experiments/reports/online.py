@@ -5,44 +5,53 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import figures, tables
+from experiments.reports import figures, files, tables
+from experiments.reports.aggregate import AggregateRow, Normalisers, aggregate, normalised_scores
 from experiments.reports.summary import (
     RULES,
-    AggregateRow,
     Row,
-    aggregate,
     by_task,
     by_title,
-    normalised_scores,
     notes,
     provenance,
+    setting_notes,
     summarise,
     title_of,
 )
 from experiments.runs.reading import Run
 
-_PUBLISHED_STEPS = 10_000_000  # the steps after which the published returns were reached
+# The steps after which the published returns were reached: on MinAtar, and on Brax.
+_PUBLISHED_STEPS = {False: 10_000_000, True: 50_000_000}
+R = TypeVar("R")
 
 
-def print_report(runs: Sequence[Run], console: Console) -> None:
-    """Prints a table per environment, one of the aggregate, and notes, to be read at 80 columns.
+def print_report(
+    runs: Sequence[Run], console: Console, normalisers: Normalisers | None = None
+) -> None:
+    """Prints a table per task, one of the aggregate, and notes, to be read at 80 columns.
 
     Args:
         runs: as `load_runs` gives them.
         console: where to print.
+        normalisers: see `aggregate`.
     """
-    print_rows(summarise(runs), console, aggregate(runs))
+    rows = summarise(runs)
+    print_rows(rows, console, aggregate(runs, normalisers), remarks(runs, rows, normalisers))
 
 
 def print_rows(
-    rows: Sequence[Row], console: Console, aggregates: Sequence[AggregateRow] = ()
+    rows: Sequence[Row],
+    console: Console,
+    aggregates: Sequence[AggregateRow] = (),
+    sentences: Sequence[str] = (),
 ) -> None:
     """Prints what `print_report` does.
 
@@ -50,6 +59,7 @@ def print_rows(
         rows: as `summarise` gives them.
         console: where to print.
         aggregates: as `aggregate` gives them.
+        sentences: notes, as `remarks` gives them.
     """
     for title, group in by_title(rows):
         steps = {row.planned_steps_per_seed for row in group}
@@ -60,22 +70,42 @@ def print_rows(
             hidden.add("Div.")
         if all(row.finished for row in group):
             hidden.add("Points")
-        tables.print_table(console, title, [_cells(row, group) for row in group], hidden)
+        tables.print_table(console, title, _lines(group), hidden)
     if aggregates:
-        title = f"{len(aggregates[0].environments)} environments, returns normalised"
-        tables.print_table(
-            console, title, [_aggregate_cells(row, aggregates) for row in aggregates], {"Gap 95%"}
-        )
-    for note in notes(rows):
-        console.print(Text(note), style="dim")
+        title = f"{len(aggregates[0].environments)} tasks, returns normalised"
+        tables.print_table(console, title, _aggregate_lines(aggregates), {"Gap 95%"})
+    for sentence in sentences:
+        console.print(Text(sentence), style="dim")
 
 
-def write_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[Path]:
+def remarks(
+    runs: Sequence[Run], rows: Sequence[Row], normalisers: Normalisers | None = None
+) -> list[str]:
+    """All that a reader must know before comparing.
+
+    Args:
+        runs: as `load_runs` gives them.
+        rows: as `summarise` gives them.
+        normalisers: see `aggregate`.
+    """
+    groups = by_task(runs).items()
+    differences = [note for task, group in groups for note in setting_notes(title_of(*task), group)]
+    return [*notes(rows), *differences, *normalised_scores(runs, normalisers).notes]
+
+
+def write_report(
+    runs: Sequence[Run],
+    out_dir: str | os.PathLike[str],
+    normalisers: Normalisers | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
     """Writes tables and figures, each file replaced whole or not at all.
 
     Args:
         runs: as `load_runs` gives them.
         out_dir: directory to write into; made where it is missing.
+        normalisers: see `aggregate`.
+        overwrite: replace whatever is there, see `check_free_for_report`.
 
     Returns:
         The files written: `summary.csv`, `summary.md`; `curves.png` and `curves.svg` unless no
@@ -83,34 +113,38 @@ def write_report(runs: Sequence[Run], out_dir: str | os.PathLike[str]) -> list[P
         has rows. The same runs give the same bytes.
 
     Raises:
-        ValueError: there are no runs.
+        ValueError: there are no runs, or a file is in the way.
     """
     if not runs:
         raise ValueError("runs must hold at least one run, got none.")
-    rows, aggregates = summarise(runs), aggregate(runs)
-    _, scores, left_out = normalised_scores(runs)
-    contents: dict[str, bytes] = {"summary.csv": tables.csv_bytes(rows)}
+    out = Path(out_dir)
+    files.check_free_for_report(out, [d for run in runs for d in run.directories], overwrite)
+    rows, aggregates = files.seen_from(out, summarise(runs)), aggregate(runs, normalisers)
+    scored = normalised_scores(runs, normalisers)
+    contents: dict[str, bytes] = {files.SUMMARY: tables.csv_bytes(rows)}
     panels = _panels(runs)
     if panels:
         contents |= tables.image_files("curves", figures.learning_curves(panels))
     if aggregates:
         contents["aggregate.csv"] = tables.csv_bytes(aggregates)
-        contents |= tables.image_files("profiles", figures.performance_profiles(scores))
-    markdown = _markdown(rows, aggregates, [*notes(rows), *left_out, *provenance(runs)], contents)
-    contents["summary.md"] = markdown.encode()
+        contents |= tables.image_files("profiles", figures.performance_profiles(scored.scores))
+    sentences = [*remarks(runs, rows, normalisers), *provenance(runs)]
+    scaling = _scaling(scored.scales, normalisers)
+    contents["summary.md"] = _markdown(rows, aggregates, scaling, sentences, contents).encode()
 
-    return tables.write_files(out_dir, contents)
+    return tables.write_files(out, contents)
 
 
 def _panels(runs: Sequence[Run]) -> list[figures.Panel]:
     panels = []
     for (environment, backend), group in by_task(runs).items():
         drawn = [run for run in group if len(run.steps) and np.isfinite(run.curves()).all()]
+        steps = _PUBLISHED_STEPS[backend is not None]
         published = [
             run.config["normaliser"]
             for run in drawn
             if run.config["normaliser"] is not None
-            and abs(run.config["steps"] - _PUBLISHED_STEPS) <= 0.01 * _PUBLISHED_STEPS
+            and abs(run.config["steps"] - steps) <= 0.01 * steps
         ]
         if drawn:
             curves = [figures.Curve(run.label, run.steps, run.curves()) for run in drawn]
@@ -119,15 +153,22 @@ def _panels(runs: Sequence[Run]) -> list[figures.Panel]:
     return panels
 
 
-def _cells(row: Row, group: Sequence[Row]) -> tuple[dict[str, str], bool]:
-    """A row's cells by column, and whether it is the best of its environment."""
+def _lines(group: Sequence[Row]) -> list[tuple[dict[str, str], bool]]:
+    """For each row of a task its cells by column, and whether it is the best."""
+    best = _best([row for row in group if row.finished], "final_return_iqm")
+    return [(_cells(row, group), row is best) for row in group]
+
+
+def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
+    actions = {r.evaluation_actions for r in group}
+    evaluation = f"{row.evaluation_actions.capitalize()} eval." if len(actions) == 1 else "Eval."
     places = tables.decimals_for(
         value
         for r in group
         for value in (r.final_return_mean, r.final_return_iqm, r.auc_return_mean)
     )
     number = functools.partial(tables.number, decimals=places)
-    cells = {
+    return {
         "Optimizer": row.optimizer,
         "LR": tables.NONE if row.learning_rate is None else f"{row.learning_rate:g}",
         "Seeds": str(row.seeds),
@@ -138,19 +179,19 @@ def _cells(row: Row, group: Sequence[Row]) -> tuple[dict[str, str], bool]:
         "IQM 95%": tables.interval(row.final_return_iqm_low, row.final_return_iqm_high, places),
         "AUC": number(row.auc_return_mean),
         "AUC 95%": tables.interval(row.auc_return_mean_low, row.auc_return_mean_high, places),
-        "Eval.": number(row.evaluation_return_mean),
+        evaluation: number(row.evaluation_return_mean),
         "Wall s": tables.number(row.wall_seconds),
         "Steps/s": tables.thousands(row.steps_per_second),
     }
-    return cells, row.finished and _best(
-        row.final_return_iqm, (r.final_return_iqm for r in group if r.finished)
-    )
 
 
-def _aggregate_cells(
-    row: AggregateRow, group: Sequence[AggregateRow]
-) -> tuple[dict[str, str], bool]:
-    cells = {
+def _aggregate_lines(group: Sequence[AggregateRow]) -> list[tuple[dict[str, str], bool]]:
+    best = _best(group, "normalised_iqm")
+    return [(_aggregate_cells(row), row is best) for row in group]
+
+
+def _aggregate_cells(row: AggregateRow) -> dict[str, str]:
+    return {
         "Optimizer": row.optimizer,
         "Seeds": str(row.seeds),
         "Final IQM": tables.number(row.normalised_iqm, 2),
@@ -162,39 +203,53 @@ def _aggregate_cells(
             row.improvement_probability_low, row.improvement_probability_high, 2
         ),
     }
-    return cells, _best(row.normalised_iqm, (r.normalised_iqm for r in group))
 
 
-def _best(value: float, values: Iterable[float]) -> bool:
-    return value == max((v for v in values if math.isfinite(v)), default=math.nan)
+def _best(rows: Sequence[R], name: str) -> R | None:
+    """The row whose value is above all others', if the others' lie below its interval as well."""
+    ranked = sorted(rows, key=lambda row: getattr(row, name), reverse=True)
+    ranked = [row for row in ranked if math.isfinite(getattr(row, name))]
+    if len(ranked) < 2 or not getattr(ranked[0], f"{name}_low") > getattr(ranked[1], name):
+        return None
+    return ranked[0]
+
+
+def _scaling(scales: Mapping[str, tuple[float, float]], normalisers: Normalisers | None) -> str:
+    """How final returns were made into scores, in a sentence."""
+    if normalisers == "min-max":
+        ranges = ", ".join(f"{title} [{low:g}, {high:g}]" for title, (low, high) in scales.items())
+        return f"Final returns as a share of the range of all runs: {ranges}."
+    given = normalisers or {}
+    published = [f"{task} {high:g}" for task, (_, high) in scales.items() if task not in given]
+    others = [f"{task} {high:g}" for task, (_, high) in scales.items() if task in given]
+    parts = [f"the return published for tuned Adam ({', '.join(published)})"] if published else []
+    parts += [f"a given return ({', '.join(others)})"] if others else []
+    return f"Final returns divided by {' or by '.join(parts)}."
 
 
 def _markdown(
     rows: Sequence[Row],
     aggregates: Sequence[AggregateRow],
-    remarks: Sequence[str],
+    scaling: str,
+    sentences: Sequence[str],
     images: Iterable[str],
 ) -> str:
     sections = ["# Comparison of optimizers"]
     for title, group in by_title(rows):
         steps = sorted({row.planned_steps_per_seed for row in group})
         sections.append(f"## {title}\n\n{' or '.join(f'{n:,}' for n in steps)} steps per seed.")
-        sections.append(tables.markdown_table([_cells(row, group) for row in group]))
+        sections.append(tables.markdown_table(_lines(group)))
     if "curves.png" in images:
         sections.append("![IQM over seeds with 95% bootstrap bands](curves.png)")
     if aggregates:
         sections.append(
-            f"## {len(aggregates[0].environments)} environments together\n\n"
-            f"{', '.join(aggregates[0].environments)}: final returns divided by the published "
-            "return of tuned Adam. Gap: optimality gap, the mean amount by which runs miss a score "
-            "of 1. P(better): probability of improvement over "
-            f"`{aggregates[0].improvement_over}`."
+            f"## {len(aggregates[0].environments)} tasks together\n\n"
+            f"{scaling} Gap: optimality gap, the mean amount by which runs miss a score of 1. "
+            f"P(better): probability of improvement over `{aggregates[0].improvement_over}`."
         )
-        sections.append(
-            tables.markdown_table([_aggregate_cells(row, aggregates) for row in aggregates])
-        )
+        sections.append(tables.markdown_table(_aggregate_lines(aggregates)))
         sections.append("![Performance profiles](profiles.png)")
-    if remarks:
-        sections.append("## Notes\n\n" + "\n".join(f"* {remark}" for remark in remarks))
+    if sentences:
+        sections.append("## Notes\n\n" + "\n".join(f"* {sentence}" for sentence in sentences))
     sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in RULES))
     return "\n\n".join(sections) + "\n"

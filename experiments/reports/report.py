@@ -7,31 +7,44 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.reports import figures, offline, online, tables
-from experiments.reports.ages import age_panels
-from experiments.runs.reading import is_offline, load_runs
+from experiments.reports import ages, figures, files, offline, online, tables
+from experiments.reports.aggregate import Normalisers
+from experiments.runs.reading import directories_with, is_offline, load_runs
 
 
-def report(directories: Sequence[Path], out: Path | None = None) -> None:
+def report(
+    directories: Sequence[Path],
+    out: Path | None = None,
+    *,
+    normalisers: Normalisers | None = None,
+    overwrite: bool = False,
+) -> None:
     """Prints the table, writes tables and figures, and says where.
 
     Of pipeline training, there is a figure of return against age, `returns_by_age.png` and `.svg`.
 
     Args:
-        directories: where run directories are looked for, at any depth.
+        directories: where run directories are looked for, at any depth, through links as well.
         out: where to write; by default the first of the directories.
+        normalisers: what the aggregate over several tasks divides final returns by, by task as
+            tables call it, e.g. `{"CartPole-v1": 500.0}`; or "min-max" for each task's own range.
+            By default, what is published.
+        overwrite: replace whatever is in the way, see `files.check_free_for_report`.
 
     Raises:
-        ValueError: if there are no run directories, or one cannot be read.
+        ValueError: if there are no run directories, one cannot be read, a task is named that no run
+            has, or a file is in the way.
     """
     if not directories:
         raise ValueError("at least one directory must be given.")
     out_dir = out or directories[0]
     console = Console()
-    if panels := age_panels(directories):
+    if trainings := directories_with(directories, ages.NAME):
+        files.check_free_for_ages(out_dir, trainings, overwrite)
+        panels = ages.age_panels(trainings)
         images = tables.image_files("returns_by_age", figures.returns_by_age(panels))
         _say_written(console, tables.write_files(out_dir, images))
-        if not any(True for top in directories for _ in top.rglob("metrics.csv")):
+        if not directories_with(directories, "config.json", "metrics.csv"):
             return  # there is nothing but meta-training
     runs = load_runs(directories)
     kinds = {is_offline(run) for run in runs}
@@ -40,10 +53,15 @@ def report(directories: Sequence[Path], out: Path | None = None) -> None:
             "runs with an environment and runs from data sets cannot share a report; got "
             f"{runs[0].path} and {len(runs) - 1} more."
         )
-    kind = offline if kinds == {True} else online
     # Files come first: what reads the printed text may close its end at any moment.
-    written = kind.write_report(runs, out_dir)
-    kind.print_report(runs, console)
+    if kinds == {True}:
+        if normalisers is not None:
+            raise ValueError("--normalisers are for runs with an environment, not from data sets.")
+        written = offline.write_report(runs, out_dir, overwrite)
+        offline.print_report(runs, console)
+    else:
+        written = online.write_report(runs, out_dir, normalisers, overwrite)
+        online.print_report(runs, console, normalisers)
     _say_written(console, written)
 
 

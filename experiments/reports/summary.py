@@ -1,7 +1,7 @@
-"""Turns runs into numbers, by rules that are said once.
+"""Turns runs into numbers, by rules that are stated once.
 
-How a number is made where episodes are missing, seeds diverge or runs are unfinished is said in
-`RULES`, which ends every Markdown report.
+How a number is made where episodes are missing, seeds diverge or runs are unfinished is stated in
+`RULES`, with which every Markdown report ends.
 """
 
 from __future__ import annotations
@@ -10,40 +10,63 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.reports import statistics
-from experiments.runs.reading import Run
+from experiments.reports import files, statistics
+from experiments.runs.reading import CIRCUMSTANCES, Run
 
 RULES = (
     "Training return of a point: the mean over the episodes that the training policy completed in "
-    "that stretch. A stretch without a completed episode carries the last value forward; before "
-    "the first completed episode, the first value is carried back.",
-    "Final return of a seed: the mean over the episodes completed in the last 5% of the steps "
-    "(the stretches that start there, at least the last one), each episode weighing the same; if "
-    "there is none, the last value carried forward.",
-    "AUC of a seed: its training return averaged over all steps, each stretch weighing its length.",
-    "A seed has diverged once its parameters or its logged return stop being finite. From that "
+    "that stretch. A stretch without a completed episode takes the value of the one before it; "
+    "stretches before the first completed episode take the first value.",
+    "Final return of a seed: the mean over the episodes completed in the last 5% of the steps (in "
+    "the stretches that start there, or in the last one), each episode weighing the same. If there "
+    "are none, it is the last training return.",
+    "AUC of a seed: its training return averaged over all steps, each stretch weighted by its "
+    "length.",
+    "A seed has diverged once its parameters or its logged return are no longer finite. From that "
     "stretch on, in its final return and in its evaluation, it scores the lowest return that any "
-    "seed of the same run logged in training: it is counted, never dropped.",
-    "IQM is the interquartile mean over seeds (in the aggregate: over seeds and environments). "
-    "Intervals are 95% percentile intervals of the stratified bootstrap, 2000 resamples of the "
-    "seeds within each environment. A single seed has no interval.",
-    "Evaluation is the mean return over fresh episodes after training. Steps are environment steps "
-    "per seed. Seconds are wall time, compilation included; steps per second count all seeds.",
-    "Unfinished runs are reported up to their last complete point, and are neither marked best nor "
-    "part of the aggregate.",
+    "seed of the same run logged in training (in the evaluation, if none was logged): it is "
+    "counted, never dropped.",
+    "IQM is the interquartile mean over seeds (in the aggregate: over seeds and tasks). Intervals "
+    "are 95% percentile intervals of the stratified bootstrap, with 2000 resamples of the seeds "
+    "within each task. A single seed has no interval, nor has a run all of whose seeds diverged.",
+    "Bold is the largest final IQM of a table, among finished runs, if its interval lies above the "
+    "second largest. Otherwise nothing is bold.",
+    "Evaluation: the mean return over fresh episodes after training. 'Sampled' means that actions "
+    "are drawn from the policy, as they are in training; 'greedy' that the most probable action is "
+    "taken, which is the mean where actions are continuous.",
+    "Aggregate: a score is a final return divided by the return that is published for tuned Adam "
+    "on that task, or by the one that was given. With min-max it is (return - lowest) / (highest - "
+    "lowest) instead, over the final returns of all seeds of the finished runs reported here.",
+    "Steps are environment steps per seed. Seconds are wall time, compilation included; steps per "
+    "second count all seeds. Run directories that differ only in their seeds, and have none in "
+    "common, are pooled into one run; their seconds are added up.",
+    "Unfinished runs are reported up to their last complete point. They are neither set in bold "
+    "nor part of the aggregate.",
+)
+
+# Keys of config.json that say what is compared, that have notes of their own, or that follow.
+_OPTIMIZER_KEYS = ("resolved_optimizer", "learning_rate", "weights_sha256")
+_OTHER_KEYS = (
+    *("format", "environment", "environment_options", "backend", "normaliser", "optimizer"),
+    *("steps", "iterations", "seeds"),
+    *CIRCUMSTANCES,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One run in numbers; the fields are the columns of `summary.csv`. NaN is unknown."""
+    """One run in numbers; the fields are the columns of `summary.csv`. NaN is unknown.
 
-    environment: str
+    In the file, `run_directory` is as seen from the file's folder.
+    """
+
+    environment: str  # with its options, NAME[:key=value,...]
     backend: str | None
     optimizer: str
     learning_rate: float | None
@@ -63,28 +86,10 @@ class Row:
     auc_return_mean_low: float
     auc_return_mean_high: float
     evaluation_return_mean: float
+    evaluation_actions: str
     wall_seconds: float
     steps_per_second: float
     run_directory: str
-
-
-@dataclasses.dataclass(frozen=True)
-class AggregateRow:
-    """One optimizer over all normalised environments; the columns of `aggregate.csv`."""
-
-    optimizer: str
-    environments: tuple[str, ...]
-    seeds: int
-    normalised_iqm: float
-    normalised_iqm_low: float
-    normalised_iqm_high: float
-    optimality_gap: float
-    optimality_gap_low: float
-    optimality_gap_high: float
-    improvement_over: str
-    improvement_probability: float
-    improvement_probability_low: float
-    improvement_probability_high: float
 
 
 def summarise(runs: Sequence[Run]) -> list[Row]:
@@ -94,14 +99,15 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
         runs: as `load_runs` gives them.
 
     Returns:
-        Rows in the order of the runs, grouped by environment and backend.
+        Rows in the order of the runs, grouped by task.
 
     Examples:
         >>> from pathlib import Path
         >>> import numpy as np
         >>> from experiments.runs.reading import Run
-        >>> config = {"environment": "Catch", "backend": None, "learning_rate": 0.1,
-        ...           "seeds": [0, 1], "steps": 200, "iterations": 2, "normaliser": None}
+        >>> config = {"environment": "Catch", "environment_options": {}, "backend": None,
+        ...           "learning_rate": 0.1, "seeds": [0, 1], "steps": 200, "iterations": 2,
+        ...           "evaluation_actions": "sampled", "normaliser": None}
         >>> run = Run(Path("runs/catch"), config, "adam", steps=np.array([100, 200]),
         ...           returns=np.array([[0.0, 1.0], [1.0, np.nan]]),
         ...           episodes=np.array([[9, 9], [9, 0]]), diverged_from=np.array([2, 2]),
@@ -113,40 +119,6 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
     return [_row(run) for group in by_task(runs).values() for run in group]
 
 
-def aggregate(runs: Sequence[Run]) -> list[AggregateRow]:
-    """Compares optimizers over all environments that have a normaliser.
-
-    A score is the final return divided by the environment's normaliser. Optimizers count if they
-    finished on every such environment, with the same number of seeds.
-
-    Args:
-        runs: as `load_runs` gives them.
-
-    Returns:
-        A row per optimizer; the probability of improvement is over the first of them. Empty where
-        fewer than two environments have a normaliser, or no optimizer counts.
-    """
-    environments, scores, _ = normalised_scores(runs)
-    first = next(iter(scores), "")
-    unknown = (math.nan, math.nan, math.nan)
-    return [
-        AggregateRow(
-            label,
-            environments,
-            len(array),
-            *estimate((array,), statistics.iqm),
-            *estimate((array,), statistics.optimality_gap),
-            first,
-            *(
-                unknown  # over itself
-                if label == first
-                else estimate((array, scores[first]), statistics.probability_of_improvement)
-            ),
-        )
-        for label, array in scores.items()
-    ]
-
-
 def notes(rows: Sequence[Row]) -> list[str]:
     """Says what a reader must know before comparing rows.
 
@@ -154,8 +126,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         rows: as `summarise` gives them.
 
     Returns:
-        Sentences on unfinished runs, on seeds without an episode, on runs that share a name, and
-        on optimizers of one environment that differ in seeds or steps.
+        Sentences on unfinished runs, on seeds without an episode or all diverged, on runs that
+        share a name, and on optimizers of one task that differ in seeds or steps.
     """
     found = []
     for title, group in by_title(rows):
@@ -165,12 +137,19 @@ def notes(rows: Sequence[Row]) -> list[str]:
                 progress = progress if row.points else "nothing is logged yet"
                 found.append(f"{row.optimizer} on {title} is unfinished: {progress}.")
             if row.points and math.isnan(row.final_return_mean):
+                evaluated = not math.isnan(row.evaluation_return_mean)
                 found.append(
-                    f"{row.optimizer} on {title} has seeds that completed no episode: its returns "
-                    "are unknown."
+                    f"{row.optimizer} on {title} has seeds that completed no episode in training: "
+                    "its training returns are unknown"
+                    + (", only its evaluation is known." if evaluated else ".")
                 )
-            if re.search(r" \(\d+\)$", row.optimizer):  # numbered by load_runs
-                found.append(f"{row.optimizer} on {title} is the run in {row.run_directory}.")
+            if row.diverged_seeds == row.seeds:
+                found.append(
+                    f"All seeds of {row.optimizer} on {title} diverged: it has no intervals."
+                )
+            found += directory_notes(
+                row.optimizer, f"{row.optimizer} on {title}", row.run_directory
+            )
         if len({row.seed_list for row in group}) > 1:
             seeds = (f"{row.optimizer} {' '.join(map(str, row.seed_list))}" for row in group)
             found.append(f"Seeds differ on {title}: {'; '.join(seeds)}.")
@@ -180,50 +159,77 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def provenance(runs: Sequence[Run]) -> list[str]:
-    """Versions and revisions, or a warning that they differ between runs."""
+def directory_notes(label: str, name: str, directory: str) -> list[str]:
+    """Says where a row comes from, if it is pooled or if `load_runs` had to number it.
+
+    Args:
+        label: of the optimizer.
+        name: of the row in a sentence.
+        directory: the row's.
+    """
+    if files.is_pooled(directory):
+        return [f"{name} is pooled from the runs in {directory}."]
+    if re.search(r" \(\d+\)$", label):
+        return [f"{name} is the run in {directory}."]
+    return []
+
+
+def setting_notes(title: str, runs: Sequence[Run]) -> list[str]:
+    """Says in what the runs of one table differ, apart from what is compared.
+
+    What the optimizers' names stand for counts only between runs that share a name.
+
+    Args:
+        title: of the table.
+        runs: in the table.
+
+    Returns:
+        A sentence for each key of `config.json` that differs.
+    """
     found = []
-    for key, name in (("versions", "Versions"), ("git_revision", "Revision")):
-        values = {json.dumps(run.config.get(key), sort_keys=True) for run in runs}
-        if len(values) > 1:
-            found.append(f"{name} differ between runs: see each config.json.")
-        elif isinstance(value := runs[0].config.get(key), dict):
-            found.append(f"{name}: {', '.join(f'{k} {v}' for k, v in sorted(value.items()))}.")
-        elif value:
-            found.append(f"{name}: {value}.")
-    if len({json.dumps(run.config.get("machine"), sort_keys=True) for run in runs}) > 1:
-        found.append("Machines differ between runs: their steps per second do not compare.")
+    configs = {run.label: _flat(run.config) for run in runs}
+    for key in dict.fromkeys(key for config in configs.values() for key in config):
+        if key not in _OPTIMIZER_KEYS:
+            found += _difference(title, key, configs)
+    for name in dict.fromkeys(run.config["optimizer"] for run in runs):
+        namesakes = {run.label: run.config for run in runs if run.config["optimizer"] == name}
+        for key in _OPTIMIZER_KEYS:
+            found += _difference(title, key, namesakes)
     return found
 
 
-def normalised_scores(
-    runs: Sequence[Run],
-) -> tuple[tuple[str, ...], dict[str, NDArray[np.float64]], list[str]]:
-    """Environments, final returns over normalisers (seeds, environments), and who is left out."""
-    groups = {
-        task: {run.label: run for run in group}
-        for task, group in by_task(runs).items()
-        if all(run.config["normaliser"] is not None for run in group)
-    }
-    if len(groups) < 2:
-        return (), {}, []
-    scores, left_out = {}, []
-    for label in dict.fromkeys(label for group in groups.values() for label in group):
-        members = [group[label] for group in groups.values() if label in group]
-        if len(members) < len(groups):
-            reason = "not every normalised environment has it"
-        elif not all(run.finished for run in members):
-            reason = "it is unfinished"
-        elif len({len(run.returns) for run in members}) > 1:
-            reason = "its number of seeds differs between environments"
-        elif not all(np.isfinite(run.final_returns()).all() for run in members):
-            reason = "seeds of it completed no episode"
-        else:
-            columns = [run.final_returns() / run.config["normaliser"] for run in members]
-            scores[label] = np.column_stack(columns)
-            continue
-        left_out.append(f"{label} is left out of the aggregate: {reason}.")
-    return tuple(title_of(*task) for task in groups), scores, left_out
+def _difference(title: str, key: str, configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence on the values of a key, if they differ; the most frequent one comes last."""
+    labels: dict[str, list[str]] = {}
+    for label, config in configs.items():
+        text = json.dumps(config[key]) if key in config else "not recorded"
+        labels.setdefault(text, []).append(label)
+    if len(labels) < 2:
+        return []
+    *rare, (text, most) = sorted(labels.items(), key=lambda item: len(item[1]))
+    parts = ", ".join(f"{text} for {', '.join(those)}" for text, those in rare)
+    rest = "all others" if len(most) > 1 else most[0]
+    return [f"On {title}, {key} is {parts} and {text} for {rest}."]
+
+
+def provenance(runs: Sequence[Run]) -> list[str]:
+    """Versions and revisions, or a warning that they differ between runs."""
+    found = []
+    parts = [part for run in runs for part in run.parts or (run,)]
+    for key, one, several in (
+        ("versions", "Versions", "Versions"),
+        ("git_revision", "Revision", "Revisions"),
+    ):
+        values = {json.dumps(part.config.get(key), sort_keys=True) for part in parts}
+        if len(values) > 1:
+            found.append(f"{several} differ between runs: see each config.json.")
+        elif isinstance(value := parts[0].config.get(key), dict):
+            found.append(f"{one}: {', '.join(f'{k} {v}' for k, v in sorted(value.items()))}.")
+        elif value:
+            found.append(f"{one}: {value}.")
+    if len({json.dumps(part.config.get("machine"), sort_keys=True) for part in parts}) > 1:
+        found.append("Machines differ between runs: their steps per second cannot be compared.")
+    return found
 
 
 def by_task(runs: Sequence[Run]) -> dict[tuple[str, str | None], list[Run]]:
@@ -249,13 +255,14 @@ def by_title(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _row(run: Run) -> Row:
     final, auc = run.final_returns(), run.mean_returns()
-    iqm, iqm_low, iqm_high = estimate((final,), statistics.iqm)
-    auc_mean, auc_low, auc_high = estimate((auc,), statistics.mean)
+    bounded = not run.diverged.all()
+    iqm, iqm_low, iqm_high = estimate((final,), statistics.iqm, bounded)
+    auc_mean, auc_low, auc_high = estimate((auc,), statistics.mean, bounded)
     done = int(run.steps[-1]) if len(run.steps) else 0
     seeds = run.config["seeds"]
     return Row(
-        environment=run.config["environment"],
-        backend=run.config["backend"],
+        environment=run.task[0],
+        backend=run.task[1],
         optimizer=run.label,
         learning_rate=run.config["learning_rate"],
         seeds=len(seeds),
@@ -274,17 +281,43 @@ def _row(run: Run) -> Row:
         auc_return_mean_low=auc_low,
         auc_return_mean_high=auc_high,
         evaluation_return_mean=float(run.evaluation_returns().mean()),
+        evaluation_actions=run.config["evaluation_actions"],
         wall_seconds=run.seconds,
         steps_per_second=len(seeds) * done / run.seconds if run.seconds else math.nan,
-        run_directory=run.path.as_posix(),
+        run_directory=files.names_of(run.directories),
     )
 
 
 def estimate(
-    arrays: tuple[NDArray[np.float64], ...], statistic: Callable[..., statistics.Array]
+    arrays: tuple[NDArray[np.float64], ...],
+    statistic: Callable[..., statistics.Array],
+    bounded: bool = True,
 ) -> tuple[float, float, float]:
-    """Value and interval of a statistic; NaN where a score is unknown."""
+    """Value and interval of a statistic; NaN where a score is unknown.
+
+    Args:
+        arrays: scores, see `statistics.stratified_bootstrap`.
+        statistic: of them.
+        bounded: whether there is an interval. Where all seeds have diverged there is none: they all
+            score the same, which says nothing of their spread.
+    """
     if not all(np.isfinite(array).all() for array in arrays):
         return math.nan, math.nan, math.nan
+    value = float(statistic(*arrays))
+    if not bounded:
+        return value, math.nan, math.nan
     low, high = statistics.stratified_bootstrap(arrays, statistic)
-    return float(statistic(*arrays)), float(low), float(high)
+    return value, float(low), float(high)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the keys of mappings in it joined by dots, but for what has a note."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _OTHER_KEYS:
+            continue
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()}
+        else:
+            flat[key] = value
+    return flat

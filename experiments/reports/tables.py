@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,13 @@ def print_table(
         title: of the table.
         lines: for each row its cells by column, one of which is `Optimizer`, and whether it is the
             best, whose `Final IQM` is set in bold.
-        hidden: columns that are left out.
+        hidden: columns that are left out. So are those in which nothing is known.
     """
-    columns = [column for column in lines[0][0] if column not in hidden]
+    columns = [
+        column
+        for column in lines[0][0]
+        if column not in hidden and any(cells[column] != NONE for cells, _ in lines)
+    ]
     table = Table(
         title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
@@ -41,7 +46,7 @@ def print_table(
         if column == "Optimizer":
             table.add_column(column, overflow="fold", vertical="bottom")
         else:
-            heading = column.replace("Final ", "Final\n")
+            heading = re.sub(r"^(Final|Sampled|Greedy) ", r"\1\n", column)
             table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     label_width = max(20, console.width - 60)
     for cells, best in lines:

@@ -3,6 +3,8 @@
 A run is one environment, one optimizer and several seeds. Its directory holds `config.json`,
 `metrics.csv` (a row per logged point and seed) and, once there, `evaluation.csv` (episodes after
 training) and `timing.csv` (seconds since the start). Nothing else is read, nothing is trained.
+
+Directories that differ in nothing but their seeds are one run: see `load_runs`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1  # of the run directory, as config.json states it
+CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json: not what was asked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Run:
     """One environment, one optimizer, several seeds: what was configured and what was logged."""
 
     path: Path
-    config: Mapping[str, Any]  # config.json
+    config: Mapping[str, Any]  # config.json, see `_read_config`
     label: str  # the optimizer's specification, numbered where another run has the same
     steps: NDArray[np.int64]  # shape=(points,), environment steps per seed at the stretch's end
     returns: NDArray[np.float64]  # shape=(seeds, points), NaN where no episode was completed
@@ -36,11 +39,26 @@ class Run:
     diverged_from: NDArray[np.int64]  # shape=(seeds,), first diverged point; points if none
     evaluation: NDArray[np.float64] | None  # shape=(seeds,), None before the evaluation
     seconds: float  # wall seconds up to the last point, NaN where not logged
+    parts: tuple[Run, ...] = ()  # the runs that were pooled into this one; none if it is one run
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where it was read from: one directory, or those of the runs pooled into it."""
+        return tuple(part.path for part in self.parts) or (self.path,)
 
     @property
     def task(self) -> tuple[str, str | None]:
-        """Environment and backend: what makes returns comparable."""
-        return self.config["environment"], self.config["backend"]
+        """Environment with its options, and backend: what makes returns comparable.
+
+        The options are written as on the command line, e.g. `CartPole-v1:gravity=5`.
+        """
+        options = _options(self.config)
+        texts = (
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in sorted(options.items())
+        )
+        environment = self.config["environment"] + (":" if options else "") + ",".join(texts)
+        return environment, self.config["backend"]
 
     @property
     def diverged(self) -> NDArray[np.bool_]:
@@ -101,11 +119,13 @@ class Run:
         """Mean returns of the final evaluation, shape (seeds,); NaN where there is none."""
         if self.evaluation is None:
             return np.full(len(self.returns), np.nan)
-        return np.where(self.diverged, self._lowest(), self.evaluation)
+        lowest = self._lowest()
+        if math.isnan(lowest):  # nothing was logged in training
+            lowest = _minimum(self.evaluation)
+        return np.where(self.diverged, lowest, self.evaluation)
 
     def _lowest(self) -> float:
-        logged = self.returns[np.isfinite(self.returns)]
-        return float(logged.min()) if logged.size else math.nan
+        return _minimum(self.returns)
 
 
 def read_metric(run: Run, column: str) -> NDArray[np.float64]:
@@ -121,6 +141,8 @@ def read_metric(run: Run, column: str) -> NDArray[np.float64]:
     Raises:
         ValueError: if there is no such column, or a cell is no number.
     """
+    if run.parts:
+        return np.concatenate([read_metric(part, column) for part in run.parts])
     lines = _read_lines(run.path / "metrics.csv", ("point", "seed", column))
     logged = {
         (line.integer("seed"), line.integer("step")): line.number(column, empty=math.nan)
@@ -138,9 +160,13 @@ def is_offline(run: Run) -> bool:
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """Reads every run directory at or below the given ones.
 
+    Directories that agree in everything but their seeds and the circumstances (versions, revision,
+    machine), have logged the same steps and share no seed are pooled into one run, in the place of
+    the first. Other runs of one optimizer on one task are numbered.
+
     Args:
         paths: directories, in the order in which optimizers are to be listed; below each of them
-            the order is alphabetical. A directory reached twice is read once.
+            the order is alphabetical. See `directories_with`.
 
     Returns:
         The runs. Points that not every seed has reached (the process was killed while it wrote
@@ -156,18 +182,13 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
         ValueError: paths must be directories, got 'no/such/runs'.
     """
     tops = [Path(path) for path in paths]
-    found: dict[Path, Path] = {}
-    for top in tops:
-        if not top.is_dir():
-            raise ValueError(f"paths must be directories, got {str(top)!r}.")
-        for directory in _run_directories(top):
-            found.setdefault(directory.resolve(), directory)
+    found = directories_with(tops, "config.json", "metrics.csv")
     if not found:
         raise ValueError(
             "paths must hold run directories (with config.json and metrics.csv), found none below "
             f"{', '.join(repr(str(top)) for top in tops) or 'no path at all'}."
         )
-    runs = [_read_run(directory) for directory in found.values()]
+    runs = _pooled(map(_read_run, found))
     seen: dict[tuple[Any, ...], int] = {}
     for index, run in enumerate(runs):
         key = (run.task, run.label)
@@ -177,12 +198,73 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     return runs
 
 
-def _run_directories(path: Path) -> Iterator[Path]:
-    for directory, subdirectories, files in os.walk(path):
-        subdirectories.sort()
-        if {"config.json", "metrics.csv"} <= set(files):
-            subdirectories.clear()  # what lies below (checkpoints, figures) belongs to this run
-            yield Path(directory)
+def directories_with(tops: Iterable[Path], *names: str) -> list[Path]:
+    """Finds directories that hold certain files, at or below the given ones.
+
+    Links to directories are followed; each real directory is looked into once, by the first way
+    to it, so that links in a circle come to an end. What lies below a directory that is found (its
+    checkpoints, its figures) belongs to it and is not looked into.
+
+    Args:
+        tops: directories.
+        names: of the files, all of which must be there.
+
+    Returns:
+        The directories, in alphabetical order below each top.
+
+    Raises:
+        ValueError: a path is no directory.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for top in tops:
+        if not top.is_dir():
+            raise ValueError(f"paths must be directories, got {str(top)!r}.")
+        for folder, subfolders, files in os.walk(top, followlinks=True):
+            real, is_found = Path(folder).resolve(), set(names) <= set(files)
+            if is_found and real not in seen:
+                found.append(Path(folder))
+            if is_found or real in seen:
+                subfolders.clear()
+            subfolders.sort()
+            seen.add(real)
+    return found
+
+
+def _pooled(runs: Iterable[Run]) -> list[Run]:
+    """Pools runs as `load_runs` says."""
+    pools: list[list[Run]] = []
+    alike: dict[Any, list[list[Run]]] = {}  # the pools by what must agree
+    for run in runs:
+        asked = {k: v for k, v in run.config.items() if k not in ("seeds", *CIRCUMSTANCES)}
+        asked["environment_options"] = _options(run.config)
+        key = json.dumps(asked, sort_keys=True), run.steps.tobytes(), run.evaluation is None
+        seeds = set(run.config["seeds"])
+        for pool in alike.setdefault(key, []):
+            if not any(seeds & set(other.config["seeds"]) for other in pool):
+                pool.append(run)
+                break
+        else:
+            pools.append([run])
+            alike[key].append(pools[-1])
+    return [_one(pool) for pool in pools]
+
+
+def _one(parts: Sequence[Run]) -> Run:
+    """One run of the seeds of several. Their seconds are added up."""
+    if len(parts) == 1:
+        return parts[0]
+    evaluations = [part.evaluation for part in parts if part.evaluation is not None]
+    return dataclasses.replace(
+        parts[0],
+        config={**parts[0].config, "seeds": [s for part in parts for s in part.config["seeds"]]},
+        returns=np.concatenate([part.returns for part in parts]),
+        episodes=np.concatenate([part.episodes for part in parts]),
+        diverged_from=np.concatenate([part.diverged_from for part in parts]),
+        evaluation=np.concatenate(evaluations) if evaluations else None,
+        seconds=sum(part.seconds for part in parts),
+        parts=tuple(parts),
+    )
 
 
 def _read_run(path: Path) -> Run:
@@ -221,6 +303,11 @@ def _read_run(path: Path) -> Run:
     )
 
 
+def _minimum(returns: NDArray[np.float64]) -> float:
+    known = returns[np.isfinite(returns)]
+    return float(known.min()) if known.size else math.nan
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
 
@@ -246,10 +333,21 @@ _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ),
     ),
     "normaliser": ("a positive number or null", lambda v: v is None or (_is_number(v) and v > 0)),
+    "environment_options": ("an object", lambda v: isinstance(v, dict)),
+    "evaluation_actions": ("a name", lambda v: isinstance(v, str) and v != ""),
 }
 
 
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the environment, but for the backend, which has a place of its own."""
+    return {k: v for k, v in config["environment_options"].items() if k != "backend"}
+
+
 def _read_config(path: Path) -> dict[str, Any]:
+    """Reads `config.json`, fills in what earlier versions left out, and sets a wrong one right.
+
+    They wrote the return that is published for an environment whatever its options and backend.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of the JSON or of its encoding
@@ -258,11 +356,15 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}.")
     if config.get("format") != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
+    config.setdefault("environment_options", {})
+    config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
     for key, (allowed, is_valid) in _CONFIG_KEYS.items():
         if key not in config:
             raise ValueError(f"{path}: {key} is missing; it must be {allowed}.")
         if not is_valid(config[key]):
             raise ValueError(f"{path}: {key} must be {allowed}, got {config[key]!r}.")
+    if _options(config) or config["backend"] not in (None, "positional"):
+        config["normaliser"] = None
     return config
 
 

@@ -230,6 +230,10 @@ def test_published_returns_normalise() -> None:
     assert [t.normaliser for t in both.tasks] == [50.08, 15.04]
     alone = parsed(text.format("CartPole-v1").replace("128 256", "128"))
     assert [t.normaliser for t in alone.tasks] == [1.0]
+    changed = parsed(
+        text.format("Breakout-MinAtar:max_steps_in_episode=50").replace("128 256", "128")
+    )
+    assert [t.normaliser for t in changed.tasks] == [1.0]
 
 
 # Interruptions

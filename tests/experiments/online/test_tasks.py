@@ -1,9 +1,12 @@
 """Tasks: environments by text, and what an optimizer gets from its task."""
 
+import doctest
+
 import pytest
 
 import optim
 from agents.environments import BRAX, environment_names
+from experiments.online import tasks
 from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
 
 
@@ -76,3 +79,33 @@ def test_tuned_options_fill_up_a_bare_optimizer_only() -> None:
 def test_tuned_options_are_options(name: str) -> None:
     for optimizer in TASKS[name].tuned:
         optim.make(resolve_optimizer(optimizer, TASKS[name]))
+
+
+@pytest.mark.parametrize(
+    ("text", "normaliser"),
+    [
+        ("Breakout-MinAtar", 50.08),
+        ("Breakout-MinAtar:max_steps_in_episode=50", None),
+        ("Asterix-MinAtar:ramping=false", None),
+        ("ant", 6517.31),
+        ("ant:backend=positional", 6517.31),
+        ("ant:backend=spring", None),
+        ("ant:backend=mjx", None),
+        ("ant:backend=generalized", None),
+        ("ant:max_episode_steps=50", None),
+        ("ant:backend=positional,max_episode_steps=50", None),
+        ("humanoid", None),
+        ("CartPole-v1", None),
+    ],
+)
+def test_a_published_return_normalises_only_what_it_was_reached_in(
+    text: str, normaliser: float | None
+) -> None:
+    name, options = parse_environment(text)
+    assert TASKS[name].normaliser(options) == normaliser
+
+
+def test_doctests() -> None:
+    results = doctest.testmod(tasks)
+    assert results.attempted > 0
+    assert results.failed == 0

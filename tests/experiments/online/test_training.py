@@ -320,7 +320,7 @@ def test_configuration() -> None:
     assert json.loads(json.dumps(config)) == config
     assert config["environment"] == "ant"
     assert config["environment_options"] == {"backend": "spring"}
-    assert config["backend"] == "spring"
+    assert (config["backend"], config["normaliser"]) == ("spring", None)
     assert config["learning_rate"] == 3e-4
     assert config["resolved_optimizer"] == "rprop:learning_rate=0.0003"
     assert config["annealed"] is False  # it takes no schedule

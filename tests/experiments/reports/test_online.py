@@ -3,7 +3,6 @@
 import csv
 import doctest
 import io
-import json
 import re
 import subprocess
 import sys
@@ -15,74 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from written_runs import HEADER, flat, load, write_run
 
-from experiments.reports import online, statistics, summary, tables
+from experiments.reports import aggregate, online, statistics, summary, tables
 from experiments.runs import reading
-
-HEADER = "point,step,seed,episode_return,episodes,episode_length,diverged,loss\n"
-Cell = tuple[float | str, int, int]  # episode return, episodes, diverged
-
-
-def write_run(
-    directory: Path,
-    cells: Sequence[Sequence[Cell]],
-    *,
-    evaluation: Sequence[float | str] | None = None,
-    seconds: Sequence[float] | None = None,
-    stretch: int = 100,
-    **config: Any,
-) -> Path:
-    """Writes a run; `cells[seed][point]` is what metrics.csv says there."""
-    points = len(cells[0])
-    settings = {
-        "format": 1,
-        "environment": "Breakout-MinAtar",
-        "backend": None,
-        "optimizer": "adam",
-        "learning_rate": 0.01,
-        "steps": points * stretch,
-        "seeds": list(range(len(cells))),
-        "iterations": points,
-        "algorithm": "ppo",
-        "settings": {},
-        "normaliser": None,
-        "versions": {"jax": "1.2.3"},
-        "git_revision": "abc1234",
-        "machine": {"device": "cpu"},
-    } | config
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(settings))
-    lines = [HEADER]
-    for point in range(points):
-        for seed, row in zip(settings["seeds"], cells, strict=True):
-            value, episodes, diverged = row[point]
-            step = (point + 1) * stretch
-            lines.append(f"{point},{step},{seed},{value},{episodes},9.5,{diverged},0.1\n")
-    (directory / "metrics.csv").write_text("".join(lines))
-    if evaluation is not None:
-        rows = (f"{s},{v},32,9.5\n" for s, v in zip(settings["seeds"], evaluation, strict=True))
-        head = "seed,episode_return,episodes,episode_length\n"
-        (directory / "evaluation.csv").write_text(head + "".join(rows))
-    if seconds is not None:
-        rows = (f"{point},{value}\n" for point, value in enumerate(seconds))
-        (directory / "timing.csv").write_text("point,seconds\n" + "".join(rows))
-    return directory
-
-
-def flat(*values: float, points: int = 4) -> list[list[Cell]]:
-    """Seeds that score the same value all along."""
-    return [[(value, 10, 0)] * points for value in values]
-
-
-def load(directory: Path) -> reading.Run:
-    (run,) = reading.load_runs([directory])
-    return run
 
 
 def printed(rows: Sequence[summary.Row], width: int = 80, **kwargs: Any) -> str:
     console = Console(width=width, record=True, force_terminal=True, file=io.StringIO())
     online.print_rows(rows, console, **kwargs)
     return console.export_text(styles=True)
+
+
+def plain(rows: Sequence[summary.Row], **kwargs: Any) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", printed(rows, **kwargs))
+
+
+def bold(text: str) -> list[str]:
+    return re.findall(r"\x1b\[1m\s*([\d.-]+)\x1b", text)
 
 
 # Rules
@@ -342,89 +291,126 @@ def test_no_runs_is_an_error(tmp_path: Path) -> None:
         online.write_report([], tmp_path)
 
 
-# Reports
+# Tasks, and what differs within one
 
 
-@pytest.fixture
-def suite(tmp_path: Path) -> list[reading.Run]:
-    """Three optimizers on two normalised environments, and an environment on its own."""
-    scores = {
-        ("Breakout-MinAtar", 50.0, "adam:learning_rate=0.01"): [40.0, 50.0, 60.0, 70.0],
-        ("Breakout-MinAtar", 50.0, "adamo"): [55.0, 60.0, 65.0, 75.0],
-        ("Breakout-MinAtar", 50.0, "lion"): [1.0, 1.0, 1.0, 1.0],
-        ("Asterix-MinAtar", 10.0, "adam:learning_rate=0.01"): [8.0, 9.0, 10.0, 11.0],
-        ("Asterix-MinAtar", 10.0, "adamo"): [8.0, 12.0, 12.0, 16.0],
-        ("Catch", None, "adam:learning_rate=0.01"): [1.0, 0.5],
-    }
-    for index, ((environment, normaliser, optimizer), values) in enumerate(scores.items()):
-        write_run(
-            tmp_path / "runs" / f"{index}",
-            flat(*values),
-            environment=environment,
-            normaliser=normaliser,
-            optimizer=optimizer,
-            stretch=2_500_000,
-            seconds=[10.0, 20.0, 30.0, 40.0],
-            evaluation=values,
-        )
-    return reading.load_runs([tmp_path / "runs"])
+def test_options_make_a_task_of_their_own(tmp_path: Path) -> None:
+    limit = {"max_steps_in_episode": 50, "easy": True}
+    write_run(tmp_path / "a", flat(1.0, 1.0), environment="CartPole-v1")
+    write_run(tmp_path / "b", flat(9.0, 9.0), environment="CartPole-v1", environment_options=limit)
+    ant = {"environment": "ant", "backend": "spring"}
+    options = {"backend": "spring", "max_episode_steps": 50}
+    write_run(tmp_path / "c", flat(3.0), **ant, environment_options={"backend": "spring"})
+    write_run(tmp_path / "d", flat(4.0), **ant, environment_options=options)
+    runs = reading.load_runs([tmp_path])
+    rows = summary.summarise(runs)
+    titles = [
+        "CartPole-v1",
+        "CartPole-v1:easy=true,max_steps_in_episode=50",
+        "ant (spring)",
+        "ant:max_episode_steps=50 (spring)",
+    ]
+    assert [title for title, _ in summary.by_title(rows)] == titles
+    assert [row.optimizer for row in rows] == ["adam"] * 4
+    assert bold(printed(rows)) == []
+    out = tmp_path / "out"
+    online.write_report(runs, out)
+    text = (out / "summary.md").read_text()
+    assert [line for line in text.splitlines() if line[:3] == "## "][:4] == [
+        f"## {title}" for title in titles
+    ]
+    drawn = (out / "curves.svg").read_text()
+    assert ">CartPole-v1:easy=true,<" in drawn  # the first line of its title
+    with (out / "summary.csv").open(newline="") as file:
+        assert [row["environment"] for row in csv.DictReader(file)] == [
+            *titles[:2],
+            "ant",
+            "ant:max_episode_steps=50",
+        ]
 
 
-def test_aggregate_by_hand(suite: list[reading.Run]) -> None:
-    adam, adamo = summary.aggregate(suite)  # lion is not on every environment
-    assert (adam.optimizer, adamo.optimizer) == ("adam:learning_rate=0.01", "adamo")
-    assert adam.environments == ("Breakout-MinAtar", "Asterix-MinAtar")
-    assert adam.seeds == 4
-    # Adam: .8 .8 | .9 1 1 1.1 | 1.2 1.4; AdamO: .8 1.1 | 1.2 1.2 1.2 1.3 | 1.5 1.6.
-    assert adam.normalised_iqm == pytest.approx(1.0)
-    assert adamo.normalised_iqm == pytest.approx(1.225)
-    assert adam.optimality_gap == pytest.approx(0.5 / 8)
-    assert adamo.optimality_gap == pytest.approx(0.2 / 8)
-    assert adamo.improvement_over == adam.optimizer
-    # Breakout: 55 beats 2, 60 beats 2 and ties, 65 beats 3, 75 all four: 11.5 of 16. Asterix: 8
-    # ties once, and the others beat all: 12.5 of 16.
-    assert adamo.improvement_probability == pytest.approx(24 / 32)
-    assert adamo.improvement_probability_low < 0.75 < adamo.improvement_probability_high
-    assert np.isnan(adam.improvement_probability)
-    x = np.array([[0.8, 1.0, 1.2, 1.4], [0.8, 0.9, 1.0, 1.1]]).T
-    low, high = statistics.stratified_bootstrap(x, statistics.iqm)
-    assert (adam.normalised_iqm_low, adam.normalised_iqm_high) == (low, high)
-
-
-def test_no_aggregate_without_two_normalised_environments(suite: list[reading.Run]) -> None:
-    assert summary.aggregate([run for run in suite if run.task[0] != "Asterix-MinAtar"]) == []
-
-
-def test_aggregate_leaves_out_what_does_not_compare(tmp_path: Path) -> None:
-    for environment in ("A", "B"):
-        for optimizer in ("adam", "uneven", "unfinished", "silent"):
-            odd = environment == "B"
-            cells = flat(1.0, 2.0, *([3.0] if odd and optimizer == "uneven" else []))
-            if odd and optimizer == "silent":
-                cells[0] = [("", 0, 0)] * 4
-            steps = 800 if odd and optimizer == "unfinished" else 400
-            write_run(
-                tmp_path / "runs" / environment / optimizer,
-                cells,
-                environment=environment,
-                optimizer=optimizer,
-                normaliser=2.0,
-                steps=steps,
-                iterations=steps // 100,
-            )
-    runs = reading.load_runs([tmp_path / "runs"])
-    assert [row.optimizer for row in summary.aggregate(runs)] == ["adam"]
+def test_settings_that_differ_within_a_table_are_named(tmp_path: Path) -> None:
+    common = {"annealed": True, "settings": {"clip": 0.2, "widths": [64, 64]}}
+    for name in "abc":
+        write_run(tmp_path / name, flat(1.0), optimizer=name, learning_rate=ord(name), **common)
+    changes = {"annealed": False, "settings": {"clip": 0.3, "widths": [64, 64]}, "new": 1}
+    write_run(tmp_path / "d", flat(1.0), optimizer="d", **changes)
+    write_run(tmp_path / "e", flat(1.0), optimizer="e", environment="Catch", settings={"clip": 1})
+    runs = reading.load_runs([tmp_path])
     online.write_report(runs, tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
-    for note in (
-        "uneven is left out of the aggregate: its number of seeds differs between environments.",
-        "unfinished is left out of the aggregate: it is unfinished.",
-        "silent is left out of the aggregate: seeds of it completed no episode.",
-        "Seeds differ on B: adam 0 1; silent 0 1; uneven 0 1 2; unfinished 0 1.",
-        "Steps differ on B: adam 400; silent 400; uneven 400; unfinished 800.",
-        "unfinished on B is unfinished: 4 of 8 points.",
-    ):
-        assert f"* {note}\n" in text
+    notes = re.findall(r"^\* (On .*)$", text, flags=re.MULTILINE)
+    assert notes == [
+        "On Breakout-MinAtar, settings.clip is 0.3 for d and 0.2 for all others.",
+        "On Breakout-MinAtar, annealed is false for d and true for all others.",
+        "On Breakout-MinAtar, new is 1 for d and not recorded for all others.",
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    online.print_report(runs, console)
+    assert notes[0] in console.export_text()
+
+
+def test_namesakes_are_told_apart_by_what_they_stand_for(tmp_path: Path) -> None:
+    name = "open@weights"
+    write_run(tmp_path / "a", flat(1.0), optimizer=name, weights_sha256="aa", learning_rate=None)
+    write_run(tmp_path / "b", flat(1.0), optimizer=name, weights_sha256="bb", learning_rate=None)
+    write_run(tmp_path / "c", flat(1.0), weights_sha256="cc")
+    runs = reading.load_runs([tmp_path])
+    assert summary.setting_notes("Breakout-MinAtar", runs) == [
+        f'On Breakout-MinAtar, weights_sha256 is "aa" for {name} and "bb" for {name} (2).'
+    ]
+
+
+def test_actions_of_the_evaluation_are_said(tmp_path: Path) -> None:
+    cells = flat(1.0, 2.0)
+    for name, changes in {"old": {}, "new": {"evaluation_actions": "sampled"}}.items():
+        write_run(tmp_path / "a" / name, cells, evaluation=[1, 2], optimizer=name, **changes)
+    greedy = {"evaluation": [3, 4], "optimizer": "greedy", "evaluation_actions": "greedy"}
+    write_run(tmp_path / "b", cells, **greedy)
+    rows = summary.summarise(reading.load_runs([tmp_path / "a"]))
+    assert [row.evaluation_actions for row in rows] == ["sampled", "sampled"]
+    assert re.search(r" Sampled *\n.* eval\.\n", plain(rows))
+    rows = summary.summarise(reading.load_runs([tmp_path / "b"]))
+    assert re.search(r" Greedy *\n.* eval\.\n", plain(rows))
+    runs = reading.load_runs([tmp_path])
+    online.write_report(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "| AUC 95% | Eval. |" in text
+    assert (
+        '* On Breakout-MinAtar, evaluation_actions is "greedy" for greedy and "sampled" for all '
+        "others.\n" in text
+    )
+
+
+# What is known is shown, and nothing else
+
+
+def test_an_evaluation_is_shown_where_no_episode_ended_in_training(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [[("", 0, 0)] * 3, [("", 0, 1)] * 3], evaluation=[5.0, 1.0])
+    (row,) = rows = summary.summarise([load(tmp_path / "run")])
+    assert np.isnan(row.final_return_mean)
+    assert row.evaluation_return_mean == 3.0
+    text = plain(rows, sentences=summary.notes(rows))
+    assert "IQM" not in text  # a column in which nothing is known
+    assert "3.00" in text
+    assert "returns are unknown, only its evaluation is known." in " ".join(text.split())
+
+
+def test_no_interval_where_all_seeds_diverged(tmp_path: Path) -> None:
+    cells = [[(1.0, 5, 0), (2.0, 5, 1), ("nan", 5, 1)], [(3.0, 5, 0), (4.0, 5, 1), (2.0, 5, 1)]]
+    write_run(tmp_path / "all", cells, optimizer="sgd")
+    write_run(tmp_path / "one", [cells[0], [(3.0, 5, 0)] * 3], optimizer="adam")
+    both, one = rows = summary.summarise(reading.load_runs([tmp_path]))
+    assert (both.final_return_iqm, both.diverged_seeds) == (1.0, 2)
+    assert np.isnan([both.final_return_iqm_low, both.final_return_iqm_high]).all()
+    assert np.isnan([both.auc_return_mean_low, both.auc_return_mean_high]).all()
+    assert one.final_return_iqm_low < one.final_return_iqm_high
+    assert summary.notes(rows) == [
+        "All seeds of sgd on Breakout-MinAtar diverged: it has no intervals."
+    ]
+
+
+# Reports
 
 
 def test_report_files(suite: list[reading.Run], tmp_path: Path) -> None:
@@ -450,10 +436,23 @@ def test_report_is_the_same_each_time(suite: list[reading.Run], tmp_path: Path) 
     ] == contents
 
 
-def test_reference_needs_the_published_steps(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", flat(1.0), normaliser=50.0, stretch=2_400_000)
-    online.write_report(reading.load_runs([tmp_path]), tmp_path / "out")
-    assert "published" not in (tmp_path / "out" / "curves.svg").read_text()
+@pytest.mark.parametrize(
+    ("changes", "stretch", "is_drawn"),
+    [
+        ({}, 2_500_000, True),
+        ({}, 2_400_000, False),
+        ({}, 12_500_000, False),
+        ({"environment": "ant", "backend": "positional"}, 12_500_000, True),
+        ({"environment": "ant", "backend": "positional"}, 2_500_000, False),
+        ({"environment": "ant", "backend": "spring"}, 12_500_000, False),
+    ],
+)
+def test_reference_needs_the_published_steps(
+    changes: dict[str, str], stretch: int, is_drawn: bool, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", flat(1.0), normaliser=50.0, stretch=stretch, **changes)
+    (panel,) = online._panels(reading.load_runs([tmp_path]))
+    assert panel.reference == (50.0 if is_drawn else None)
 
 
 def test_csv(suite: list[reading.Run], tmp_path: Path) -> None:
@@ -483,10 +482,9 @@ def test_markdown(suite: list[reading.Run], tmp_path: Path) -> None:
     assert "## Breakout-MinAtar\n\n10,000,000 steps per seed." in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[:12] if "| `" in line}
     cells = [cell.strip() for cell in lines["`adamo`"].split("|")[2:-1]]
-    assert cells[:6] == ["0.01", "4", "0", "4/4", "63.75", "**62.50**"]
+    assert cells[:6] == ["0.01", "4", "0", "4/4", "63.75", "62.50"]
     assert re.fullmatch(r"\[\d\d\.\d\d, \d\d\.\d\d\]", cells[6])
     assert cells[-2:] == ["40", "1M"]
-    assert "**" not in lines["`adam:learning_rate=0.01`"]
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {tables[0].count("|"), tables[-1].count("|")}
     assert "probability of improvement over `adam:learning_rate=0.01`" in text
@@ -501,20 +499,20 @@ def test_differing_provenance_is_said(tmp_path: Path) -> None:
     online.write_report(reading.load_runs([tmp_path]), tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "* Versions differ between runs: see each config.json.\n" in text
-    assert "* Machines differ between runs: their steps per second do not compare.\n" in text
+    assert "* Machines differ between runs: their steps per second cannot be compared.\n" in text
     assert "`x\\|y`" in text
 
 
 def test_printed_table(suite: list[reading.Run]) -> None:
     rows = summary.summarise(suite)
-    plain = printed(rows, aggregates=summary.aggregate(suite))
-    text = re.sub(r"\x1b\[[0-9;]*m", "", plain)
+    aggregates = aggregate.aggregate(suite)
+    text = plain(rows, aggregates=aggregates)
     assert max(map(len, text.splitlines())) <= 80
     assert "Breakout-MinAtar, 10,000,000 steps" in text
-    assert "2 environments, returns normalised" in text
-    bold = re.findall(r"\x1b\[1m\s*([\d.]+)\x1b", plain)
-    assert bold[:3] == ["62.50", "12.00", "0.750"]
-    assert float(bold[3]) == pytest.approx(1.225, abs=0.0051)
+    assert "2 tasks, returns normalised" in text
+    assert bold(printed(rows, aggregates=aggregates)) == [
+        "1.22"
+    ]  # the aggregate's: no other interval lies above the second
     assert "Div." not in text
     assert "Points" not in text
     assert "…" not in text
@@ -536,19 +534,46 @@ def test_printed_table_with_long_names_and_large_numbers(tmp_path: Path) -> None
         evaluation=[1.0, 6000.0, 5000.0],
     )
     rows = summary.summarise(reading.load_runs([tmp_path]))
-    text = re.sub(r"\x1b\[[0-9;]*m", "", printed(rows))
+    text = plain(rows)
     assert "ant (spring), 100,000,000 steps" in text
     assert "…" not in text
     for part in ("[-2346, 6517]", "0.0003", "4/1000000", "300", "Div."):
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([9.0, 9.2, 9.4, 9.6], [1.0, 2.0, 3.0, 4.0], ["9.30"]),
+        ([1.0, 9.2, 9.4, 9.6], [8.0, 8.1, 8.2, 8.3], []),  # its interval holds 8.15
+        ([9.0, 9.2, 9.4, 9.6], [9.0, 9.2, 9.4, 9.6], []),
+        ([9.0], [1.0], []),  # no interval
+        ([9.0, 9.0, 9.0, 9.0], [1.0, 2.0, 3.0, 4.0], ["9.00"]),
+    ],
+)
+def test_bold_is_what_its_interval_supports(
+    first: list[float], second: list[float], expected: list[str], tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs" / "a", flat(*second))
+    write_run(tmp_path / "runs" / "b", flat(*first), optimizer="first")
+    runs = reading.load_runs([tmp_path])
+    assert bold(printed(summary.summarise(runs))) == expected
+    online.write_report(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert re.findall(r"\*\*(.+?)\*\*", text) == expected
+
+
+def test_a_run_alone_is_not_bold(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", flat(1.0, 1.0, 2.0, 2.0))
+    assert bold(printed(summary.summarise(reading.load_runs([tmp_path])))) == []
+
+
 def test_unfinished_runs_are_never_the_best(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", flat(1.5))
-    write_run(tmp_path / "b", flat(9.5), optimizer="lead", steps=1000, iterations=10)
-    write_run(tmp_path / "c", flat(1.5), optimizer="level", steps=1000, iterations=10)
-    text = printed(summary.summarise(reading.load_runs([tmp_path])))
-    assert re.findall(r"\x1b\[1m\s*([\d.]+)\x1b", text) == ["1.50"]
+    write_run(tmp_path / "a", flat(1.5, 1.5))
+    write_run(tmp_path / "b", flat(9.5, 9.5), optimizer="lead", steps=1000, iterations=10)
+    write_run(tmp_path / "c", flat(1.5, 1.5), optimizer="level", steps=1000, iterations=10)
+    write_run(tmp_path / "d", flat(1.0, 1.0), optimizer="behind")
+    assert bold(printed(summary.summarise(reading.load_runs([tmp_path])))) == ["1.50"]
 
 
 @pytest.mark.parametrize(
@@ -559,7 +584,7 @@ def test_thousands(value: float, text: str) -> None:
     assert tables.thousands(value) == text
 
 
-@pytest.mark.parametrize("module", [reading, summary])
+@pytest.mark.parametrize("module", [aggregate, reading, summary])
 def test_doctests(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -1,0 +1,86 @@
+"""Run directories written by hand, for what reads them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.runs import reading
+
+HEADER = "point,step,seed,episode_return,episodes,episode_length,diverged,loss\n"
+Cell = tuple[float | str, int, int]  # episode return, episodes, diverged
+
+
+def write_run(
+    directory: Path,
+    cells: Sequence[Sequence[Cell]],
+    *,
+    evaluation: Sequence[float | str] | None = None,
+    seconds: Sequence[float] | None = None,
+    stretch: int = 100,
+    **config: Any,
+) -> Path:
+    """Writes a run; `cells[seed][point]` is what metrics.csv says there."""
+    points = len(cells[0])
+    settings = {
+        "format": 1,
+        "environment": "Breakout-MinAtar",
+        "backend": None,
+        "optimizer": "adam",
+        "learning_rate": 0.01,
+        "steps": points * stretch,
+        "seeds": list(range(len(cells))),
+        "iterations": points,
+        "algorithm": "ppo",
+        "settings": {},
+        "normaliser": None,
+        "versions": {"jax": "1.2.3"},
+        "git_revision": "abc1234",
+        "machine": {"device": "cpu"},
+    } | config
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(settings))
+    lines = [HEADER]
+    for point in range(points):
+        for seed, row in zip(settings["seeds"], cells, strict=True):
+            value, episodes, diverged = row[point]
+            step = (point + 1) * stretch
+            lines.append(f"{point},{step},{seed},{value},{episodes},9.5,{diverged},0.1\n")
+    (directory / "metrics.csv").write_text("".join(lines))
+    if evaluation is not None:
+        rows = (f"{s},{v},32,9.5\n" for s, v in zip(settings["seeds"], evaluation, strict=True))
+        head = "seed,episode_return,episodes,episode_length\n"
+        (directory / "evaluation.csv").write_text(head + "".join(rows))
+    if seconds is not None:
+        rows = (f"{point},{value}\n" for point, value in enumerate(seconds))
+        (directory / "timing.csv").write_text("point,seconds\n" + "".join(rows))
+    return directory
+
+
+def flat(*values: float, points: int = 4) -> list[list[Cell]]:
+    """Seeds that score the same value all along."""
+    return [[(value, 10, 0)] * points for value in values]
+
+
+def load(directory: Path) -> reading.Run:
+    (run,) = reading.load_runs([directory])
+    return run
+
+
+def write_offline_run(
+    directory: Path, cells: Sequence[Sequence[Cell]], mean_abs_q: float = 1.0, **changes: Any
+) -> Path:
+    """Writes a run that learned from a data set; its critic has one mean |Q| all along."""
+    config = {
+        "environment": "toy, td3_bc",
+        "dataset": "toy",
+        "algorithm": "td3_bc",
+        "reference_returns": None,
+        "collapse_line": 100.0,
+    }
+    write_run(directory, cells, **config | changes)
+    metrics = directory / "metrics.csv"
+    head, *lines = metrics.read_text().splitlines()
+    lines = [f"{head},mean_abs_q,critic_loss", *(f"{line},{mean_abs_q},0.5" for line in lines)]
+    metrics.write_text("".join(f"{line}\n" for line in lines))
+    return directory
