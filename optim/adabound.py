@@ -340,13 +340,19 @@ def _final_ratio(learning_rate: Any, final_lr: Any, base_learning_rate: Any) -> 
     """The final learning rate relative to the base one, after the checks of all three."""
     check_learning_rate(learning_rate)
     check_range("final_lr", final_lr, 0.0, open_low=True)
-    base = base_learning_rate
-    if base is None and not callable(learning_rate):
-        base = learning_rate
+    if base_learning_rate is not None:
+        check_range("base_learning_rate", base_learning_rate, 0.0, open_low=True)
+        base = base_learning_rate
+    elif callable(learning_rate):
+        base = learning_rate(jnp.zeros([], jnp.int32))
+        if not isinstance(base, jax.core.Tracer) and not 0 < base < jnp.inf:
+            raise ValueError(
+                f"base_learning_rate must be given for a schedule that starts at {float(base):g}, "
+                "to which final_lr cannot be relative: base_learning_rate=..., its peak if it "
+                "warms up, as an argument or an option of the spec."
+            )
     else:
-        if base is None:
-            base = learning_rate(jnp.zeros([], jnp.int32))
-        check_range("base_learning_rate", base, 0.0, open_low=True)
+        base = learning_rate
     base = jnp.asarray(base, float)
     # A learning rate of zero, which schedules may end at, has no ratio and needs none.
     return jnp.asarray(final_lr, float) / jnp.where(base > 0, base, 1)
