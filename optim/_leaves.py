@@ -1,9 +1,11 @@
 """Arithmetic of leaves and of trees of moments, which are kept in float32 at least."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -203,23 +205,6 @@ def at_count(number: optax.ScalarOrSchedule, count: Any) -> jax.typing.ArrayLike
     return number(count) if callable(number) else number
 
 
-def broadcast_prefix(prefix: Any, tree: Any) -> Any:
-    """Copies each leaf of a prefix tree to all leaves of the subtree that it stands for.
-
-    Args:
-        prefix: pytree that mirrors `tree` or is a prefix of it.
-        tree: any pytree.
-
-    Returns:
-        A pytree that mirrors `tree`.
-
-    Examples:
-        >>> broadcast_prefix({"actor": 0, "critic": 1}, {"actor": 5, "critic": {"kernel": 6}})
-        {'actor': 0, 'critic': {'kernel': 1}}
-    """
-    return jax.tree.map(lambda leaf, sub: jax.tree.map(lambda _: leaf, sub), prefix, tree)
-
-
 def as_key(key: jax.Array | int) -> jax.Array:
     """A key as it is; a seed, traced or not, as a raw key, which any tree operation can handle.
 
@@ -235,3 +220,72 @@ def as_key(key: jax.Array | int) -> jax.Array:
     """
     is_key = jnp.ndim(key) > 0 or jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
     return jnp.asarray(key) if is_key else jax.random.PRNGKey(key)
+
+
+def fingerprint(params: Any) -> jax.Array:
+    """A number that depends on all parameters, by which seeds under `vmap` can be told apart.
+
+    Args:
+        params: any pytree. Only arrays of real or complex numbers count, the latter with their real
+            parts; leaves without values (`jax.ShapeDtypeStruct`) do not.
+
+    Returns:
+        A scalar, dtype uint32.
+
+    Examples:
+        >>> print(fingerprint(jnp.zeros(3)) != fingerprint(jnp.ones(3)))
+        True
+    """
+
+    def digest(leaves: list[jax.Array]) -> jax.Array:
+        total = jnp.zeros((), jnp.uint32)
+        for leaf in leaves:
+            real = jnp.ravel(leaf.real).astype(jnp.float32)
+            bits = jax.lax.bitcast_convert_type(real, jnp.uint32)
+            odd = 2 * jax.lax.iota(jnp.uint32, bits.size) + np.uint32(1)
+            total = total * np.uint32(0x9E3779B1) + jnp.sum(bits * odd, dtype=jnp.uint32)
+        return total
+
+    arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array | np.ndarray)]
+    leaves = [leaf for leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return unsharded(digest, jnp.zeros((), jnp.uint32))(leaves)
+
+
+def key_of_seed(key: jax.Array | int, params: Any) -> jax.Array:
+    """A key that depends on a key and on all parameters.
+
+    An optimizer is built before the seeds of a `vmap` are known to it. Those that start from
+    different parameters draw different numbers with it, those that start from the same the same.
+
+    Args:
+        key: key of either kind, or seed; may be traced.
+        params: the initial parameters, see `fingerprint`.
+
+    Returns:
+        A key of the same kind, a raw one for a seed.
+
+    Examples:
+        >>> print(jnp.any(key_of_seed(0, jnp.zeros(3)) != key_of_seed(0, jnp.ones(3))))
+        True
+    """
+    return jax.random.fold_in(as_key(key), fingerprint(params))
+
+
+def unsharded(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
+    """Leaves the sharding within a function to XLA, where it is part of the types.
+
+    Args:
+        function: of arrays.
+        like: pytree of arrays that are sharded as the results.
+
+    Returns:
+        The function.
+
+    Examples:
+        >>> print(unsharded(jnp.sum, jnp.zeros(()))(jnp.ones(3)))
+        3.0
+    """
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return function
+    out_sharding = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
+    return jax.sharding.auto_axes(function, out_sharding=out_sharding)

@@ -1,7 +1,8 @@
 """What belongs to which leaf of a tree of networks, found by the names on the way to it."""
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,7 +62,10 @@ def layer_positions(paths: Sequence[Path]) -> list[float]:
 
 
 def match_leaves(name: str, given: Any, paths: Sequence[Path]) -> list[Any]:
-    """Finds what is given for each leaf: the entry at its path, or above it.
+    """Finds what is given for each leaf: the entry at its path or above it, or the only one below.
+
+    Only names count, not the kinds of the nodes: a dict will do for a module or a state of flax
+    nnx, in which a variable is one more level above its array.
 
     Args:
         name: name of the argument, for the message.
@@ -89,6 +93,9 @@ def match_leaves(name: str, given: Any, paths: Sequence[Path]) -> list[Any]:
         above = [path[:depth] for depth in range(len(path), -1, -1)]
         entry = next((prefix for prefix in above if prefix in entries), None)
         if entry is None:
+            below = [longer for longer in entries if longer[: len(path)] == path]
+            entry = below[0] if len(below) == 1 else None
+        if entry is None:
             shown = ", ".join(_shown(entry) for entry in list(entries)[:4]) or "no entries"
             more = ", ..." if len(entries) > 4 else ""
             raise ValueError(
@@ -97,6 +104,49 @@ def match_leaves(name: str, given: Any, paths: Sequence[Path]) -> list[Any]:
             )
         found.append(entries[entry])
     return found
+
+
+def match_tree(name: str, given: Any, tree: Any) -> Any:
+    """Like `match_leaves`, for a mask or other argument with a value for each leaf.
+
+    Args:
+        name: name of the argument, for the message.
+        given: one value for all leaves, a pytree that mirrors the parameters or is a prefix of
+            them, or a function from the parameters to one of these.
+        tree: the parameters, or what mirrors them.
+
+    Returns:
+        A pytree that mirrors `tree`.
+
+    Raises:
+        ValueError: if there is nothing for a leaf.
+
+    Examples:
+        >>> tree = {"actor": 5, "critic": {"kernel": 6}}
+        >>> match_tree("mask", {"actor": False, "critic": True}, tree)
+        {'actor': False, 'critic': {'kernel': True}}
+    """
+    # A module that holds the values may be callable too.
+    if callable(given) and all(map(callable, jax.tree.leaves(given))):
+        given = given(tree)
+    return jax.tree.unflatten(jax.tree.structure(tree), match_leaves(name, given, leaf_paths(tree)))
+
+
+def as_mask(name: str, given: Any) -> Callable[[Any], Any] | None:
+    """A mask as optax takes it: a function from the parameters to a pytree that mirrors them.
+
+    Args:
+        name: name of the argument, for the message.
+        given: what `match_tree` takes, or None.
+
+    Returns:
+        The function; None for None, which selects everything.
+
+    Examples:
+        >>> as_mask("mask", {"kernel": True, "bias": False})({"kernel": 1.0, "bias": 2.0})
+        {'bias': False, 'kernel': True}
+    """
+    return None if given is None else functools.partial(match_tree, name, given)
 
 
 def _natural(path: Path) -> list[list[Any]]:

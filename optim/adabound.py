@@ -9,6 +9,8 @@ import optax
 
 from optim._checks import check_learning_rate, check_range
 from optim._leaves import average, average_of_squares, bias_correction, safe_sqrt, working_zeros
+from optim._paths import as_mask
+from optim._trained import on_trained_leaves
 
 
 class ScaleByAdaboundState(NamedTuple):
@@ -28,6 +30,7 @@ class ScaleByAmsboundState(NamedTuple):
     nu_max: optax.Updates  # like params, at least float32
 
 
+@on_trained_leaves
 def scale_by_adabound(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -90,6 +93,7 @@ def scale_by_adabound(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def scale_by_amsbound(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -156,6 +160,7 @@ def scale_by_amsbound(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def adabound(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -247,12 +252,13 @@ def adabound(
     final_ratio = _final_ratio(learning_rate, final_lr, base_learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, as_mask("mask", mask)),
         scale_by_adabound(b1=b1, b2=b2, eps=eps, final_ratio=final_ratio, gamma=gamma),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
+@on_trained_leaves
 def amsbound(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -316,7 +322,7 @@ def amsbound(
     final_ratio = _final_ratio(learning_rate, final_lr, base_learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, as_mask("mask", mask)),
         scale_by_amsbound(b1=b1, b2=b2, eps=eps, final_ratio=final_ratio, gamma=gamma),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -334,13 +340,19 @@ def _final_ratio(learning_rate: Any, final_lr: Any, base_learning_rate: Any) -> 
     """The final learning rate relative to the base one, after the checks of all three."""
     check_learning_rate(learning_rate)
     check_range("final_lr", final_lr, 0.0, open_low=True)
-    base = base_learning_rate
-    if base is None and not callable(learning_rate):
-        base = learning_rate
+    if base_learning_rate is not None:
+        check_range("base_learning_rate", base_learning_rate, 0.0, open_low=True)
+        base = base_learning_rate
+    elif callable(learning_rate):
+        base = learning_rate(jnp.zeros([], jnp.int32))
+        if not isinstance(base, jax.core.Tracer) and not 0 < base < jnp.inf:
+            raise ValueError(
+                f"base_learning_rate must be given for a schedule that starts at {float(base):g}, "
+                "to which final_lr cannot be relative: base_learning_rate=..., its peak if it "
+                "warms up, as an argument or an option of the spec."
+            )
     else:
-        if base is None:
-            base = learning_rate(jnp.zeros([], jnp.int32))
-        check_range("base_learning_rate", base, 0.0, open_low=True)
+        base = learning_rate
     base = jnp.asarray(base, float)
     # A learning rate of zero, which schedules may end at, has no ratio and needs none.
     return jnp.asarray(final_lr, float) / jnp.where(base > 0, base, 1)

@@ -9,24 +9,27 @@ import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, missing
 from optim._leaves import (
-    as_key,
     average,
     average_of_squares,
     bias_correction,
+    key_of_seed,
     safe_sqrt,
     working_zeros,
 )
+from optim._paths import as_mask
+from optim._trained import on_trained_leaves
 
 
 class ScaleByAdaHessianState(NamedTuple):
     """State of `scale_by_adahessian`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
+    key: jax.Array  # shape=(2,), dtype=uint32; or a key of the kind that was given
     mu: optax.Updates  # like params, at least float32: average gradient
     nu: optax.Updates  # like mu: average square of the Hessian's diagonal
 
 
+@on_trained_leaves
 def scale_by_adahessian(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -45,7 +48,7 @@ def scale_by_adahessian(
         eps: added to the denominator, at least 0.
         hessian_power: exponent of the root of the second moment, at least 0.
         spatial_averaging: whether the diagonal is averaged over the spatial axes of convolutions.
-        key: key or seed of the random probes.
+        key: key or seed of the random probes; `init` mixes it with the initial parameters.
 
     Returns:
         The transformation. `update` needs the parameters, and `obj_fn` or `hvp`.
@@ -74,11 +77,9 @@ def scale_by_adahessian(
     check_range("hessian_power", hessian_power, 0.0)
 
     def init_fn(params: optax.Params) -> ScaleByAdaHessianState:
+        mu, nu = working_zeros(params), working_zeros(params)
         return ScaleByAdaHessianState(
-            count=jnp.zeros([], jnp.int32),
-            key=as_key(key),
-            mu=working_zeros(params),
-            nu=working_zeros(params),
+            count=jnp.zeros([], jnp.int32), key=key_of_seed(key, params), mu=mu, nu=nu
         )
 
     def update_fn(
@@ -117,6 +118,7 @@ def scale_by_adahessian(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def adahessian(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -170,7 +172,7 @@ def adahessian(
         spatial_averaging: whether the diagonal is averaged over the window of convolutions: over
             the axes 0 and 1 of leaves with four axes, which are kernels of flax, (height, width,
             inputs, outputs). Must not be traced.
-        key: key or seed of the random probes.
+        key: key or seed of the random probes; `init` mixes it with the initial parameters.
 
     Returns:
         The optimizer. `update` needs the parameters, and `obj_fn` or `hvp`; it ignores other
@@ -205,8 +207,8 @@ def adahessian(
       ensemble as well as to a convolution.
 
     .. note::
-      The probes depend on `key` and the step only: under `jax.vmap` every seed draws the same
-      signs, unless `key` is mapped too.
+      The probes depend on `key`, the step and the parameters given to `init`: seeds that start
+      from different parameters draw different signs, under `jax.vmap` too.
 
     .. note::
       Clipping that comes first in a chain changes the gradient but not the curvature. In losses
@@ -226,7 +228,7 @@ def adahessian(
             spatial_averaging=spatial_averaging,
             key=key,
         ),
-        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        optax.add_decayed_weights(weight_decay, as_mask("weight_decay_mask", weight_decay_mask)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

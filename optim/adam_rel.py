@@ -8,8 +8,10 @@ import optax
 
 from optim._checks import check_learning_rate, check_period, check_range
 from optim._promotion import with_standard_promotion
+from optim._trained import on_trained_leaves
 
 
+@on_trained_leaves
 def scale_by_adam_rel(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -78,6 +80,7 @@ def scale_by_adam_rel(
     return optax.GradientTransformationExtraArgs(adam.init, update_fn)
 
 
+@on_trained_leaves
 def adam_rel(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,

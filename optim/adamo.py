@@ -14,10 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, static_integer
-from optim._leaves import broadcast_prefix, norm, working_dtype
+from optim._leaves import norm, working_dtype
+from optim._paths import match_tree
 from optim._promotion import with_standard_promotion
+from optim._trained import on_trained_leaves
 
 
+@on_trained_leaves
 def scale_by_adamo(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -100,20 +103,20 @@ def scale_by_adamo(
         del extra_args
         check_params("AdamO", params)
         adam_updates, state = adam.update(updates, state)
-        mask = matrix_mask(params) if callable(matrix_mask) else matrix_mask
         corrected = jax.tree.map(
             correct,
             updates,
             adam_updates,
             params,
-            broadcast_prefix(True if mask is None else mask, updates),
-            broadcast_prefix(0 if ensemble_axes is None else ensemble_axes, updates),
+            match_tree("matrix_mask", True if matrix_mask is None else matrix_mask, params),
+            match_tree("ensemble_axes", 0 if ensemble_axes is None else ensemble_axes, params),
         )
         return corrected, state
 
     return optax.GradientTransformationExtraArgs(adam.init, update_fn)
 
 
+@on_trained_leaves
 def adamo(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,

@@ -16,6 +16,8 @@ from optim._leaves import (
     safe_sqrt,
     working_zeros,
 )
+from optim._paths import as_mask
+from optim._trained import on_trained_leaves
 
 
 class ScaleByAdamodState(NamedTuple):
@@ -27,6 +29,7 @@ class ScaleByAdamodState(NamedTuple):
     step_size: optax.Updates  # like params, at least float32; the learning rate is a factor of it
 
 
+@on_trained_leaves
 def scale_by_adamod(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -112,6 +115,7 @@ def scale_by_adamod(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def adamod(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -188,6 +192,6 @@ def adamod(
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
         scale_by_adamod(b1=b1, b2=b2, b3=b3, eps=eps, learning_rate=learning_rate),
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, as_mask("mask", mask)),
         optax.scale_by_learning_rate(learning_rate),
     )

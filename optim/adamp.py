@@ -13,12 +13,13 @@ from optim._leaves import (
     average,
     average_of_squares,
     bias_correction,
-    broadcast_prefix,
     norm,
     safe_sqrt,
     working_dtype,
     working_zeros,
 )
+from optim._paths import match_tree
+from optim._trained import on_trained_leaves
 
 
 class ScaleByAdamPState(NamedTuple):
@@ -35,6 +36,7 @@ class ScaleBySGDPState(NamedTuple):
     trace: optax.Updates  # like params, at least float32
 
 
+@on_trained_leaves
 def scale_by_adamp(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -109,7 +111,7 @@ def scale_by_adamp(
         count = optax.safe_increment(state.count)
         mu = average(b1, state.mu, updates)
         nu = average_of_squares(b2, state.nu, updates)
-        axes = broadcast_prefix(0 if ensemble_axes is None else ensemble_axes, updates)
+        axes = match_tree("ensemble_axes", 0 if ensemble_axes is None else ensemble_axes, updates)
         step = functools.partial(direction, count=count)
         updates = jax.tree.map(step, updates, mu, nu, params, axes)
         return updates, ScaleByAdamPState(count, mu, nu)
@@ -117,6 +119,7 @@ def scale_by_adamp(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def adamp(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -221,6 +224,7 @@ def adamp(
     )
 
 
+@on_trained_leaves
 def scale_by_sgdp(
     momentum: jax.typing.ArrayLike = 0.0,
     dampening: jax.typing.ArrayLike = 0.0,
@@ -293,13 +297,14 @@ def scale_by_sgdp(
         del extra_args
         check_params("SGDP", params)
         trace = jax.tree.map(accumulate, updates, state.trace)
-        axes = broadcast_prefix(0 if ensemble_axes is None else ensemble_axes, updates)
+        axes = match_tree("ensemble_axes", 0 if ensemble_axes is None else ensemble_axes, updates)
         updates = jax.tree.map(direction, updates, trace, params, axes)
         return updates, ScaleBySGDPState(trace)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def sgdp(
     learning_rate: optax.ScalarOrSchedule,
     momentum: jax.typing.ArrayLike = 0.0,

@@ -8,6 +8,7 @@ import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, missing
 from optim._leaves import at_count, working_dtype, working_zeros
+from optim._trained import on_trained_leaves
 
 
 class ScaleByAegdState(NamedTuple):
@@ -17,6 +18,7 @@ class ScaleByAegdState(NamedTuple):
     energy: optax.Updates  # like params, in float32 at least; set in the first step
 
 
+@on_trained_leaves
 def scale_by_aegd(
     learning_rate: optax.ScalarOrSchedule,
     c: jax.typing.ArrayLike = 1.0,
@@ -102,6 +104,7 @@ def scale_by_aegd(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def aegd(
     learning_rate: optax.ScalarOrSchedule,
     c: jax.typing.ArrayLike = 1.0,

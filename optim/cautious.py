@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_range, check_real
+from optim._paths import as_mask
 from optim._promotion import with_standard_promotion
+from optim._trained import on_trained_leaves
 
 Scale = Literal["mean", "paper"]
 
 
+@on_trained_leaves
 def cautious(
     inner: optax.GradientTransformation, scale: Scale = "mean"
 ) -> optax.GradientTransformationExtraArgs:
@@ -69,6 +72,7 @@ def cautious(
     return _masked_by_sign(inner, scale, descent=-1)
 
 
+@on_trained_leaves
 def scale_by_cautious_adam(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -115,6 +119,7 @@ def scale_by_cautious_adam(
     return _masked_by_sign(adam, scale, descent=1)
 
 
+@on_trained_leaves
 def cautious_adamw(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -189,7 +194,7 @@ def cautious_adamw(
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
         scale_by_cautious_adam(b1=b1, b2=b2, eps=eps, scale=scale, eps_root=eps_root),
-        with_standard_promotion(optax.add_decayed_weights(weight_decay, mask)),
+        with_standard_promotion(optax.add_decayed_weights(weight_decay, as_mask("mask", mask))),
         optax.scale_by_learning_rate(learning_rate),
     )
 

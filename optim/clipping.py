@@ -7,8 +7,10 @@ import jax
 import optax
 
 from optim._checks import check_range
+from optim._trained import on_trained_leaves
 
 
+@on_trained_leaves
 def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformationExtraArgs:
     r"""Clips the global norm of each network's gradient on its own.
 

@@ -18,6 +18,8 @@ from optim._leaves import (
     working_dtype,
     working_zeros,
 )
+from optim._paths import as_mask
+from optim._trained import on_trained_leaves
 
 _CAPACITY = 5
 
@@ -33,6 +35,7 @@ class ScaleByAdamCMState(NamedTuple):
     size: jax.Array  # shape=(), dtype=jnp.int32: slots of the buffer in use
 
 
+@on_trained_leaves
 def scale_by_adam_cm(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -127,6 +130,7 @@ def scale_by_adam_cm(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def adam_cm(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -217,7 +221,7 @@ def adam_cm(
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
         scale_by_adam_cm(b1=b1, b2=b2, eps=eps, capacity=capacity, decay=decay),
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, as_mask("mask", mask)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -9,6 +9,8 @@ import optax
 
 from optim._checks import check_learning_rate, check_range
 from optim._leaves import average, average_of_squares, bias_correction, safe_sqrt, working_zeros
+from optim._paths import as_mask
+from optim._trained import on_trained_leaves
 
 
 class ScaleByExadamState(NamedTuple):
@@ -19,6 +21,7 @@ class ScaleByExadamState(NamedTuple):
     nu: optax.Updates  # like params, at least float32
 
 
+@on_trained_leaves
 def scale_by_exadam(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -87,6 +90,7 @@ def scale_by_exadam(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def exadam(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -159,6 +163,6 @@ def exadam(
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
         scale_by_exadam(b1=b1, b2=b2, eps=eps),
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, as_mask("mask", mask)),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -11,12 +11,16 @@ import optax
 
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, check_real
+from optim._leaves import key_of_seed
+from optim._paths import as_mask
 from optim._promotion import with_standard_promotion
+from optim._trained import on_trained_leaves
 
 # The preconditioner is learned from squares of the momentum, which must not overflow in float32.
 _LARGEST = 1e15
 
 
+@on_trained_leaves
 def scale_by_kron(
     b1: float = 0.9,
     preconditioner_rate: jax.typing.ArrayLike = 0.1,
@@ -33,7 +37,8 @@ def scale_by_kron(
         preconditioner_rate: step size of the preconditioner, greater than 0.
         max_size: longest axis that gets a triangular factor; longer ones get a diagonal.
         max_rms: largest root mean square of the direction of a tensor, greater than 0.
-        seed: seeds the noise of the preconditioner's updates.
+        seed: seeds the noise of the preconditioner's updates; `init` mixes it with the initial
+            parameters.
 
     Returns:
         The transformation. Its state is that of `psgdax`.
@@ -79,17 +84,15 @@ def scale_by_kron(
     def init_fn(params: optax.Params) -> optax.OptState:
         check_real("kron", params)
         # A key made here is nobody else's buffer, so the state can be donated.
-        key = jax.random.PRNGKey(seed)
+        key = key_of_seed(seed, params)
         with _at_ease():
             return direction(key=key).init(
                 optax.tree.zeros_like(_with_entries(params), dtype=jnp.float32)
             )
 
-    def next_direction(
-        updates: optax.Updates, state: optax.OptState
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def next_direction(leaves: list[jax.Array], state: optax.OptState) -> tuple[Any, Any]:
         with _at_ease():
-            return direction().update(updates, state)
+            return direction().update(leaves, state)
 
     def update_fn(
         updates: optax.Updates,
@@ -98,17 +101,25 @@ def scale_by_kron(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         del params, extra_args
-        bounded = jax.tree.map(_bounded, _with_entries(updates))
-        if not jax.tree.leaves(bounded):
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(jax.tree.map(_bounded, _with_entries(updates)))
+        if not leaves:
             return updates, state
-        directions, state = in_turn(next_direction)(bounded, state)
+        # The package is given plain lists: flax nnx brings lists back as nodes of its own.
+        mu, factors = map(treedef.flatten_up_to, (state.mu, state.Qs_preconditioners))
+        plain = state._replace(mu=mu, Qs_preconditioners=list(map(jax.tree.leaves, factors)))
+        directions, plain = in_turn(next_direction)(leaves, plain)
+        mu, factors = map(treedef.unflatten, (plain.mu, plain.Qs_preconditioners))
         return jax.tree.map(
-            lambda g, d: g if d is None else d.astype(g.dtype), updates, directions
-        ), state
+            lambda g, d: g if d is None else d.astype(g.dtype),
+            updates,
+            treedef.unflatten(directions),
+        ), plain._replace(mu=mu, Qs_preconditioners=factors)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def kron(
     learning_rate: optax.ScalarOrSchedule,
     b1: float = 0.9,
@@ -156,7 +167,8 @@ def kron(
         preconditioner_rate: step size :math:`\mu` of the preconditioner, greater than 0.
         max_size: longest axis that gets a triangular factor; longer ones get a diagonal.
         max_rms: largest root mean square :math:`\rho` of the direction of a tensor, greater than 0.
-        seed: seeds the noise of the preconditioner's updates.
+        seed: seeds the noise of the preconditioner's updates; `init` mixes it with the initial
+            parameters.
 
     Returns:
         The optimizer. It computes in float32; `update` needs the parameters and ignores extra
@@ -191,7 +203,7 @@ def kron(
 
     .. note::
       Under `jax.vmap` members are updated in turn, so that a preconditioner is computed only when
-      it is due. The noise is the same for all members unless `seed` is mapped too. Members of an
+      it is due. Members that start from different parameters draw different noise. Members of an
       ensemble on a leading axis share factors unless the optimizer is vmapped over that axis.
 
     .. note::
@@ -204,7 +216,8 @@ def kron(
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
-    mask = _matrices if weight_decay_mask is None else weight_decay_mask
+    chosen = _matrices if weight_decay_mask is None else weight_decay_mask
+    mask = as_mask("weight_decay_mask", chosen)
     return optax.chain(
         scale_by_kron(
             b1=b1,

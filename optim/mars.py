@@ -18,6 +18,7 @@ from optim._leaves import (
     working_dtype,
     working_zeros,
 )
+from optim._trained import on_trained_leaves
 
 
 class ScaleByMarsState(NamedTuple):
@@ -29,6 +30,7 @@ class ScaleByMarsState(NamedTuple):
     previous: optax.Updates  # like params: last step's gradients, or parameters where exact
 
 
+@on_trained_leaves
 def scale_by_mars(
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.99,
@@ -156,6 +158,7 @@ def scale_by_mars(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def mars(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.95,

@@ -8,6 +8,7 @@ import optax
 
 from optim._checks import check_learning_rate, check_period, check_range
 from optim._promotion import with_standard_promotion
+from optim._trained import on_trained_leaves
 
 
 class ResetState(NamedTuple):
@@ -18,6 +19,7 @@ class ResetState(NamedTuple):
     inner_state: optax.OptState
 
 
+@on_trained_leaves
 def reset_state(
     inner: optax.GradientTransformation, period: int | jax.Array | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -67,7 +69,8 @@ def reset_state(
         <https://arxiv.org/abs/2306.17833>`_, NeurIPS 2023, arXiv 2306.17833.
 
     .. note::
-      A random key in the inner state also goes back to its beginning.
+      A random key in the inner state also goes back to its beginning, or, in the optimizers of this
+      project that draw numbers, to one that depends on the parameters at the reset.
     """
     check_period(period)
     inner = with_standard_promotion(inner)
@@ -99,6 +102,7 @@ def reset_state(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def adam_reset(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,

@@ -10,6 +10,7 @@ import optax.contrib
 
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, nearest
+from optim._leaves import key_of_seed
 from optim._promotion import with_standard_promotion
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
 from optim.extra_args import with_only_extra_args
@@ -30,8 +31,11 @@ _EXCLUDED = {
     "schedule_free": "it wraps another optimizer; try schedule_free_adamw or schedule_free_sgd",
 }
 
-# optax asks for a key here, or warns. It also draws the same noise in every vmapped seed.
+# optax asks for a key here, or warns.
 _DEFAULTS: dict[str, dict[str, Option]] = {"noisy_sgd": {"key": 0}}
+
+# These draw from a key in their state that is the same in every vmapped seed. Ours see to it.
+_DRAWING = frozenset({"noisy_sgd", "sophia"})
 
 # These multiply by the learning rate themselves and take no function for it.
 _WITHOUT_SCHEDULE = frozenset({"optimistic_adam", "rprop", "sm3"})
@@ -194,6 +198,8 @@ def make(
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
         return with_only_extra_args(optimizer, _ONLY_EXTRAS[spec.name])
+    if spec.name in _DRAWING:
+        return _seeded(optimizer)
     if spec.name in _IN_TURN:
         return _updated_in_turn(optimizer)
     return optimizer
@@ -213,6 +219,21 @@ def _make_learned(
             f"{learning_rate!r}{hint}."
         )
     return load_weights(spec.name, spec.weights, dict(spec.options))
+
+
+def _seeded(
+    optimizer: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that mixes its key with the initial parameters, by which seeds differ."""
+
+    def init(params: optax.Params) -> optax.OptState:
+        def mixed(leaf: Any) -> Any:
+            is_key = leaf.dtype == jnp.uint32 or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return key_of_seed(leaf, params) if is_key else leaf
+
+        return jax.tree.map(mixed, optimizer.init(params))
+
+    return optax.GradientTransformationExtraArgs(init, optimizer.update)
 
 
 def _updated_in_turn(

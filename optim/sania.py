@@ -15,6 +15,7 @@ from optim._leaves import (
     widest_dtype,
     working_zeros,
 )
+from optim._trained import on_trained_leaves
 
 Preconditioner = Literal["adam", "adagrad"]
 
@@ -26,6 +27,7 @@ class ScaleBySaniaState(NamedTuple):
     nu: optax.Updates  # like params, at least float32: average, or sum, of squared gradients
 
 
+@on_trained_leaves
 def scale_by_sania(
     preconditioner: Preconditioner = "adam",
     b2: jax.typing.ArrayLike = 0.999,
@@ -109,6 +111,7 @@ def scale_by_sania(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def sania(
     learning_rate: optax.ScalarOrSchedule = 1.0,
     preconditioner: Preconditioner = "adam",

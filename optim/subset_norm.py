@@ -10,6 +10,8 @@ import optax
 
 from optim._checks import check_learning_rate, check_range, static_integer
 from optim._leaves import average, bias_correction, safe_sqrt, working_zeros
+from optim._paths import as_mask
+from optim._trained import on_trained_leaves
 
 Subsets = Literal["heuristics", "generic"]
 
@@ -24,6 +26,7 @@ class ScaleBySubsetNormState(NamedTuple):
     nu: optax.Updates
 
 
+@on_trained_leaves
 def scale_by_subset_norm(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -116,6 +119,7 @@ def scale_by_subset_norm(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def subset_norm(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -215,7 +219,7 @@ def subset_norm(
             subset_size=subset_size,
             accumulate=accumulate,
         ),
-        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        optax.add_decayed_weights(weight_decay, as_mask("weight_decay_mask", weight_decay_mask)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_range, static_integer
-from optim._leaves import as_key, average, working_dtype
+from optim._leaves import average, key_of_seed, working_dtype
+from optim._trained import on_trained_leaves
 
 Projection = Literal["svd", "uniform", "topk"]
 
@@ -16,7 +17,7 @@ class ScaleBySubspaceMomentumState(NamedTuple):
     """State of `scale_by_subspace_momentum`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    key: jax.Array  # shape=(2,), dtype=uint32; or the key that was given
+    key: jax.Array  # shape=(2,), dtype=uint32; or a key of the kind that was given
     # Of a matrix: shape (rank, longer axis), in float32 at least. Of any other leaf: like it,
     # at least float32.
     mu: optax.Updates
@@ -25,6 +26,7 @@ class ScaleBySubspaceMomentumState(NamedTuple):
     projection: optax.Updates
 
 
+@on_trained_leaves
 def scale_by_subspace_momentum(
     b1: jax.typing.ArrayLike = 0.9,
     rank: int = 16,
@@ -41,7 +43,7 @@ def scale_by_subspace_momentum(
         rank: dimensions of the subspace, an integer of at least 1.
         update_proj_gap: steps between two choices of the subspace, an integer of at least 1.
         projection: `"svd"`, `"uniform"` or `"topk"`.
-        key: key or seed of the choice of `"uniform"`.
+        key: key or seed of the choice of `"uniform"`; `init` mixes it with the initial parameters.
 
     Returns:
         The transformation.
@@ -83,10 +85,11 @@ def scale_by_subspace_momentum(
         return jnp.zeros((min(rank, *p.shape), min(p.shape)), working_dtype(p))
 
     def init_fn(params: optax.Params) -> ScaleBySubspaceMomentumState:
+        mu = jax.tree.map(init_momentum, params)
         return ScaleBySubspaceMomentumState(
             count=jnp.zeros([], jnp.int32),
-            key=as_key(key),
-            mu=jax.tree.map(init_momentum, params),
+            key=key_of_seed(key, params),
+            mu=mu,
             projection=jax.tree.map(init_projection, params),
         )
 
@@ -130,6 +133,7 @@ def scale_by_subspace_momentum(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def subspace_momentum(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
@@ -164,7 +168,7 @@ def subspace_momentum(
         projection: how the subspace is chosen. `"svd"`: the first left singular vectors of
             :math:`G`. `"uniform"`: rows of :math:`G` at random. `"topk"`: the rows of :math:`G`
             with the largest norms.
-        key: key or seed of the choice of `"uniform"`.
+        key: key or seed of the choice of `"uniform"`; `init` mixes it with the initial parameters.
 
     Returns:
         The optimizer. `update` ignores extra arguments.
@@ -208,8 +212,8 @@ def subspace_momentum(
       that choose a subspace pay for it. The choice is a constant to `jax.grad`.
 
     .. note::
-      The draws of `"uniform"` depend on `key` and the step only: under `jax.vmap` every seed
-      draws the same rows, unless `key` is mapped too.
+      The draws of `"uniform"` depend on `key`, the step and the parameters given to `init`: seeds
+      that start from different parameters draw different rows, under `jax.vmap` too.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

@@ -16,6 +16,7 @@ from optim._leaves import (
     widest_dtype,
     working_zeros,
 )
+from optim._trained import on_trained_leaves
 
 
 class ScaleBySwatsState(NamedTuple):
@@ -28,6 +29,7 @@ class ScaleBySwatsState(NamedTuple):
     sgd_rate: jax.Array  # shape=(), the dtype of rate_average: 0 before the switch
 
 
+@on_trained_leaves
 def scale_by_swats(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -138,6 +140,7 @@ def scale_by_swats(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def swats(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,

@@ -9,6 +9,7 @@ import optax
 
 from optim._checks import check_learning_rate, check_range, check_real
 from optim._promotion import with_standard_promotion
+from optim._trained import on_trained_leaves
 
 BETAS = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 
@@ -34,6 +35,7 @@ class TracState(NamedTuple):
     inner_state: optax.OptState
 
 
+@on_trained_leaves
 def trac(
     inner: optax.GradientTransformation,
     betas: tuple[float, ...] = BETAS,
@@ -192,6 +194,7 @@ def trac(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def trac_adam(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, nearest, static_integer
-from optim._leaves import broadcast_prefix, norm, working_dtype
+from optim._leaves import norm, working_dtype
+from optim._paths import as_mask, match_tree
+from optim._trained import on_trained_leaves
 
 Variant = Literal["paper", "repo"]
 
@@ -19,6 +21,7 @@ class ScaleByTvlarsState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
 
 
+@on_trained_leaves
 def scale_by_tvlars(
     trust_coefficient: jax.typing.ArrayLike = 0.001,
     decay: jax.typing.ArrayLike = 0.001,
@@ -107,13 +110,14 @@ def scale_by_tvlars(
         del extra_args
         check_params("TVLARS", params)
         count = optax.safe_increment(state.count)
-        axes = broadcast_prefix(0 if ensemble_axes is None else ensemble_axes, updates)
+        axes = match_tree("ensemble_axes", 0 if ensemble_axes is None else ensemble_axes, updates)
         updates = jax.tree.map(functools.partial(rescale, count=count), updates, params, axes)
         return updates, ScaleByTvlarsState(count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@on_trained_leaves
 def tvlars(
     learning_rate: optax.ScalarOrSchedule,
     momentum: jax.typing.ArrayLike = 0.9,
@@ -207,7 +211,7 @@ def tvlars(
     check_range("momentum", momentum, 0.0, 1.0)
     check_range("weight_decay", weight_decay, 0.0)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, as_mask("mask", mask)),
         scale_by_tvlars(
             trust_coefficient=trust_coefficient,
             decay=decay,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim._leaves import as_key
+from optim._leaves import as_key, fingerprint
 
 # Rotations of Threefry-2x32, for rounds 1 to 4 and 5 to 8, and so on in turn.
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -84,15 +84,8 @@ def noise_key(key: jax.Array | int, params: Any) -> jax.Array:
         >>> print(jnp.any(noise_key(0, jnp.zeros(3)) != noise_key(0, jnp.ones(3))))
         True
     """
-    digest = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(params):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            continue
-        bits = jax.lax.bitcast_convert_type(jnp.ravel(leaf).astype(jnp.float32), jnp.uint32)
-        odd = 2 * jax.lax.iota(jnp.uint32, bits.size) + np.uint32(1)
-        digest = digest * np.uint32(0x9E3779B1) + jnp.sum(bits * odd, dtype=jnp.uint32)
     words = jax.random.bits(as_key(key), (2,), jnp.uint32)
-    return jnp.stack(threefry(words, (digest, jnp.zeros((), jnp.uint32))))
+    return jnp.stack(threefry(words, (fingerprint(params), jnp.zeros((), jnp.uint32))))
 
 
 def normals(key: jax.Array, step: jax.Array, count: int) -> jax.Array:

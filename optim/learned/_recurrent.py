@@ -18,6 +18,7 @@ import optax
 
 from optim._checks import check_learning_rate, check_range, check_real
 from optim._leaves import working_dtype
+from optim._trained import on_trained_leaves
 
 MetaParams: TypeAlias = dict[str, Any]
 Shapes: TypeAlias = dict[str, Any]
@@ -400,6 +401,7 @@ class RecurrentArchitecture(abc.ABC):
         """
         return init_weights(key, self.shapes(), recurrent_weight)
 
+    @on_trained_leaves
     def transform(
         self,
         meta_params: MetaParams,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 from optim._checks import check_params, check_real
-from optim._leaves import widest_dtype, working_dtype
+from optim._leaves import unsharded, widest_dtype, working_dtype
 from optim._paths import Path, layer_positions, leaf_paths, match_leaves
+from optim._trained import on_trained_leaves
 from optim.learned import _open_update
 from optim.learned._noise import noise_key, normals
 from optim.learned._recurrent import check_meta_params, check_size, init_weights, recurrent_weight
@@ -180,6 +181,7 @@ class OPEN:
         leaves = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
+    @on_trained_leaves
     def transform(
         self,
         meta_params: Any,
@@ -232,7 +234,7 @@ class OPEN:
             return OPENState(
                 momenta=jax.tree.map(lambda p: rows(p, len(_open_update.DECAYS)), params),
                 carry=jax.tree.map(lambda p: rows(p, self.gru_features), params),
-                key=_unsharded(noise_key, jnp.zeros(2, jnp.uint32))(key, params),
+                key=noise_key(key, params),
                 count=jnp.zeros([], jnp.int32),
             )
 
@@ -254,7 +256,7 @@ class OPEN:
             paths = leaf_paths(params)
             momenta, carry = map(treedef.flatten_up_to, (state.momenta, state.carry))
             compute = functools.partial(_compute, meta_params, subtract_mean)
-            results = _unsharded(compute, (leaves, momenta, carry))(
+            results = unsharded(compute, (leaves, momenta, carry))(
                 Inputs(
                     params=leaves,
                     grads=treedef.flatten_up_to(updates),
@@ -425,14 +427,6 @@ def compute_updates(
 def _compute(meta_params: Any, subtract_mean: bool, inputs: Inputs, key: Any, count: Any) -> Any:
     draws = draw_noise(inputs.params, inputs.noise_factors, key, count)
     return compute_updates(meta_params, inputs, draws, subtract_mean)
-
-
-def _unsharded(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
-    """Leaves the sharding within a function to XLA, where it is part of the types."""
-    if not jax.sharding.get_abstract_mesh().explicit_axes:
-        return function
-    out_sharding = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
-    return jax.sharding.auto_axes(function, out_sharding=out_sharding)
 
 
 def _share(number: Any) -> jax.Array:

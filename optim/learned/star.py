@@ -10,6 +10,7 @@ import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, check_real
 from optim._leaves import working_dtype
+from optim._trained import on_trained_leaves
 from optim.learned._recurrent import (
     MetaParams,
     Shapes,
@@ -106,6 +107,7 @@ class STAR:
 
         return init_weights(key, self.shapes(), weight)
 
+    @on_trained_leaves
     def transform(
         self,
         meta_params: MetaParams,

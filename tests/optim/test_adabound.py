@@ -124,9 +124,27 @@ def test_ranges(factory):
         weight_decay="[0, inf)",
         base_learning_rate="(0, inf)",
     )
-    with pytest.raises(ValueError, match=r"^base_learning_rate must be in \(0, inf\)"):
-        factory(optax.linear_schedule(0.0, 0.1, 5))
-    factory(optax.linear_schedule(0.0, 0.1, 5), base_learning_rate=0.1)
+
+
+@BOTH
+def test_warm_up_from_zero(factory):
+    """It says what to give, in Python and in a spec; with that the bounds follow the schedule."""
+    warm_up = optax.linear_schedule(0.0, 0.1, 5)
+    message = (
+        r"^base_learning_rate must be given for a schedule that starts at 0, .*: "
+        r"base_learning_rate=\.\.\., its peak .*, as an argument or an option of the spec\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        factory(warm_up)
+    with pytest.raises(ValueError, match=message):
+        optim.make(factory.__name__, warm_up)
+    # With closed bounds every step is final_lr times the share of the peak that is reached.
+    optimizer = factory(warm_up, base_learning_rate=0.1, final_lr=0.3, gamma=1e9, b1=0.0)
+    params = jnp.zeros(2)
+    state = optimizer.init(params)
+    for share in (0.0, 0.2, 0.4):
+        updates, state = optimizer.update(jnp.array([1.0, 10.0]), state, params)
+        np.testing.assert_allclose(updates, [-0.3 * share, -3.0 * share], rtol=1e-5)
 
 
 def test_injected_schedule_to_zero():
