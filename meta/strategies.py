@@ -15,6 +15,47 @@ import optax
 # evosax is imported when it is needed: its import starts jax's devices.
 
 
+def _centered_ranks(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
+    """Ranks from -1/2 to 1/2, averaged over ties."""
+    from evosax.core.fitness_shaping import centered_rank_fitness_shaping_fn
+
+    ranks = centered_rank_fitness_shaping_fn(population, cost, state, parameters)
+    # Where all are equal, rounding leaves 1e-8 in place of 0, of which Adam can make whole steps.
+    return jnp.where(jnp.max(ranks) > jnp.min(ranks), ranks, 0.0)
+
+
+def _averaged_weights(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
+    """Weights by rank, averaged over ties: what members have in common does not move the mean.
+
+    evosax gives all members of a tie the weight of their rounded mean rank. The weights then no
+    longer sum to 0, and where all are equal the mean walks off.
+    """
+    del population, state
+    cost = jnp.where(jnp.isnan(cost), jnp.inf, cost)
+    weights = parameters.weights[_ranks(cost)]
+    tied = cost[:, None] == cost
+    return jnp.sum(jnp.where(tied, weights, 0.0), axis=1) / jnp.sum(tied, axis=1)
+
+
+def _ordinal_weights(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
+    """Weights by rank, of equal members the first first; 0 for members that failed.
+
+    The step size grows or falls with the length of the mean's step, so the weights must be the same
+    numbers in every generation: with the weight of the rounded mean rank, which is evosax's, or
+    with an average over ties, steps are shorter where there are ties, and sigma falls to nothing.
+    Members are independent draws, so the order in which they stand is a random one already. If all
+    failed, they are equal too.
+    """
+    del population, state
+    failed = jnp.isnan(cost)
+    return jnp.where(failed & ~jnp.all(failed), 0.0, parameters.weights[_ranks(cost)])
+
+
+def _ranks(cost: jax.Array) -> jax.Array:
+    """The members' places, 0 for the best; of equal ones the first comes first, NaN last."""
+    return jnp.argsort(jnp.argsort(cost))
+
+
 class Strategy(NamedTuple):
     """What there is to know about one of evosax's strategies."""
 
@@ -23,13 +64,14 @@ class Strategy(NamedTuple):
     antithetic: bool  # whether members come in mirrored pairs, i and i + population / 2
     fixed_sigma: bool  # whether sigma follows a schedule; else it adapts
     truncated: bool = False  # whether lifetimes go on from one generation to the next
+    shaping: Callable[[Any, jax.Array, Any, Any], jax.Array] = _centered_ranks  # of costs
 
 
 STRATEGIES = {
     "openai_es": Strategy("Open_ES", 0.03, antithetic=True, fixed_sigma=True),
-    "snes": Strategy("SNES", 1.0, antithetic=False, fixed_sigma=False),
+    "snes": Strategy("SNES", 1.0, False, fixed_sigma=False, shaping=_averaged_weights),
     "pgpe": Strategy("PGPE", 0.03, antithetic=True, fixed_sigma=False),
-    "sep_cma_es": Strategy("Sep_CMA_ES", None, antithetic=False, fixed_sigma=False),
+    "sep_cma_es": Strategy("Sep_CMA_ES", None, False, fixed_sigma=False, shaping=_ordinal_weights),
     "persistent_es": Strategy("PersistentES", 0.03, True, fixed_sigma=True, truncated=True),
     "noise_reuse_es": Strategy("NoiseReuseES", 0.03, True, fixed_sigma=True, truncated=True),
 }
@@ -150,17 +192,15 @@ def decayed(start: float, decay: float | None) -> Callable[[jax.Array], jax.Arra
 def make_strategy(example: Any, config: EvolutionConfig, stretches: int) -> tuple[Any, Any]:
     """One of evosax's strategies, and its parameters."""
     from evosax import algorithms
-    from evosax.core.fitness_shaping import centered_rank_fitness_shaping_fn
 
     kind = config.kind
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"fitness_shaping_fn": kind.shaping}
     if kind.learning_rate is not None:
-        rate = decayed(config.learning_rate or kind.learning_rate, config.learning_rate_decay)
+        start = kind.learning_rate if config.learning_rate is None else config.learning_rate
+        rate = decayed(start, config.learning_rate_decay)
         options["optimizer"] = optax.sgd(rate) if config.strategy == "snes" else optax.adam(rate)
     if kind.fixed_sigma:
         options["std_schedule"] = lambda _: jnp.float32(config.sigma)
-    if kind.truncated:
-        options["fitness_shaping_fn"] = centered_rank_fitness_shaping_fn
     solution = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), example)
     strategy = getattr(algorithms, kind.name)(config.population, solution, **options)
     parameters = strategy.default_params
