@@ -22,7 +22,6 @@ import math
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 
 import optim
 from agents import environments
+from agents.brax_environment import _without_warnings
 from agents.environment import Box, Environment
 from agents.evaluation import evaluate
 from agents.learner import Policy
@@ -144,6 +144,7 @@ class Collected(NamedTuple):
     transitions: int
     episodes: int  # that ended
     mean_return: float  # of those; NaN if there are none
+    promised_return: float  # the least that the kind's name promises; -inf if nothing
 
 
 class _Snapshot(NamedTuple):
@@ -194,7 +195,8 @@ def collect(
     assert isinstance(space, Box)
     learners = _learners(collection, environment)
     snapshots = _train(collection, environment, learners, train_key, on_progress)
-    expert = max(snapshots, key=lambda snapshot: snapshot.episode_return)
+    best = max(range(len(snapshots)), key=lambda i: snapshots[i].episode_return)
+    expert = snapshots[best]
 
     def uniform(key: jax.Array, observation: jax.Array) -> jax.Array:
         shape = (*observation.shape[:-1], space.size)
@@ -212,7 +214,9 @@ def collect(
         float(play(jax.random.fold_in(reference_key, 1), expert.state).mean()),
     )
     level = references[0] + MEDIUM_SHARE * (expert.episode_return - references[0])
-    position = next(i for i, s in enumerate(snapshots) if s.episode_return >= level)
+    promised = dict.fromkeys(("medium", "expert", "medium-expert"), max(references[0], level))
+    # An agent that never gets as far as random actions has no such snapshot.
+    position = next((i for i, s in enumerate(snapshots) if s.episode_return >= level), best)
     medium = snapshots[position]
     roll = _roller(collection, environment, learners)
     written = []
@@ -244,7 +248,12 @@ def collect(
         _write(collection, environment, kind, episodes, references, facts, root)
         mean = float(np.mean(returns)) if returns else math.nan
         transitions = sum(len(e["rewards"]) for e in episodes)
-        written.append(Collected(collection.dataset_id(kind), transitions, len(returns), mean))
+        least = promised.get(kind, -math.inf)
+        written.append(
+            Collected(collection.dataset_id(kind), transitions, len(returns), mean, least)
+        )
+        if kind == "medium":
+            promised["expert"] = max(least, mean) if returns else least
     return written
 
 
@@ -422,8 +431,8 @@ def _write(
     dataset_id = collection.dataset_id(kind)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".rl-optim-", dir=root) as temporary:
-        with _minari_root(temporary), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the environment to evaluate in is the same one
+        # Minari makes the environment, and warns that the one to evaluate in is the same.
+        with _minari_root(temporary), _without_warnings():
             dataset = minari.create_dataset_from_buffers(
                 dataset_id,
                 buffer=buffers,
