@@ -23,6 +23,7 @@ from agents.offline.common import Transitions
 Arrays = dict[str, NDArray[Any]]
 ENVIRONMENT_KEY = "rl_optim_environment"  # in metadata.json, of environments Gymnasium lacks
 _MINARI_FILE = "main_data.hdf5"
+_MINARI_NAME = r"(\w[\w-]*/)*[\w-]+-v\d+"
 
 # Arrays of each layout, with their number of axes.
 _MINARI = {"observations": 2, "actions": 2, "rewards": 1, "terminations": 1, "truncations": 1}
@@ -209,7 +210,11 @@ def _find(name: str) -> Path:
             raise DatasetError(
                 f"{folder} holds no data set: there is no data/main_data.hdf5 in it."
             )
-    raise DatasetError(f"{name} is neither a file, nor a folder, nor a Minari data set in {root}.")
+    advice = f"; `minari download {name}` gets it if Minari publishes it"
+    raise DatasetError(
+        f"{name} is neither a file, nor a folder, nor a Minari data set in {root}"
+        f"{advice if re.fullmatch(_MINARI_NAME, name) else ''}."
+    )
 
 
 def _expanded(name: str) -> Path:

@@ -195,8 +195,7 @@ def collect(
     assert isinstance(space, Box)
     learners = _learners(collection, environment)
     snapshots = _train(collection, environment, learners, train_key, on_progress)
-    best = max(range(len(snapshots)), key=lambda i: snapshots[i].episode_return)
-    expert = snapshots[best]
+    expert = max(snapshots, key=lambda snapshot: snapshot.episode_return)
 
     def uniform(key: jax.Array, observation: jax.Array) -> jax.Array:
         shape = (*observation.shape[:-1], space.size)
@@ -213,11 +212,9 @@ def collect(
         float(play_uniform(jax.random.fold_in(reference_key, 0)).mean()),
         float(play(jax.random.fold_in(reference_key, 1), expert.state).mean()),
     )
-    level = references[0] + MEDIUM_SHARE * (expert.episode_return - references[0])
-    promised = dict.fromkeys(("medium", "expert", "medium-expert"), max(references[0], level))
-    # An agent that never gets as far as random actions has no such snapshot.
-    position = next((i for i, s in enumerate(snapshots) if s.episode_return >= level), best)
+    position, level = _medium([s.episode_return for s in snapshots], references[0])
     medium = snapshots[position]
+    promised = dict.fromkeys(("medium", "expert", "medium-expert"), level)
     roll = _roller(collection, environment, learners)
     written = []
     for number, kind in enumerate(KINDS):
@@ -255,6 +252,15 @@ def collect(
         if kind == "medium":
             promised["expert"] = max(least, mean) if returns else least
     return written
+
+
+def _medium(returns: Sequence[float], random_return: float) -> tuple[int, float]:
+    """Which snapshot is the medium one, and the return that its name promises."""
+    best = max(returns)
+    level = random_return + MEDIUM_SHARE * (best - random_return)
+    # An agent may never get as far as random actions; its best snapshot is the medium one then.
+    position = next((i for i, value in enumerate(returns) if value >= level), returns.index(best))
+    return position, max(random_return, level)
 
 
 def _learners(collection: Collection, environment: Environment) -> Mapping[str, Any]:

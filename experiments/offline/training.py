@@ -167,7 +167,8 @@ class OfflineRun:
         change = reward_change(self.settings, self.data.dataset.episode_returns)
         if change == (1.0, 0.0):
             return found
-        reward = change(np.asarray(found.reward, np.float64)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            reward = change(np.asarray(found.reward, np.float64)).astype(np.float32)
         if not np.isfinite(reward).all():
             raise ValueError(
                 "the settings of the rewards make numbers of them that are not finite in float32."
