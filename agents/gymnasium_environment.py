@@ -8,6 +8,7 @@ vmapped, replayed and repeated.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class GymnasiumEnvironment(Environment):
             for _ in range(min(os.cpu_count() or 1, _MOST_SIMULATORS)):
                 simulator = gymnasium.make(name).unwrapped
                 self._simulators.put(simulator)
+        _log_warnings()
         spec = gymnasium.spec(name)
         limit = spec.max_episode_steps if max_episode_steps is None else max_episode_steps
         if limit is None:
@@ -130,6 +132,18 @@ class GymnasiumEnvironment(Environment):
         )
         with self._simulator() as simulator:
             return _stacked([_step(simulator, *row) for row in rows], physics.shape[:-1])
+
+
+def _log_warnings() -> None:
+    """Hands MuJoCo's warnings to Python's logging.
+
+    MuJoCo itself would write each, say of an unstable simulation, into a file in the present
+    folder.
+    """
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
 def _reset(simulator: Any, seed: int) -> tuple[NDArray[Any], ...]:

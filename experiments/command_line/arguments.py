@@ -58,16 +58,18 @@ def option(metavar: str, default: str = "") -> object:
     )
 
 
-def count(option: str, most: float = float("inf")) -> PrimitiveConstructorSpec[int | None]:
-    """Reads a whole number that may be written as in 1e6, from 1 to `most`."""
-    limits = "at least 1" if most == float("inf") else f"from 1 to {most}"
+def count(
+    option: str, most: float = float("inf"), least: int = 1
+) -> PrimitiveConstructorSpec[int | None]:
+    """Reads a whole number that may be written as in 1e6, from `least` to `most`."""
+    limits = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
 
     def read(text: str) -> int:
         try:
             value = whole_number(text)
         except (ValueError, OverflowError):
-            value = 0
-        if not 1 <= value <= most:
+            value = least - 1
+        if not least <= value <= most:
             raise UsageError(f"{option} must be a whole number, {limits}; got {text!r}.")
         return value
 

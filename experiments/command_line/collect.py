@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Collect(Command):
-    """Make data sets for offline learning with an agent that is trained here.
+    """Make data sets for offline learning with an agent that is trained for it.
 
-    Written with Minari (under $MINARI_DATASETS_PATH or ~/.minari/datasets, or --root), to be read
-    by name with `rl-optim offline --dataset` or minari.load_dataset.
+    They are written with Minari, to $MINARI_DATASETS_PATH or ~/.minari/datasets, or to --root. Read
+    them by name, with `rl-optim offline --dataset` or minari.load_dataset.
 
     Example: rl-optim collect --env Hopper-v5 --datasets medium expert --size 1e5 --steps 1e6
     """
@@ -29,28 +29,29 @@ class Collect(Command):
     computes = True
 
     env: Annotated[str, option("ENV")]
-    """Environment with continuous actions, NAME[:key=value,...]: one of Brax's, or of Gymnasium's
-    MuJoCo tasks, e.g. Hopper-v5."""
+    """Environment with continuous actions, NAME[:key=value,...]. Brax's and Gymnasium's MuJoCo
+    tasks have them, e.g. Hopper-v5."""
     datasets: Annotated[tuple[str, ...], option("KIND", "medium")] = ("medium",)
-    """random, medium, medium-replay, expert, medium-expert."""
+    """Which data sets to make: random, medium, medium-replay, expert, medium-expert."""
     size: Annotated[int, count("--size"), option("TRANSITIONS", "1e5")] = 100_000
-    """Transitions of each data set."""
+    """Transitions in each data set."""
     steps: Annotated[int, count("--steps"), option("STEPS", "1e6")] = 1_000_000
-    """Environment steps of the agent's training; its best snapshot is the expert."""
+    """Environment steps for training the agent. Its best snapshot is the expert."""
     seed: Annotated[int, option("SEED", "0")] = 0
-    """Of training, of the episodes and of the reference returns."""
+    """Seed of the training, of the episodes and of the reference returns."""
     noise: Annotated[float | None, option("STD", "the policy's own")] = None
-    """Act by the policy's mean plus Gaussian noise of this standard deviation."""
+    """Act with the policy's mean action plus Gaussian noise. STD is relative to half the range of
+    actions."""
     name: Annotated[str | None, option("NAME", "rl-optim/ENV")] = None
-    """First part of the data sets' names; the second is the kind."""
+    """First part of the data sets' names. The second part is the kind."""
     root: Annotated[Path | None, option("DIR", "Minari's")] = None
-    """Folder of data sets to write to."""
+    """Folder to write the data sets to."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
-    """Settings of PPO, e.g. num_envs=128 widths=256x256."""
+    """Settings of PPO, which trains the agent, e.g. num_envs=128 widths=256x256."""
     overwrite: bool = False
     """Replace data sets of the same name."""
     cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Forget compiled programs instead of keeping them in the user's cache folder."""
+    """Do not keep compiled programs in the user's cache folder."""
 
     def run(self) -> None:
         """See `Command`."""
@@ -89,7 +90,7 @@ def collect_planned(plan: CollectionPlan, root: Path) -> None:
 
 
 def collect_shown(collection: Collection, root: Path | None, overwrite: bool) -> None:
-    """Makes data sets and says what is in them.
+    """Makes data sets and says what is in them, also where that is less than the name promises.
 
     Raises:
         ValueError: if a data set is there already, or Minari is missing.
@@ -107,8 +108,20 @@ def collect_shown(collection: Collection, root: Path | None, overwrite: bool) ->
         )
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    for one in collect(collection, root, overwrite=overwrite, on_progress=on_progress):
+    written = collect(collection, root, overwrite=overwrite, on_progress=on_progress)
+    for one in written:
         print(
             f"Written: {one.dataset_id}, {one.transitions:,} transitions, {one.episodes:,} whole "
             f"episodes, mean return {one.mean_return:.4g}"
         )
+    if short := [one for one in written if one.mean_return < one.promised_return]:
+        found = "; ".join(
+            f"{one.dataset_id} has a mean return of {one.mean_return:.4g}, but its name promises "
+            f"at least {one.promised_return:.4g}"
+            for one in short
+        )
+        line = (
+            f"Note: {found}. Snapshots are chosen by their mean actions, but the data also contain "
+            "the policy's noise. More --steps or a small --noise may help."
+        )
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

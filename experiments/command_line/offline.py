@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
-from experiments.command_line.arguments import MOST_SEEDS, Command, count, joined, option
+from experiments.command_line.arguments import (
+    MOST_SEEDS,
+    Command,
+    UsageError,
+    count,
+    joined,
+    option,
+    read_by,
+)
 from experiments.command_line.collect import collect_planned
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
+from experiments.offline.references import D4RL_RETURNS
 from experiments.runs.directory import RunDirectory, check_free, run_paths
 from experiments.settings import unknown
 
@@ -19,13 +31,50 @@ if TYPE_CHECKING:
     from experiments.offline.training import OfflineRun
 
 
+_MOST_STEPS = 2**31 - 1  # updates are counted in int32
+
+
+def _learning_rate(text: str) -> float:
+    return _numbers((text,), "--critic-learning-rate must be a number above 0", lambda x: x > 0)[0]
+
+
+def _action_bounds(texts: Sequence[str]) -> tuple[float, float]:
+    rule = "--action-bounds must be two numbers, LOW below HIGH"
+    low, high = _numbers(texts, rule, lambda low, high: low < high)
+    return low, high
+
+
+def _reference_returns(texts: Sequence[str]) -> tuple[float, float]:
+    if len(texts) == 1:
+        if texts[0] not in D4RL_RETURNS:
+            raise UsageError(str(unknown("D4RL environment", texts[0], D4RL_RETURNS)))
+        return D4RL_RETURNS[texts[0]]
+    rule = "--reference-returns must be two numbers, RANDOM below EXPERT, or a D4RL environment"
+    low, high = _numbers(texts, rule, lambda low, high: low < high)
+    return low, high
+
+
+def _numbers(texts: Sequence[str], rule: str, is_allowed: Callable[..., bool]) -> tuple[float, ...]:
+    try:
+        values = tuple(map(float, texts))
+        if all(map(math.isfinite, values)) and is_allowed(*values):
+            return values
+    except (ValueError, TypeError):  # no numbers, or not so many
+        pass
+    raise UsageError(f"{rule}; got {' '.join(texts)!r}.")
+
+
+def _several(read: Callable[[Sequence[str]], Any]) -> PrimitiveConstructorSpec[Any]:
+    return dataclasses.replace(read_by(str, ""), nargs="*", instance_from_str=read)
+
+
 @dataclasses.dataclass(frozen=True)
 class Offline(Command):
-    """Train offline learners from a data set under several critic optimizers and compare them.
+    """Train offline learners on a data set under several critic optimizers and compare them.
 
-    Ends with a table, the same as summary.csv and summary.md, and figures: mean |Q| with the line
-    above which a critic has collapsed, and critic loss, as critic.png and critic.svg; returns,
-    where the data's environment can be made, as curves.png and curves.svg.
+    At the end there is a table, also as summary.csv and summary.md, and figures: critic.png and
+    critic.svg show mean |Q|, with the line above which a critic has collapsed, and the critic's
+    loss; curves.png and curves.svg show returns, if the data set's environment can be made.
 
     Example: rl-optim offline --algorithm td3_bc --dataset mujoco/hopper/medium-v0
     --critic-optimizer adam --critic-optimizer adamo:kappa=1,tau=0.05 --out runs/hopper
@@ -37,54 +86,80 @@ class Offline(Command):
     algorithm: Annotated[str | None, option("ALGORITHM", "the preset's")] = None
     """td3_bc, iql, rebrac, sqog or pars."""
     dataset: Annotated[str | None, option("DATASET", "the preset's")] = None
-    """A Minari name, the folder of a Minari data set, or an HDF5 file of Minari's or D4RL's."""
-    critic_optimizer: Annotated[tuple[str, ...], option("OPTIMIZER", "the preset's")] = ()
-    """Critic optimizers to compare, NAME[:key=value,...]; may be repeated. Adam and its kin get an
-    eps of 1e-4 unless it is given, as AdamO's authors have it."""
-    actor_optimizer: Annotated[str, option("OPTIMIZER", "adam")] = "adam"
-    """The actor's, at the published learning rate unless it names one."""
-    value_optimizer: Annotated[str, option("OPTIMIZER", "adam")] = "adam"
-    """The value network's (iql alone), likewise."""
-    critic_learning_rate: Annotated[
-        float | None, option("RATE", "the preset's, or the algorithm's")
+    """Name of a downloaded Minari data set, the folder of one, or an HDF5 file in Minari's or
+    D4RL's layout."""
+    action_bounds: Annotated[
+        tuple[float, float] | None,
+        _several(_action_bounds),
+        option("LOW HIGH", "the data set's, or -1 1"),
     ] = None
-    """Of critic optimizers that name none."""
-    steps: Annotated[int | None, count("--steps"), option("STEPS", "the preset's, or 1e6")] = None
-    """Updates of the critic of each seed."""
+    """Bounds of the actions in the data, the same in every dimension."""
+    clip_actions: bool = False
+    """Clip actions that lie outside the bounds. Otherwise they are refused."""
+    critic_optimizer: Annotated[tuple[str, ...], option("OPTIMIZER", "the preset's")] = ()
+    """Critic optimizers to compare, NAME[@WEIGHTS][:key=value,...]; may be repeated. Adam and its
+    relatives get an eps of 1e-4, as in AdamO's paper, unless you give one."""
+    actor_optimizer: Annotated[str, option("OPTIMIZER", "adam")] = "adam"
+    """Optimizer of the actor. It gets the algorithm's published learning rate unless it names one;
+    a learned optimizer gets none."""
+    value_optimizer: Annotated[str, option("OPTIMIZER", "adam")] = "adam"
+    """The same for the value network, which only iql has."""
+    critic_learning_rate: Annotated[
+        float | None,
+        read_by(_learning_rate, "RATE"),
+        option("RATE", "the preset's, or the algorithm's"),
+    ] = None
+    """Learning rate of critic optimizers that name none; learned ones get none."""
+    steps: Annotated[
+        int | None, count("--steps", _MOST_STEPS), option("STEPS", "the preset's, or 1e6")
+    ] = None
+    """Updates of the critic for each seed."""
     seeds: Annotated[
         int | None, count("--seeds", MOST_SEEDS), option("SEEDS", "the preset's, or 4")
     ] = None
-    """How many seeds: 0, 1, ..., SEEDS - 1."""
+    """Number of seeds: 0, 1, ..., SEEDS - 1."""
     subset: Annotated[
         int | None, count("--subset"), option("TRANSITIONS", "the preset's, or all")
     ] = None
-    """Learn from so many transitions only, drawn at random."""
-    subset_seed: Annotated[int, option("SEED", "0")] = 0
-    """Of that draw."""
-    env: Annotated[str | None, option("ENV", "what the data set names")] = None
+    """Learn from only this many transitions, drawn at random."""
+    subset_seed: Annotated[int, count("--subset-seed", least=0), option("SEED", "0")] = 0
+    """Seed of that draw."""
+    env: Annotated[str | None, option("ENV", "the data set's")] = None
     """Environment to evaluate in, NAME[:key=value,...]."""
-    evaluations: Annotated[int, option("TIMES", "10")] = 10
-    """How many times the policy is evaluated while it is trained; 0: only afterwards."""
+    reference_returns: Annotated[
+        tuple[float, float] | None,
+        _several(_reference_returns),
+        option("RANDOM EXPERT", "the data set's"),
+    ] = None
+    """Returns that score 0 and 100, or the name of a D4RL environment to take them from, such as
+    hopper, pen or maze2d-umaze."""
+    evaluations: Annotated[int, count("--evaluations", least=0), option("TIMES", "10")] = 10
+    """How often the policy is evaluated during training. With 0 it is evaluated only once, when
+    training is over."""
     evaluation_episodes: Annotated[
         int, count("--evaluation-episodes"), option("EPISODES", "10")
     ] = 10
-    """Episodes of each evaluation."""
+    """Episodes in each evaluation."""
     diagnostics_every: Annotated[
         int | None, count("--diagnostics-every"), option("STEPS", "never")
     ] = None
-    """Log the critic's stability test (optim.diagnostics) every so many steps."""
+    """Log the critic's stability test (optim.diagnostics) every STEPS updates."""
     out: Annotated[Path | None, option("DIR", "runs/PRESET")] = None
-    """Directory for everything that is written."""
+    """Directory for all results."""
     preset: Annotated[str | None, option("PRESET")] = None
-    """Fills in whatever is not given, and collects its data first; see `rl-optim list presets`."""
+    """Fill in whatever is not given, and collect the preset's data first; see `rl-optim list
+    presets`."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the published ones")] = ()
-    """Settings of the algorithm, e.g. alpha=10 polyak=0.01 critic_widths=64x64."""
+    """Settings of the algorithm, e.g. alpha=10 polyak=0.01 critic_widths=64x64. Rewards are changed
+    with reward_scale, reward_shift and reward_normalisation=returns, which divides them by the
+    range of the episodes' returns and multiplies by 1000. IQL's published settings are that for
+    locomotion, and reward_shift=-1 for AntMaze."""
     resume: bool = False
-    """Continue what was interrupted; what is finished stays as it is."""
+    """Continue runs that were interrupted, and leave finished ones as they are."""
     overwrite: bool = False
     """Replace the runs in the directory."""
     cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Forget compiled programs instead of keeping them in the user's cache folder."""
+    """Do not keep compiled programs in the user's cache folder."""
 
     def filled(self) -> Offline:
         """The command with everything filled in that a preset has.
@@ -93,27 +168,27 @@ class Offline(Command):
             ValueError: if something is missing or unknown.
         """
         preset = self._preset
-        out = self.out or (Path("runs") / str(self.preset) if preset else None)
-        collection = preset.collection if preset else None
-        filled = dataclasses.replace(
-            self,
-            algorithm=self.algorithm or (preset.algorithm if preset else None),
-            dataset=self.dataset
-            or (str(out / "data" / collection.name) if out and collection else None),
-            critic_optimizer=self.critic_optimizer or (preset.critic_optimizers if preset else ()),
-            critic_learning_rate=self.critic_learning_rate
-            or (preset.learning_rate if preset else None),
-            steps=self.steps or (preset.steps if preset else 1_000_000),
-            seeds=self.seeds or (preset.seeds if preset else 4),
-            subset=self.subset or (preset.subset if preset else None),
-            set=(preset.settings if preset else ()) + self.set,
-            out=out,
-        )
+        defaults: dict[str, Any] = {"steps": 1_000_000, "seeds": 4}
+        if preset:
+            out = Path("runs") / str(self.preset) if self.out is None else self.out
+            defaults = {
+                "algorithm": preset.algorithm,
+                "dataset": str(out / "data" / preset.collection.name),
+                "critic_optimizer": preset.critic_optimizers,
+                "critic_learning_rate": preset.learning_rate,
+                "steps": preset.steps,
+                "seeds": preset.seeds,
+                "subset": preset.subset,
+                "out": out,
+            }
+        not_given = {k: v for k, v in defaults.items() if getattr(self, k) in (None, ())}
+        settings = (preset.settings if preset else ()) + self.set
+        filled = dataclasses.replace(self, **not_given, set=settings)
         needed = {
             "--algorithm": filled.algorithm,
             "--dataset": filled.dataset,
             "--critic-optimizer": filled.critic_optimizer,
-            "--out": out,
+            "--out": filled.out,
         }
         if missing := [name for name, given in needed.items() if not given]:
             raise ValueError(f"offline needs {joined(missing)}, or a --preset.")
@@ -125,7 +200,7 @@ class Offline(Command):
         check_free(paths, resume=self.resume, overwrite=self.overwrite)
 
     def run(self) -> None:
-        """Trains one run after the other, and reports; collects a preset's data before."""
+        """Trains one run after the other and reports; collects a preset's data first."""
         from rich.console import Console
 
         from experiments.command_line.devices import keep_compiled_programs, memory_for
@@ -183,7 +258,15 @@ class Offline(Command):
         assert self.seeds is not None
         return OfflineRun(
             self.algorithm,
-            Data(self.dataset, self.subset, self.subset_seed, self.env),
+            Data(
+                self.dataset,
+                self.subset,
+                self.subset_seed,
+                self.env,
+                self.action_bounds,
+                self.clip_actions,
+                self.reference_returns,
+            ),
             optimizer,
             self.steps,
             tuple(range(self.seeds)),

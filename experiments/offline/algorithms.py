@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
+from numpy.typing import NDArray
 
 import optim
 from agents.offline.common import Normalizer, OfflineConfig, OfflineLearner
@@ -18,6 +21,7 @@ from agents.offline.rebrac import ReBRACConfig, rebrac
 from agents.offline.sqog import SQOGConfig, sqog
 from agents.offline.td3_bc import TD3BCConfig, td3_bc
 from experiments.settings import parse_value, unknown
+from optim.learned.meta_params import find_meta_params
 
 EPS = 1e-4
 _SAME_EPS = frozenset(
@@ -25,7 +29,9 @@ _SAME_EPS = frozenset(
 )
 _NORMALIZE = "normalize_observations"
 _COSINE = "cosine_actor"
-_OWN = (_NORMALIZE, _COSINE)
+_REWARDS = {"reward_scale": 1.0, "reward_shift": 0.0, "reward_normalisation": "none"}
+_OWN = (_NORMALIZE, _COSINE, *_REWARDS)
+_RETURN_RANGE = 1000.0  # of normalised rewards' episode returns, as IQL's authors have it
 _MOST = 2**20  # of anything that is counted
 
 
@@ -78,7 +84,7 @@ def settings_of(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
     Args:
         name: a key of `ALGORITHMS`.
         assignments: `key=value` texts. Beside the fields of the algorithm's config there are
-            `normalize_observations` and `cosine_actor`.
+            `normalize_observations`, `cosine_actor` and what `reward_change` reads.
 
     Returns:
         All settings but the counts that belong to a run.
@@ -92,7 +98,7 @@ def settings_of(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
         (10.0, (64, 64), 0.005)
     """
     algorithm = algorithm_named(name)
-    defaults: dict[str, Any] = {
+    defaults: dict[str, Any] = _REWARDS | {
         field.name: field.default
         for field in dataclasses.fields(algorithm.config)
         if field.name not in ("iterations", "critic_steps")
@@ -112,16 +118,75 @@ def settings_of(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
         if counts.size and (counts.min() < 1 or counts.max() > _MOST):
             given = "x".join(map(str, counts))
             raise ValueError(f"setting {key!r} must be in [1, {_MOST}]; got {given}.")
-    if not 0.0 <= settings["discount"] < 1.0:
-        raise ValueError(f"setting 'discount' must be in [0, 1); got {settings['discount']}.")
+    rules: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "discount": ("in [0, 1)", lambda value: 0.0 <= value < 1.0),
+        "reward_scale": ("in (0, inf)", lambda value: 0.0 < value < math.inf),
+        "reward_shift": ("a finite number", math.isfinite),
+        "reward_normalisation": ("none or returns", ("none", "returns").__contains__),
+    }
+    for key, (allowed, is_allowed) in rules.items():
+        if not is_allowed(settings[key]):
+            raise ValueError(f"setting {key!r} must be {allowed}; got {settings[key]}.")
     return settings
+
+
+class RewardChange(NamedTuple):
+    """What is made of a data set's rewards before anything is learned from them."""
+
+    scale: float
+    shift: float
+
+    def __call__(self, reward: Any) -> Any:
+        """The reward that the critic learns from."""
+        return self.scale * reward + self.shift
+
+
+def reward_change(
+    settings: Mapping[str, Any], episode_returns: Sequence[float] | NDArray[np.floating[Any]]
+) -> RewardChange:
+    r"""The change of rewards that the settings ask for.
+
+    .. math::
+        r \mapsto c\, r + b, \qquad
+        r \mapsto \frac{1000\, c}{\max R - \min R}\, r + b
+
+    with c `reward_scale`, b `reward_shift` and R the returns of the data's episodes; the second
+    where `reward_normalisation` is `returns`, which is IQL's for locomotion. IQL's for AntMaze is
+    `reward_shift=-1`.
+
+    Args:
+        settings: as `settings_of` gives them.
+        episode_returns: those that are known.
+
+    Returns:
+        The change.
+
+    Raises:
+        ValueError: if the returns are to be normalised, and there are no two different ones.
+
+    Examples:
+        >>> settings = settings_of("iql", ["reward_normalisation=returns", "reward_shift=1"])
+        >>> reward_change(settings, [3.0, 5.0])(0.1)
+        51.0
+    """
+    scale = settings["reward_scale"]
+    if settings["reward_normalisation"] == "returns":
+        spread = float(np.ptp(episode_returns)) if len(episode_returns) else 0.0
+        if spread == 0.0:
+            raise ValueError(
+                "setting 'reward_normalisation' must be none unless the data hold whole episodes "
+                "of different returns; got returns."
+            )
+        scale *= _RETURN_RANGE / spread
+    return RewardChange(scale, settings["reward_shift"])
 
 
 def resolve(text: str, learning_rate: float, critic: bool) -> optim.OptimizerSpec:
     """Fills up an optimizer's spec.
 
     Args:
-        text: `NAME[:key=value,...]`.
+        text: `NAME[@WEIGHTS][:key=value,...]`. Learned optimizers set their own steps, and are
+            left as they are.
         learning_rate: where the text has none.
         critic: whether Adam and its kin get an epsilon of 1e-4 where the text has none. AdamO's
             authors use it for all of them, and a comparison between different ones says little.
@@ -134,10 +199,23 @@ def resolve(text: str, learning_rate: float, critic: bool) -> optim.OptimizerSpe
         'adam:learning_rate=0.0003,eps=0.0001'
     """
     spec = optim.OptimizerSpec.parse(text)
+    if spec.name in optim.learned_names():
+        return spec
     options: dict[str, Any] = {"learning_rate": learning_rate}
     if critic and spec.name in _SAME_EPS:
         options["eps"] = EPS
     return dataclasses.replace(spec, options=tuple((options | dict(spec.options)).items()))
+
+
+def weights_digest(spec: optim.OptimizerSpec) -> str | None:
+    """Of the file of a learned optimizer's weights; None if it is not learned.
+
+    Raises:
+        ValueError: if there are no such weights.
+    """
+    if spec.weights is None or spec.name not in optim.learned_names():
+        return None
+    return hashlib.sha256(find_meta_params(spec.name, spec.weights).read_bytes()).hexdigest()
 
 
 def make_learner(
@@ -150,6 +228,7 @@ def make_learner(
     critic_steps: int,
     normalizer: Normalizer | None,
     transformations: Mapping[str, optax.GradientTransformation] | None = None,
+    episode_returns: Sequence[float] | NDArray[np.floating[Any]] = (),
 ) -> OfflineLearner:
     """Builds a learner.
 
@@ -158,20 +237,24 @@ def make_learner(
         observation_size: length of an observation.
         action_size: length of an action.
         settings: as `settings_of` gives them.
-        specs: of the optimizer of each network, with learning rates.
+        specs: of the optimizer of each network, as `resolve` gives them.
         iterations: calls of `iterate` in a lifetime.
         critic_steps: updates of the critic in each.
         normalizer: used if the settings say so.
         transformations: optimizers that take the place of those of the specs.
+        episode_returns: of the data, for `reward_change`.
 
     Returns:
-        The learner.
+        The learner, for rewards that were changed by `reward_change`.
 
     Raises:
         ValueError: if anything in it is unknown or not allowed.
     """
     algorithm = algorithm_named(name)
     own = {key: value for key, value in settings.items() if key not in _OWN}
+    if algorithm.config is PARSConfig:  # its own scaling has been done to the rewards
+        change = reward_change(settings, episode_returns)
+        own |= {"reward_scale": 1.0, "min_reward": change(own["min_reward"])}
     config = algorithm.config(iterations=iterations, critic_steps=critic_steps, **own)
     optimizers: dict[str, optax.GradientTransformation] = dict(transformations or {})
     for network, spec in specs.items():

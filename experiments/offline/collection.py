@@ -22,7 +22,6 @@ import math
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 
 import optim
 from agents import environments
+from agents.brax_environment import _without_warnings
 from agents.environment import Box, Environment
 from agents.evaluation import evaluate
 from agents.learner import Policy
@@ -144,6 +144,7 @@ class Collected(NamedTuple):
     transitions: int
     episodes: int  # that ended
     mean_return: float  # of those; NaN if there are none
+    promised_return: float  # the least that the kind's name promises; -inf if nothing
 
 
 class _Snapshot(NamedTuple):
@@ -211,9 +212,9 @@ def collect(
         float(play_uniform(jax.random.fold_in(reference_key, 0)).mean()),
         float(play(jax.random.fold_in(reference_key, 1), expert.state).mean()),
     )
-    level = references[0] + MEDIUM_SHARE * (expert.episode_return - references[0])
-    position = next(i for i, s in enumerate(snapshots) if s.episode_return >= level)
+    position, level = _medium([s.episode_return for s in snapshots], references[0])
     medium = snapshots[position]
+    promised = dict.fromkeys(("medium", "expert", "medium-expert"), level)
     roll = _roller(collection, environment, learners)
     written = []
     for number, kind in enumerate(KINDS):
@@ -244,8 +245,22 @@ def collect(
         _write(collection, environment, kind, episodes, references, facts, root)
         mean = float(np.mean(returns)) if returns else math.nan
         transitions = sum(len(e["rewards"]) for e in episodes)
-        written.append(Collected(collection.dataset_id(kind), transitions, len(returns), mean))
+        least = promised.get(kind, -math.inf)
+        written.append(
+            Collected(collection.dataset_id(kind), transitions, len(returns), mean, least)
+        )
+        if kind == "medium":
+            promised["expert"] = max(least, mean) if returns else least
     return written
+
+
+def _medium(returns: Sequence[float], random_return: float) -> tuple[int, float]:
+    """Which snapshot is the medium one, and the return that its name promises."""
+    best = max(returns)
+    level = random_return + MEDIUM_SHARE * (best - random_return)
+    # An agent may never get as far as random actions; its best snapshot is the medium one then.
+    position = next((i for i, value in enumerate(returns) if value >= level), returns.index(best))
+    return position, max(random_return, level)
 
 
 def _learners(collection: Collection, environment: Environment) -> Mapping[str, Any]:
@@ -422,8 +437,8 @@ def _write(
     dataset_id = collection.dataset_id(kind)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".rl-optim-", dir=root) as temporary:
-        with _minari_root(temporary), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the environment to evaluate in is the same one
+        # Minari makes the environment, and warns that the one to evaluate in is the same.
+        with _minari_root(temporary), _without_warnings():
             dataset = minari.create_dataset_from_buffers(
                 dataset_id,
                 buffer=buffers,

@@ -7,7 +7,9 @@ import functools
 import hashlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from agents import environments
 from agents.environment import Box, Environment
@@ -26,6 +28,11 @@ class Data:
         subset: how many transitions are kept, drawn without replacement; None keeps all.
         subset_seed: of that draw.
         environment: what to evaluate in, `NAME[:key=value,...]`; None takes what the data name.
+        action_bounds: lower and upper bound of actions in all dimensions; None takes those that
+            the data name, or else -1 and 1.
+        clip_actions: whether actions outside the bounds are clipped rather than refused.
+        reference_returns: mean returns of a random and of an expert policy; None takes those that
+            the data name.
 
     Raises:
         ValueError: on construction, if the data cannot be used.
@@ -35,14 +42,24 @@ class Data:
     subset: int | None = None
     subset_seed: int = 0
     environment: str | None = None
+    action_bounds: tuple[float, float] | None = None
+    clip_actions: bool = False
+    reference_returns: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.subset_seed < 0:
+            raise ValueError(f"--subset-seed must be at least 0; got {self.subset_seed}.")
         _ = self.transitions
 
     @property
     def dataset(self) -> loading.Dataset:
         """The whole data set."""
-        return _loaded(self.text)
+        return _loaded(self.text, self.action_bounds, self.clip_actions)
+
+    @property
+    def references(self) -> tuple[float, float] | None:
+        """Mean returns of a random and of an expert policy, if they are known."""
+        return self.reference_returns or self.dataset.reference_returns
 
     @functools.cached_property
     def transitions(self) -> Transitions:
@@ -109,24 +126,51 @@ class Data:
         return environment, text
 
     def acting(self, policy: Policy) -> Policy:
-        """Takes a learner's actions, in [-1, 1], to the environment's bounds."""
+        """Takes a learner's actions, in [-1, 1], to the environment's.
+
+        The learner's bounds are those of the data, the environment may have others: actions are
+        taken back by the first and clipped to the second.
+        """
         environment, _ = self.evaluation
         assert environment is not None
         space = environment.action_space
         assert isinstance(space, Box)
+        low, high = _native_bounds(environment)
+        data = self.dataset
+        data_low, data_high = (x.astype(np.float64) for x in (data.action_low, data.action_high))
+        # Exactly 0 and 1 where the bounds are the same.
+        start = ((data_low - low) / (high - low)).astype(np.float32)
+        width = ((data_high - data_low) / (high - low)).astype(np.float32)
 
         def act(key: jax.Array, observation: jax.Array) -> jax.Array:
             share = (policy(key, observation) + 1.0) / 2.0
+            shape = (1,) * (share.ndim - 1) + start.shape
+            share = jnp.clip(start.reshape(shape) + share * width.reshape(shape), 0.0, 1.0)
             return space.low + share * (space.high - space.low)
 
         return act
 
     def normalised(self, episode_return: float) -> float:
         """A return as a score: 0 is a random policy's, 100 an expert's; NaN if they are unknown."""
-        if self.dataset.reference_returns is None:
+        if self.references is None:
             return float("nan")
-        low, high = self.dataset.reference_returns
+        low, high = self.references
         return 100.0 * (episode_return - low) / (high - low)
+
+
+def _native_bounds(
+    environment: Environment,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bounds of actions as data have them, which for Gymnasium's environments are Gymnasium's."""
+    space = environment.action_space
+    assert isinstance(space, Box)
+    low, high = (
+        np.full(space.size, getattr(environment, f"action_{side}", getattr(space, side)))
+        .astype(np.float32)
+        .astype(np.float64)
+        for side in ("low", "high")
+    )
+    return low, high
 
 
 def environment_named(text: str) -> Environment:
@@ -147,8 +191,13 @@ def _gymnasium(name: str) -> Environment:
 
 
 @functools.cache
-def _loaded(text: str) -> loading.Dataset:
+def _loaded(text: str, bounds: tuple[float, float] | None, clip: bool) -> loading.Dataset:
     try:
-        return loading.load(text)
+        return loading.load(text, *(bounds or ()), clip_actions=clip)
+    except loading.ActionError as error:
+        advice = "give --action-bounds LOW HIGH"
+        if error.may_clip:
+            advice += " if the bounds are others, or --clip-actions to clip"
+        raise ValueError(f"{error.problem}; {advice}.") from error
     except ImportError as error:
         raise ValueError(str(error)) from error

@@ -36,6 +36,8 @@ from experiments.offline.algorithms import (
     algorithm_named,
     make_learner,
     resolve,
+    reward_change,
+    weights_digest,
 )
 from experiments.offline.datasets import Data
 from experiments.runs.reading import FORMAT
@@ -107,6 +109,7 @@ class OfflineRun:
                 "evaluations must be at least 0 and evaluation_episodes at least 1; got "
                 f"{self.evaluations} and {self.evaluation_episodes}."
             )
+        _ = self.transitions
         learner = self.learner
         if self.diagnostics_every is not None:
             state = jax.eval_shape(learner.init, jax.random.key(0))
@@ -136,7 +139,7 @@ class OfflineRun:
         return {
             name: resolve(
                 texts[name],
-                self.learning_rate or rate if name == "critic" else rate,
+                rate if name != "critic" or self.learning_rate is None else self.learning_rate,
                 critic=name == "critic",
             )
             for name in algorithm.networks
@@ -154,7 +157,23 @@ class OfflineRun:
             self.stretch,
             observation_statistics(self.data.transitions),
             self.transformations,
+            self.data.dataset.episode_returns,
         )
+
+    @functools.cached_property
+    def transitions(self) -> Transitions:
+        """What is learned from: the data, with rewards as the settings ask for."""
+        found = self.data.transitions
+        change = reward_change(self.settings, self.data.dataset.episode_returns)
+        if change == (1.0, 0.0):
+            return found
+        with np.errstate(over="ignore"):
+            reward = change(np.asarray(found.reward, np.float64)).astype(np.float32)
+        if not np.isfinite(reward).all():
+            raise ValueError(
+                "the settings of the rewards make numbers of them that are not finite in float32."
+            )
+        return found._replace(reward=reward)
 
     @property
     def transformations(self) -> dict[str, optax.GradientTransformation]:
@@ -181,8 +200,7 @@ class OfflineRun:
     @property
     def collapse_line(self) -> float:
         """Mean |Q| above which a critic has collapsed, in units of what the critic learns."""
-        scale = self.settings.get("reward_scale", 1.0)
-        return scale * collapse_line(self.data.transitions, self.settings["discount"])
+        return collapse_line(self.transitions, self.settings["discount"])
 
     def is_evaluated(self, point: int) -> bool:
         """Whether the policy is evaluated after a point."""
@@ -201,7 +219,8 @@ class OfflineRun:
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
         environment, name = self.data.evaluation
-        references = self.data.dataset.reference_returns
+        references = self.data.references
+        weights = {name: weights_digest(spec) for name, spec in self.specs.items()}
         return {
             "format": FORMAT,
             "environment": f"{self.data.dataset.title}, {self.algorithm}",
@@ -231,7 +250,7 @@ class OfflineRun:
             "diagnostics_every": self.diagnostics_every,
             "collapse_line": self.collapse_line,
             "normaliser": None,
-        }
+        } | {f"{name}_weights_sha256": digest for name, digest in weights.items() if digest}
 
 
 def train_offline(
@@ -319,7 +338,7 @@ def _arguments(run: OfflineRun) -> tuple[_Compiled, jax.Array, Transitions]:
     """The program and what it is called with; what comes of surplus keys is dropped."""
     mesh = seed_mesh(len(run.seeds))
     keys = seed_keys(run.seeds, mesh)
-    transitions = jax.device_put(run.data.transitions, NamedSharding(mesh, PartitionSpec()))
+    transitions = jax.device_put(run.transitions, NamedSharding(mesh, PartitionSpec()))
     return run.program, keys, transitions
 
 

@@ -43,6 +43,20 @@ def test_two_episodes_side_by_side_are_gymnasiums(name):
             assert terminated[i] == wanted[2]
 
 
+def test_an_unstable_simulation_is_logged(tmp_path, monkeypatch, caplog):
+    """MuJoCo itself would write it into a file in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    environment = environments.make("Hopper-v5")
+    keys = jax.random.split(jax.random.key(0), 1)
+    _, state = jax.vmap(environment.reset)(keys)
+    numbers = np.array(state.physics).view(np.float64)
+    numbers[:, 1:13] = 1e12  # positions and velocities
+    state = state._replace(physics=jnp.asarray(numbers.view(np.uint32)))
+    jax.block_until_ready(jax.vmap(environment.step)(keys, state, jnp.zeros((1, 3))))
+    assert "The simulation is unstable." in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_time_limit_truncates():
     environment = environments.make("Hopper-v5", max_episode_steps=3)
 

@@ -1,6 +1,7 @@
 """Data sets made here: what is in them, and that they are read back."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,22 @@ COLLECT = (
 )
 
 
+WRITTEN: list[collection.Collected] = []  # by the command of `root`
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
+    collect = collection.collect
+
+    def remembering(*arguments: Any, **options: Any) -> list[collection.Collected]:
+        WRITTEN[:] = collect(*arguments, **options)
+        return WRITTEN
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "jit", quick_jit)
         patch.setattr(collection, "SNAPSHOTS", 2)
+        patch.setattr(collection, "collect", remembering)
         main([*shlex.split(COLLECT), "--root", str(root)])
     return root
 
@@ -78,6 +89,89 @@ def test_environment_to_evaluate_in(root: Path) -> None:
     again = Data(data.text, subset=20)
     assert again.checksum == data.checksum
     assert Data(data.text, subset=20, subset_seed=1).checksum != data.checksum
+
+
+def test_what_a_name_promises(root: Path) -> None:
+    """At least a third of the way from random to expert; an expert is no worse than medium."""
+    facts = metadata(root, "medium")
+    low, best = facts["ref_min_score"], facts["rl_optim_expert_snapshot_return"]
+    level = max(low, low + (best - low) / 3.0)
+    kinds = dict(zip(collection.KINDS, WRITTEN, strict=True))
+    promised = {kind: one.promised_return for kind, one in kinds.items()}
+    assert promised == {
+        "random": -np.inf,
+        "medium": pytest.approx(level),
+        "medium-replay": -np.inf,
+        "expert": pytest.approx(max(level, kinds["medium"].mean_return)),
+        "medium-expert": pytest.approx(level),
+    }
+
+
+@pytest.mark.parametrize(
+    ("returns", "position", "promised"),
+    [
+        ([10.0, 20.0, 40.0], 1, 20.0),
+        ([10.0, 19.0, 40.0], 2, 20.0),
+        ([8.0, 9.0, 5.0], 1, 10.0),  # never as good as random actions
+        ([-np.inf, -np.inf], 0, 10.0),
+    ],
+)
+def test_medium_snapshot(returns: list[float], position: int, promised: float) -> None:
+    assert collection._medium(returns, 10.0) == (position, promised)
+
+
+@pytest.mark.parametrize(
+    ("means", "notes"),
+    [
+        ((24.2, 50.0), []),
+        ((math.nan, math.nan), []),
+        (
+            (14.63, 50.0),
+            [
+                "Note: a/medium-v0 has a mean return of 14.63, but its name promises at least "
+                "24.1. Snapshots are chosen by their mean actions, but the data also contain the "
+                "policy's noise. More --steps or a small --noise may help."
+            ],
+        ),
+        ((14.63, 3.0), ["14.63, but its name promises at least 24.1; a/expert-v0 has a mean ret"]),
+    ],
+)
+def test_data_that_are_worse_than_their_names(
+    means: tuple[float, float],
+    notes: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = [
+        collection.Collected(f"a/{kind}-v0", 100, 5, mean, 24.1)
+        for kind, mean in zip(("medium", "expert"), means, strict=True)
+    ]
+    monkeypatch.setattr(collection, "collect", lambda *_, **__: written)
+    main(shlex.split(f"{COLLECT} --root nowhere"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(notes)
+    assert all(note in line for note, line in zip(notes, said, strict=True))
+
+
+def test_nothing_is_left_in_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MuJoCo finds this model old-fashioned, and would say so in a file there."""
+    pytest.importorskip("gymnasium.envs.mujoco")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    for name in ("SNAPSHOTS", "_SNAPSHOT_EPISODES", "_REFERENCE_EPISODES"):
+        monkeypatch.setattr(collection, name, 1)
+    command = (
+        "collect --env HalfCheetah-v5 --datasets random --size 20 --steps 20 --no-cache "
+        "--set num_envs=2 num_steps=10 minibatches=1 epochs=1 widths=8x8 "
+        f"--root {tmp_path / 'root'}"
+    )
+    main(shlex.split(command))
+    assert (tmp_path / "root" / "rl-optim" / "halfcheetah" / "random-v0").is_dir()
+    assert list(here.iterdir()) == []
 
 
 def test_minari_reads_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

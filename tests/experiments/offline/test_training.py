@@ -1,6 +1,7 @@
 """Offline comparisons from the command line: files, interruptions, collapse, refusals."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -19,11 +20,20 @@ import pytest
 import quick
 from run_directories import results
 
-from experiments.command_line.main import main
+import optim
+from agents.offline.pars import PARSConfig
+from experiments.command_line.main import _parse, main
 from experiments.command_line.offline import Offline
-from experiments.offline.algorithms import adam_numbers, resolve, settings_of
+from experiments.offline.algorithms import (
+    ALGORITHMS,
+    adam_numbers,
+    make_learner,
+    resolve,
+    settings_of,
+)
 from experiments.offline.datasets import Data
 from experiments.offline.presets import OFFLINE_PRESETS
+from experiments.offline.references import D4RL_RETURNS
 from experiments.offline.training import OfflineRun, train_offline
 from experiments.reports.offline import critic_of, critic_panels, summarise_offline
 from experiments.runs.reading import load_runs
@@ -73,10 +83,19 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run_of(data: Path, algorithm: str = "td3_bc", **changes: object) -> OfflineRun:
-    settings = settings_of(algorithm, TINY.split())
+def run_of(
+    data: Path, algorithm: str = "td3_bc", assignments: str = "", **changes: object
+) -> OfflineRun:
+    settings = settings_of(algorithm, [*TINY.split(), *assignments.split()])
     given = {"steps": 4, "seeds": (0, 1), "critic_optimizer": "adam"} | changes
     return OfflineRun(algorithm, Data(str(data)), settings=settings, **given)  # type: ignore[arg-type]
+
+
+def run_from(command: str) -> OfflineRun:
+    """The run of the first optimizer that a command asks for."""
+    parsed = _parse(shlex.split(command))
+    assert isinstance(parsed, Offline)
+    return parsed.filled().run_of(parsed.critic_optimizer[0])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -195,6 +214,180 @@ def test_settings_and_defaults() -> None:
     assert adam_numbers(resolve("adamw:b1=0.5", 1e-3, critic=True))["b1"] == 0.5
 
 
+# Actions, rewards, reference returns
+
+
+@pytest.mark.parametrize(
+    ("environment", "observations", "bounds", "actions"),
+    [
+        # The environment takes [-2, 2].
+        ("Pendulum-v1", 3, (-0.5, 1.5), [-0.5, 0.5, 1.5]),
+        ("Pendulum-v1", 3, (-4.0, 4.0), [-2.0, 0.0, 2.0]),
+        ("Pendulum-v1", 3, (-2.0, 2.0), [-2.0, 0.0, 2.0]),
+        # It takes [-3, 3], and is given them scaled to [-1, 1].
+        ("InvertedPendulum-v5", 4, (-1.5, 0.0), [-0.5, -0.25, 0.0]),
+        ("InvertedPendulum-v5", 4, (0.0, 6.0), [0.0, 1.0, 1.0]),
+        ("InvertedPendulum-v5", 4, (-3.0, 3.0), [-1.0, 0.0, 1.0]),
+    ],
+)
+def test_actions_are_taken_back_by_the_bounds_of_the_data(
+    environment: str,
+    observations: int,
+    bounds: tuple[float, float],
+    actions: list[float],
+    tmp_path: Path,
+) -> None:
+    if environment == "InvertedPendulum-v5":
+        pytest.importorskip("gymnasium.envs.mujoco")
+    path = write(
+        tmp_path / "toy.hdf5",
+        observations=np.zeros((60, observations)),
+        actions=np.full((60, 1), sum(bounds) / 2.0),
+    )
+    found = Data(str(path), environment=environment, action_bounds=bounds)
+    policy = found.acting(lambda key, observation: jax.numpy.array([[-1.0], [0.0], [1.0]]))
+    given = policy(jax.random.key(0), jax.numpy.zeros((3, observations)))
+    np.testing.assert_array_equal(np.asarray(given)[:, 0], np.float32(actions))
+
+
+def test_action_bounds_from_the_command_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = write(tmp_path / "wide.hdf5", actions=np.full((60, 1), 1.5))
+    command = OFFLINE.format(data=wide) + f" --out {tmp_path / 'x'}"
+    assert fails(capsys, command) == (
+        f"{wide}: actions must be in [-1, 1], got 1.5 in transition 0, dimension 0; give "
+        "--action-bounds LOW HIGH if the bounds are others, or --clip-actions to clip."
+    )
+    line = fails(capsys, f"{command} --action-bounds -1.2 1.2")
+    assert "actions must be in [-1.2, 1.2], got 1.5" in line
+    run = run_from(f"{command} --action-bounds -2 2")
+    np.testing.assert_array_equal(run.data.transitions.action, 0.75)
+    run = run_from(f"{command} --clip-actions")
+    np.testing.assert_array_equal(run.data.transitions.action, 1.0)
+    unbounded = tmp_path / "unbounded" / "main_data.hdf5"
+    unbounded.parent.mkdir()
+    with h5py.File(unbounded, "w") as file:
+        arrays = {"observations": np.zeros((3, 3)), "actions": np.zeros((2, 1))}
+        arrays |= {key: np.zeros(2) for key in ("rewards", "terminations", "truncations")}
+        for key, array in arrays.items():
+            file[f"episode_0/{key}"] = array
+    space = {"type": "Box", "low": [-np.inf], "high": [np.inf]}
+    (unbounded.parent / "metadata.json").write_text(json.dumps({"action_space": space}))
+    line = fails(capsys, OFFLINE.format(data=unbounded) + f" --out {tmp_path / 'x'}")
+    assert line.endswith("got low [-inf] and high [inf]; give --action-bounds LOW HIGH.")
+
+
+def test_rewards_are_changed_for_every_algorithm(data: Path) -> None:
+    reward = np.asarray(Data(str(data)).transitions.reward)
+    for algorithm in ("td3_bc", "iql", "pars"):
+        run = run_of(data, algorithm, "reward_scale=3 reward_shift=-0.5 discount=0.9")
+        np.testing.assert_allclose(run.transitions.reward, 3.0 * reward - 0.5, rtol=1e-6)
+        assert run.collapse_line == pytest.approx(20.0 * np.abs(3.0 * reward - 0.5).max())
+        assert run.config()["settings"]["reward_shift"] == -0.5
+        np.testing.assert_array_equal(run.data.transitions.reward, reward)
+    assert run_of(data).transitions.reward is Data(str(data)).transitions.reward
+    assert run_of(data, "pars").transitions.reward[0] == np.float32(100.0) * reward[0]
+
+
+def test_rewards_normalised_by_returns(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reward = np.asarray(Data(str(data)).transitions.reward)
+    returns = reward.reshape(3, 20).sum(axis=1)
+    change = 1000.0 / (returns.max() - returns.min())
+    run = run_of(data, "iql", "reward_normalisation=returns")
+    np.testing.assert_allclose(run.transitions.reward, change * reward, rtol=1e-5)
+    unknown = write(tmp_path / "unknown.hdf5", terminals=np.zeros(60, bool))
+    alike = write(tmp_path / "alike.hdf5", rewards=np.ones(60))
+    for path in (unknown, alike):
+        command = (
+            OFFLINE.format(data=path) + f" reward_normalisation=returns --out {tmp_path / 'x'}"
+        )
+        assert fails(capsys, command) == (
+            "setting 'reward_normalisation' must be none unless the data hold whole episodes of "
+            "different returns; got returns."
+        )
+
+
+def test_pars_is_given_rewards_that_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own scaling would be a second one; the smallest reward is changed as all are."""
+    settings = settings_of("pars", ["reward_scale=50", "reward_shift=3", "min_reward=-2"])
+    specs = {name: resolve("adam", 1e-3, critic=False) for name in ("actor", "critic")}
+    configs: list[PARSConfig] = []
+    entry = dataclasses.replace(ALGORITHMS["pars"], build=lambda *args: configs.append(args[2]))
+    monkeypatch.setitem(ALGORITHMS, "pars", entry)
+    make_learner("pars", 3, 1, settings, specs, 1, 2, None)
+    assert [(config.reward_scale, config.min_reward) for config in configs] == [(1.0, -97.0)]
+
+
+def test_reference_returns(data: Path, tmp_path: Path) -> None:
+    command = OFFLINE.format(data=data) + f" --out {tmp_path / 'x'} --reference-returns"
+    assert np.isnan(Data(str(data)).normalised(50.0))
+    run = run_from(f"{command} -20 80")
+    assert run.config()["reference_returns"] == [-20.0, 80.0]
+    assert run.data.normalised(30.0) == 50.0
+    run = run_from(f"{command} hopper")
+    assert run.config()["reference_returns"] == [-20.272305, 3234.3]
+    assert all(low < high for low, high in D4RL_RETURNS.values())
+
+
+# Optimizers
+
+
+def test_a_learned_optimizer_sets_its_own_steps() -> None:
+    """No learning rate from outside unless its text names one."""
+    for text in ("open@breakout", "optim4rl@small", "optim4rl@small:learning_rate=0.1"):
+        for critic in (True, False):
+            assert str(resolve(text, 3e-4, critic)) == text
+
+
+@pytest.mark.parametrize("optimizer", ["open@breakout", "optim4rl@small"])
+def test_learned_optimizers_of_every_network(optimizer: str, data: Path, tmp_path: Path) -> None:
+    run = run_of(
+        data,
+        "iql",
+        critic_optimizer=optimizer,
+        actor_optimizer=optimizer,
+        value_optimizer=optimizer,
+        steps=1,
+        seeds=(0,),
+        learning_rate=1.0,  # of critic optimizers that take one
+    )
+    config = run.config()
+    assert config["resolved_optimizer"] == optimizer
+    assert config["learning_rate"] is None
+    assert config["other_optimizers"] == {"actor": optimizer, "value": optimizer}
+    train_offline(run, tmp_path / "run", on_note=lambda note: None)
+    logged = rows(tmp_path / "run" / "metrics.csv")
+    assert all(np.isfinite(float(row["critic_loss"])) for row in logged)
+    assert {row["diverged"] for row in logged} == {"0"}
+
+
+def test_other_weights_are_not_resumed(data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    configs = []
+    for seed in (0, 1):
+        meta_params = quick.quick_jit(optim.OPEN().init)(jax.random.key(seed))
+        optim.save_meta_params(
+            weights, meta_params, {"architecture": "open", "training_tasks": "none"}
+        )
+        configs.append(run_of(data, actor_optimizer=f"open@{weights}").config())
+    differing = {key for key in configs[0] if configs[0][key] != configs[1][key]}
+    assert differing == {"actor_weights_sha256"}
+
+
+# Presets
+
+
+def test_zero_is_not_taken_for_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    command = Offline(preset="r1", critic_learning_rate=0.0, steps=0, seeds=0, subset=0).filled()
+    given = (command.critic_learning_rate, command.steps, command.seeds, command.subset)
+    assert given == (0.0, 0, 0, 0)
+    line = fails(capsys, "offline --preset r1 --critic-learning-rate 0")
+    assert line == "--critic-learning-rate must be a number above 0; got '0'."
+
+
 @pytest.mark.parametrize("name", OFFLINE_PRESETS)
 def test_presets_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -276,6 +469,45 @@ def test_killed_at_any_moment(data: Path, tmp_path: Path) -> None:
             "batch_size=8 -> actor_period=0",
             "setting 'actor_period' must be in [1, 1048576]; got 0.",
         ),
+        ("batch_size=8 -> reward_scale=0", "setting 'reward_scale' must be in (0, inf); got 0.0."),
+        (
+            "batch_size=8 -> reward_shift=nan",
+            "setting 'reward_shift' must be a finite number; got nan.",
+        ),
+        (
+            "batch_size=8 -> reward_normalisation=iql",
+            "setting 'reward_normalisation' must be none or returns; got iql.",
+        ),
+        ("batch_size=8 -> reward_scale=1e39", "of the rewards make numbers of them that are not"),
+        (
+            "--evaluations 4 -> --evaluations -1",
+            "--evaluations must be a whole number, at least 0; got '-1'.",
+        ),
+        (
+            "--seeds 3 -> --seeds 3 --subset-seed -1",
+            "--subset-seed must be a whole number, at least 0; got '-1'.",
+        ),
+        (
+            "--seeds 3 -> --seeds 3 --critic-learning-rate x",
+            "--critic-learning-rate must be a number above 0; got 'x'.",
+        ),
+        (
+            "--seeds 3 -> --seeds 3 --action-bounds 1 1",
+            "--action-bounds must be two numbers, LOW below HIGH; got '1 1'.",
+        ),
+        (
+            "--seeds 3 -> --seeds 3 --action-bounds 1",
+            "--action-bounds must be two numbers, LOW below HIGH; got '1'.",
+        ),
+        (
+            "--seeds 3 -> --seeds 3 --reference-returns 0 nan",
+            "--reference-returns must be two numbers, RANDOM below EXPERT, or a D4RL environment; "
+            "got '0 nan'.",
+        ),
+        (
+            "--seeds 3 -> --seeds 3 --reference-returns hoper",
+            "unknown D4RL environment 'hoper'; the nearest is 'hopper'.",
+        ),
         ("batch_size=8 -> polyak=2", "polyak must be in [0, 1]; got 2.0."),
         ("Pendulum-v1:max_steps_in_episode=5 -> Pendulum", "unknown environment 'Pendulum'"),
         ("Pendulum-v1:max_steps_in_episode=5 -> CartPole-v1", "observations and actions of other"),
@@ -295,7 +527,7 @@ def test_arguments_that_make_no_sense(
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"rewards": np.full(60, np.nan)}, "rewards must be finite, got nan or inf in row 0."),
+        ({"rewards": np.full(60, np.nan)}, "rewards must be finite in float32, got nan in row 0."),
         ({"actions": np.full((60, 1), 1.5)}, "actions must be in [-1, 1], got 1.5"),
         (
             {key: np.zeros((0, 3))[:, :width] for key, width in (("observations", 3),)}
