@@ -5,6 +5,8 @@ import inspect
 import types
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
