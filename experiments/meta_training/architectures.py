@@ -21,7 +21,7 @@ class LearnedOptimizer:
     """An architecture, and how it is used.
 
     Attributes:
-        name: a key of `optim.meta_params.ARCHITECTURES`.
+        name: a key of `optim.learned.meta_params.ARCHITECTURES`.
         architecture: with its sizes.
         options: what `transform` gets beside the meta-parameters.
         start: the first meta-parameters, or None to draw them.
@@ -87,7 +87,16 @@ class LearnedOptimizer:
         """The optimizer with given meta-parameters.
 
         Raises:
-            ValueError: if a learning rate is needed, see `several_rates`.
+            ValueError: see `check_learning_rate`.
+        """
+        self.check_learning_rate()
+        return self.architecture.transform(meta_params, **self.options)
+
+    def check_learning_rate(self) -> None:
+        """Refuses to choose one of several.
+
+        Raises:
+            ValueError: if the start was trained at several learning rates and none is given.
         """
         if self.several_rates and "learning_rate" not in self.options:
             raise ValueError(
@@ -95,7 +104,6 @@ class LearnedOptimizer:
                 f"{self.several_rates}, and to start from them each task must be given one, or the "
                 "optimizer an option learning_rate."
             )
-        return self.architecture.transform(meta_params, **self.options)
 
 
 def _as(parameter: inspect.Parameter, value: Any) -> Any:
