@@ -155,7 +155,7 @@ class RunDirectory:
             ValueError: see `check`.
         """
         how = {"resume": resume, "overwrite": overwrite}
-        _check_usable(path, **how)
+        cls.check_free(path, **how)
         path.mkdir(parents=True, exist_ok=True)
         directory = cls(path, config.get("seeds"), on_note, metrics)
         try:
