@@ -238,5 +238,6 @@ class Plan:
         for path, (env, optimizer) in self.runs.items():
             settings = change_settings(TASKS[parse_environment(env)[0]].settings, self.settings)
             seeds = tuple(range(self.seeds))
-            configs[path] = RunConfig(env, optimizer, self.steps, seeds, settings)
+            run = RunConfig(env, optimizer, self.steps, seeds, settings)
+            configs[path] = run.as_begun(path) if self.resume else run
         return configs

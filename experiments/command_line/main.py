@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from typing import NoReturn
 
 import tyro
@@ -21,7 +21,7 @@ from experiments.command_line.listing import LISTS, List
 from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.offline import Offline
 from experiments.command_line.report import Report
-from experiments.runs.directory import Stopped
+from experiments.runs.stopping import Stopped, Terminated, listening
 from experiments.settings import unknown
 
 # No jax at import: `--help` answers at once, and XLA's settings have to be made before jax starts.
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with 2 on bad input, 1 where a file cannot be read or written or memory does not
-            suffice, 130 when interrupted. The reason is one line on stderr.
+            suffice, 130 when interrupted, and 128 plus the number of the signal when told to end.
+            The reason is one line on stderr.
     """
     hint = ""
     try:
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hint = _GO_ON if command.resumes else ""
         if command.computes:
             prepare_xla()
-        command.run()
+        with listening() if command.resumes else contextlib.nullcontext():
+            command.run()
     except (UsageError, ValueError) as error:
         _fail(str(error), 2)
     except OSError as error:
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error}.", 1)
     except MemoryError as error:
         _fail(f"{error}{hint}.", 1)
+    except Terminated as error:
+        _fail(f"terminated{hint}.", 128 + error.number)
     except KeyboardInterrupt:
         _fail(f"interrupted{hint}.", 130)
 
@@ -111,7 +115,7 @@ def _parse(arguments: list[str]) -> Command:
             raise UsageError(f"{option} is given twice; several values follow it once.")
     errors = io.StringIO()
     try:
-        with redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(
                 {**COMMANDS},
                 prog="rl-optim",

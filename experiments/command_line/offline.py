@@ -216,6 +216,8 @@ class Offline(Command):
         if self._preset and self.dataset is None and not Path(str(command.dataset)).exists():
             collect_planned(self._preset.collection, Path(str(command.out)) / "data")
         runs = {path: command.run_of(optimizer) for path, optimizer in command.paths().items()}
+        if self.resume:
+            runs = {path: run.as_begun(path) for path, run in runs.items()}
         for path, run in runs.items():
             RunDirectory.check(path, run.config(), **how)
         shown = {

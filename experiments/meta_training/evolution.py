@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import optim
-from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import meta_tasks
 from experiments.meta_training.training import MetaRun, asked_of_all
@@ -90,8 +89,7 @@ class EvolutionRunConfig(MetaRun):
     @functools.cached_property
     def trainer(self) -> Trainer:
         """See `MetaRun`."""
-        init = LearnedOptimizer.parse(self.optimizer).init
-        return evolution(init, self.lifetimes(self.stretches), self.evolution)
+        return evolution(self.learned.init, self.lifetimes(self.stretches), self.evolution)
 
 
 def _strategy(text: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import optax
 
 import optim
-from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask, meta_tasks
 from experiments.meta_training.training import MetaRun, asked_of_all
@@ -78,7 +77,7 @@ class ImitationRunConfig(MetaRun):
     @functools.cached_property
     def trainer(self) -> Trainer:
         """See `MetaRun`."""
-        learned = LearnedOptimizer.parse(self.optimizer)
+        learned = self.learned
         return imitation(
             learned.init,
             [task.task(1) for task in self.tasks],

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask, meta_tasks
 from experiments.meta_training.training import METRICS, MetaRun, asked_of_all
@@ -137,7 +136,7 @@ class PipelineRunConfig(MetaRun):
 
     def windows(self) -> list[Windows]:
         """The tasks as the trainer plays them."""
-        learned = LearnedOptimizer.parse(self.optimizer)
+        learned = self.learned
         changed = first_order if self.options.first_order else (lambda build: build)
         return [
             windows(
@@ -153,8 +152,7 @@ class PipelineRunConfig(MetaRun):
     @functools.cached_property
     def trainer(self) -> Trainer:
         """See `MetaRun`."""
-        init = LearnedOptimizer.parse(self.optimizer).init
-        return pipeline(init, self.windows(), self.options.trainer)
+        return pipeline(self.learned.init, self.windows(), self.options.trainer)
 
     def on_point(self, path: Path) -> None:
         """Writes `returns_by_age.csv` anew."""

@@ -22,7 +22,9 @@ import optim
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask
-from experiments.runs.directory import RunDirectory, Stopped
+from experiments.runs import weights as weights_files
+from experiments.runs.directory import RunDirectory
+from experiments.runs.stopping import Stopped, deferred
 from meta.population import evaluation
 from meta.task import Lifetimes, lifetimes
 from meta.trainer import MetaParams, Trainer
@@ -63,7 +65,7 @@ class MetaRun(abc.ABC):
     remedy: ClassVar[str] = ""  # what may help then
 
     def __post_init__(self) -> None:
-        learned = LearnedOptimizer.parse(self.optimizer)
+        learned = self.learned
         for name in ("generations", "evaluate_every", "evaluation_seeds"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
@@ -97,6 +99,17 @@ class MetaRun(abc.ABC):
     def trainer(self) -> Trainer:
         """The trainer."""
 
+    @functools.cached_property
+    def start(self) -> bytes | None:
+        """Content of the file where training starts, which is read once; None if it is drawn."""
+        return weights_files.read(optim.OptimizerSpec.parse(self.optimizer))
+
+    @functools.cached_property
+    def learned(self) -> LearnedOptimizer:
+        """What is trained."""
+        with weights_files.copied(optim.OptimizerSpec.parse(self.optimizer), self.start) as spec:
+            return LearnedOptimizer.parse(str(spec))
+
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
         return {
@@ -116,14 +129,14 @@ class MetaRun(abc.ABC):
             "evaluate_every": self.evaluate_every,
             "evaluation_seeds": self.evaluation_seeds,
             "seed": self.seed,
-        }
+        } | ({"start_sha256": weights_files.sha256(self.start)} if self.start else {})
 
     def lifetimes(self, stretches: int) -> list[Lifetimes]:
         """The tasks as evolution and evaluations play them."""
-        learned = LearnedOptimizer.parse(self.optimizer)
         # The same lifetimes whether cut or whole, so their length is that of the cut ones.
         return [
-            lifetimes(task.task(self.parts), task.build(learned), stretches) for task in self.tasks
+            lifetimes(task.task(self.parts), task.build(self.learned), stretches)
+            for task in self.tasks
         ]
 
     @functools.cached_property
@@ -189,7 +202,8 @@ def meta_train(
         run: what to train.
         path: the run directory.
         resume: continue what is in the directory. Metrics and meta-parameters come out as without
-            the interruption, bit for bit (on the same machine and versions).
+            the interruption, bit for bit (on the same machine, devices and versions). A run of
+            fewer generations is prolonged.
         overwrite: replace the run in the directory.
         on_start: called once, with the generations that were done before.
         on_generation: called after each generation.
@@ -201,55 +215,73 @@ def meta_train(
         ValueError: see `RunDirectory.create`.
         OSError: if something cannot be written; what was logged can be resumed.
         Stopped: if `run.most_skipped` steps in a row had no finite meta-gradient. The last good
-            meta-parameters are saved.
+            meta-parameters are saved. Also if something in the directory cannot be used, see
+            `RunDirectory.begin`.
+        Terminated: if the process was told to end; the last generation can be resumed.
     """
-    directory = RunDirectory.create(
-        path,
-        run.config(),
-        resume=resume,
-        overwrite=overwrite,
-        on_note=on_note,
-        metrics=METRICS,
-    )
-    written = [_generations_in(path / name) for name in (WEIGHTS, BEST)]
-    if directory.points_logged() == run.generations == written[0] and written[1] is not None:
-        on_start(run.generations)
-        return
-    trainer = run.trainer
-    progress: Progress
-    first, progress = directory.begin(_newborn(trainer, run.seed))
-    on_start(first)
-    if trainer.memory is not None and first < run.generations:
-        needed = trainer.memory(progress.state) / 2**20
-        on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
-    for number in range(first, run.generations):
-        state, metrics = trainer.step(progress.state)
-        progress = progress._replace(state=state)
-        row: dict[str, Any] = {"generation": number, "env_steps": (number + 1) * run.env_steps}
-        values: dict[str, np.ndarray] = jax.device_get(metrics)
-        row |= _columns(values)
-        is_last = number + 1 == run.generations
-        in_a_row = int(values.get("skipped_in_a_row", 0))
-        stopped = run.most_skipped is not None and in_a_row >= run.most_skipped
-        judged = None
-        if is_last or (number + 1) % run.evaluate_every == 0:
-            meta_params = trainer.meta_params(state)
-            judged = run.evaluate(meta_params)
-            progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
-        row |= _evaluation_columns(judged, len(run.tasks))
-        is_end = is_last or stopped
-        seconds = directory.log(number, [row], progress, 0.0 if is_end else checkpoint_seconds)
-        if judged is not None or stopped:
-            _save_weights(path, run, progress, number + 1)
-        judgement = math.nan if judged is None else float(judged.mean())
-        on_generation(Generation(number, seconds, values, judgement))
-        if stopped:
-            raise Stopped(
-                f"the meta-gradient was not finite {in_a_row} times in a row; the meta-parameters "
-                f"from before are in {path / WEIGHTS}{run.remedy}"
-            )
-    if first == run.generations:  # killed between its last checkpoint and the weights
-        _save_weights(path, run, progress, run.generations)
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "on_note": on_note}
+    how["files"] = {"start.safetensors": run.start} if run.start else {}
+    with RunDirectory.create(path, run.config(), metrics=METRICS, **how) as directory:
+        written = [_generations_in(path / name) for name in (WEIGHTS, BEST)]
+        if directory.points_logged() == run.generations == written[0] and written[1] is not None:
+            directory.check_metrics(run.generations - 1)
+            on_start(run.generations)
+            return
+        trainer = run.trainer
+        progress: Progress
+        first, progress = directory.begin(_newborn(trainer, run.seed))
+        on_start(first)
+        if trainer.memory is not None and first < run.generations:
+            needed = trainer.memory(progress.state) / 2**20
+            on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
+        with deferred():
+            for number in range(first, run.generations):
+                progress = _generation(
+                    run, directory, progress, number, on_generation, checkpoint_seconds
+                )
+        if first == run.generations:  # killed between its last checkpoint and the weights
+            _save_weights(path, run, progress, run.generations)
+
+
+def _generation(
+    run: MetaRun,
+    directory: RunDirectory,
+    progress: Progress,
+    number: int,
+    on_generation: Callable[[Generation], None],
+    checkpoint_seconds: float,
+) -> Progress:
+    """Trains for a generation and logs it; the arguments are those of `meta_train`.
+
+    Raises:
+        Stopped: see `meta_train`.
+    """
+    state, metrics = run.trainer.step(progress.state)
+    progress = progress._replace(state=state)
+    row: dict[str, Any] = {"generation": number, "env_steps": (number + 1) * run.env_steps}
+    values: dict[str, np.ndarray] = jax.device_get(metrics)
+    row |= _columns(values)
+    is_last = number + 1 == run.generations
+    in_a_row = int(values.get("skipped_in_a_row", 0))
+    stopped = run.most_skipped is not None and in_a_row >= run.most_skipped
+    judged = None
+    if is_last or (number + 1) % run.evaluate_every == 0:
+        meta_params = run.trainer.meta_params(state)
+        judged = run.evaluate(meta_params)
+        progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
+    row |= _evaluation_columns(judged, len(run.tasks))
+    is_end = is_last or stopped
+    seconds = directory.log(number, [row], progress, 0.0 if is_end else checkpoint_seconds)
+    if judged is not None or stopped:
+        _save_weights(directory.path, run, progress, number + 1)
+    judgement = math.nan if judged is None else float(judged.mean())
+    on_generation(Generation(number, seconds, values, judgement))
+    if stopped:
+        raise Stopped(
+            f"the meta-gradient was not finite {in_a_row} times in a row; the meta-parameters "
+            f"from before are in {directory.path / WEIGHTS}{run.remedy}"
+        )
+    return progress
 
 
 def _newborn(trainer: Trainer, seed: int) -> Progress:
@@ -297,7 +329,7 @@ def _text(value: Any) -> str:
 
 def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int) -> None:
     """Writes the last weights and the best, and what follows from the metrics."""
-    learned = LearnedOptimizer.parse(run.optimizer)
+    learned = run.learned
     options = dict(learned.options)
     metadata: dict[str, Any] = {
         "architecture": learned.architecture,
@@ -306,9 +338,11 @@ def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int
         "optimizer": run.optimizer,
     }
     own = options.pop("learning_rate", None)
-    rates = [task.learning_rate or own for task in run.tasks]
+    rates = [own if t.learning_rate is None else t.learning_rate for t in run.tasks]
     if len(set(rates)) > 1:  # to use the weights, one has to be chosen
-        metadata["learning_rates"] = " ".join(str(rate or "default") for rate in rates)
+        metadata["learning_rates"] = " ".join(
+            "default" if rate is None else str(rate) for rate in rates
+        )
     elif rates[0] is not None:
         options["learning_rate"] = rates[0]
 

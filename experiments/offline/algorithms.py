@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,6 @@ from agents.offline.rebrac import ReBRACConfig, rebrac
 from agents.offline.sqog import SQOGConfig, sqog
 from agents.offline.td3_bc import TD3BCConfig, td3_bc
 from experiments.settings import parse_value, unknown
-from optim.learned.meta_params import find_meta_params
 
 EPS = 1e-4
 _SAME_EPS = frozenset(
@@ -205,17 +203,6 @@ def resolve(text: str, learning_rate: float, critic: bool) -> optim.OptimizerSpe
     if critic and spec.name in _SAME_EPS:
         options["eps"] = EPS
     return dataclasses.replace(spec, options=tuple((options | dict(spec.options)).items()))
-
-
-def weights_digest(spec: optim.OptimizerSpec) -> str | None:
-    """Of the file of a learned optimizer's weights; None if it is not learned.
-
-    Raises:
-        ValueError: if there are no such weights.
-    """
-    if spec.weights is None or spec.name not in optim.learned_names():
-        return None
-    return hashlib.sha256(find_meta_params(spec.name, spec.weights).read_bytes()).hexdigest()
 
 
 def make_learner(

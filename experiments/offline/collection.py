@@ -44,7 +44,7 @@ from agents.wrappers import AutoReset, Batch
 from experiments.offline.datasets import environment_named
 from experiments.online.tasks import TASKS
 from experiments.online.training import ppo_config
-from experiments.runs.directory import package_version
+from experiments.runs.circumstances import package_version
 from experiments.settings import Settings, change_settings, unknown
 
 KINDS = ("random", "medium", "medium-replay", "expert", "medium-expert")

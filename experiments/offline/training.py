@@ -8,6 +8,7 @@ stretch: `mean_abs_q`, `critic_loss`, ...), `collapsed` and, on request, the sta
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -37,15 +38,18 @@ from experiments.offline.algorithms import (
     make_learner,
     resolve,
     reward_change,
-    weights_digest,
 )
 from experiments.offline.datasets import Data
+from experiments.runs import weights as weights_files
+from experiments.runs.identity import earlier_ends
 from experiments.runs.reading import FORMAT
 from experiments.runs.training import (
     Point,
     Program,
     Row,
     all_finite,
+    check_seeds,
+    divided_up,
     evaluation_rows,
     seed_keys,
     seed_mesh,
@@ -53,7 +57,7 @@ from experiments.runs.training import (
 )
 from optim import diagnostics
 
-POINTS = 100  # logged points in a run, as long as a stretch stays below
+POINTS = 100  # logged points in a run, unless it is prolonged, as long as a stretch stays below
 _LONGEST_STRETCH = 1000  # updates of the critic
 _EVALUATION_STREAM = 2**31  # folded into a seed's key, with the point's number
 _DIAGNOSTICS_STREAM = 2**30
@@ -71,20 +75,24 @@ class OfflineRun:
     Attributes:
         algorithm: a key of `experiments.offline.algorithms.ALGORITHMS`.
         data: what is learned from.
-        critic_optimizer: `NAME[:key=value,...]`, as the user wrote it.
+        critic_optimizer: `NAME[@WEIGHTS][:key=value,...]`, as the user wrote it.
         steps: updates of the critic, at least; whole stretches are done.
-        seeds: which seeds.
+        seeds: which seeds, different whole numbers in [0, 2**32 - 1].
         settings: of the algorithm, as `settings_of` gives them.
         actor_optimizer: likewise.
         value_optimizer: likewise; of IQL alone.
         learning_rate: of optimizers that name none; None is the published one.
-        evaluations: how many times the policy is evaluated, the end included; 0 never does.
+        evaluations: how many times the policy is evaluated, the end included; 0 never does. A run
+            that is prolonged goes on at the same intervals.
         evaluation_episodes: in each of them, and in the final one.
         diagnostics_every: updates of the critic between two stability tests, rounded up to whole
             stretches; None makes none.
+        prolonged_at: steps at which it ended before it was prolonged. The first of them say how
+            often it is logged and evaluated.
 
     Raises:
         ValueError: on construction, if anything in it is unknown or not allowed.
+        OSError: likewise, if the file of a learned optimizer's weights cannot be read.
     """
 
     algorithm: str
@@ -99,9 +107,11 @@ class OfflineRun:
     evaluations: int = 10
     evaluation_episodes: int = 10
     diagnostics_every: int | None = None
+    prolonged_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         algorithm_named(self.algorithm)
+        check_seeds(self.seeds)
         if not 1 <= self.steps < 2**31:
             raise ValueError(f"steps must be in [1, {2**31 - 1}]; got {self.steps}.")
         if self.evaluations < 0 or self.evaluation_episodes < 1:
@@ -146,8 +156,18 @@ class OfflineRun:
         }
 
     @functools.cached_property
+    def weights(self) -> dict[str, bytes]:
+        """Contents of the files of learned optimizers' weights by network; each is read once."""
+        contents = {name: weights_files.read(spec) for name, spec in self.specs.items()}
+        return {name: content for name, content in contents.items() if content is not None}
+
+    @functools.cached_property
     def learner(self) -> OfflineLearner:
         """The learner."""
+        learned = {
+            name: weights_files.make(self.specs[name], content)
+            for name, content in self.weights.items()
+        }
         return make_learner(
             self.algorithm,
             *self.data.sizes,
@@ -156,7 +176,7 @@ class OfflineRun:
             self.points,
             self.stretch,
             observation_statistics(self.data.transitions),
-            self.transformations,
+            learned | self.transformations,
             self.data.dataset.episode_returns,
         )
 
@@ -189,13 +209,32 @@ class OfflineRun:
     def stretch(self) -> int:
         """Updates of the critic from one logged point to the next."""
         period = self.settings.get("actor_period", 1)
-        wanted = min(math.ceil(self.steps / POINTS), _LONGEST_STRETCH)
-        return math.ceil(wanted / period) * period
+        wanted = min(divided_up(self._first_steps, POINTS), _LONGEST_STRETCH)
+        return divided_up(wanted, period) * period
 
     @property
     def points(self) -> int:
         """Logged points."""
-        return math.ceil(self.steps / self.stretch)
+        return divided_up(self.steps, self.stretch)
+
+    def step(self, points: int) -> int:
+        """Updates of the critic once so many points are logged."""
+        return points * self.stretch
+
+    def as_begun(self, path: Path) -> OfflineRun:
+        """The run as it goes on from what is in a directory, if it prolongs that."""
+        ends = earlier_ends(path, self.steps)
+        if ends == self.prolonged_at:
+            return self
+        run = copy.copy(self)  # with the weights, which are not read again
+        object.__setattr__(run, "prolonged_at", ends)
+        for name in ("learner", "program"):  # they know how long it is
+            run.__dict__.pop(name, None)
+        return run
+
+    @property
+    def _first_steps(self) -> int:
+        return (*self.prolonged_at, self.steps)[0]
 
     @property
     def collapse_line(self) -> float:
@@ -206,8 +245,8 @@ class OfflineRun:
         """Whether the policy is evaluated after a point."""
         if self.data.evaluation[0] is None:
             return False
-        share = self.evaluations / self.points
-        return math.floor((point + 1) * share) > math.floor(point * share)
+        times, points = self.evaluations, divided_up(self._first_steps, self.stretch)
+        return (point + 1) * times // points > point * times // points
 
     def is_diagnosed(self, point: int) -> bool:
         """Whether the critic's stability is tested after a point."""
@@ -220,7 +259,8 @@ class OfflineRun:
         """What `config.json` says, but for the circumstances."""
         environment, name = self.data.evaluation
         references = self.data.references
-        weights = {name: weights_digest(spec) for name, spec in self.specs.items()}
+        digests = {name: weights_files.sha256(content) for name, content in self.weights.items()}
+        critic_digest = digests.pop("critic", None)
         return {
             "format": FORMAT,
             "environment": f"{self.data.dataset.title}, {self.algorithm}",
@@ -250,7 +290,14 @@ class OfflineRun:
             "diagnostics_every": self.diagnostics_every,
             "collapse_line": self.collapse_line,
             "normaliser": None,
-        } | {f"{name}_weights_sha256": digest for name, digest in weights.items() if digest}
+        } | {
+            key: value
+            for key, value in (
+                ("weights_sha256", critic_digest),
+                ("other_weights_sha256", digests),
+            )
+            if value
+        }
 
 
 def train_offline(
@@ -273,7 +320,8 @@ def train_offline(
         run: what to train.
         path: the run directory.
         resume: continue what is in the directory. The metrics come out as without the interruption,
-            bit for bit (on the same machine and versions).
+            bit for bit (on the same machine, devices and versions). A shorter run is prolonged, if
+            nothing in it depends on its length.
         overwrite: replace the run in the directory.
         on_start: called once, with the updates that each seed had done before.
         on_point: called after each logged stretch.
@@ -284,13 +332,21 @@ def train_offline(
     Raises:
         ValueError: see `RunDirectory.create`.
         OSError: if something cannot be written; what was logged can be resumed.
+        Stopped: if something in the directory cannot be used, see `RunDirectory.begin`.
+        Terminated: if the process was told to end; the last logged point can be resumed.
     """
+    if resume:
+        run = run.as_begun(path)
     train_seeds(
         path,
         run.config(),
         lambda: _seeds_program(run, on_note),
+        files={
+            "weights.safetensors" if name == "critic" else f"{name}_weights.safetensors": content
+            for name, content in run.weights.items()
+        },
         points=run.points,
-        step=lambda points: points * run.stretch,
+        step=run.step,
         resume=resume,
         overwrite=overwrite,
         on_start=on_start,
@@ -382,7 +438,7 @@ def _rows(
         score = run.data.normalised(value)
         yield {
             "point": index,
-            "step": (index + 1) * run.stretch,
+            "step": run.step(index + 1),
             "seed": seed,
             "episode_return": repr(value) if is_known else "",
             "episodes": run.evaluation_episodes if is_known else 0,
@@ -402,7 +458,8 @@ def _diagnosed(run: OfflineRun, index: int, seed: int, states: Any) -> dict[str,
     # A critic that has exploded cannot be tested: float32's second moments overflow before it does.
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
         return empty
-    key = jax.random.fold_in(jax.random.key(run.seeds[seed]), _DIAGNOSTICS_STREAM + index)
+    key = jax.random.key(np.uint32(run.seeds[seed]))
+    key = jax.random.fold_in(key, _DIAGNOSTICS_STREAM + index)
     rows = np.asarray(
         jax.random.randint(key, (_DIAGNOSTIC_ROWS,), 0, len(run.data.transitions.reward))
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-import hashlib
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,21 +21,24 @@ from agents.evaluation import evaluate
 from agents.learner import Learner
 from agents.ppo import PPOConfig, ppo
 from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+from experiments.runs import weights as weights_files
+from experiments.runs.identity import earlier_ends
 from experiments.runs.reading import FORMAT
 from experiments.runs.training import (
     Point,
     Program,
     Row,
     all_finite,
+    check_seeds,
+    divided_up,
     evaluation_rows,
     seed_keys,
     seed_mesh,
     train_seeds,
 )
 from experiments.settings import Settings
-from optim.learned.meta_params import find_meta_params
 
-POINTS = 100  # logged points in a run, at most
+POINTS = 100  # logged points in a run, at most, unless it is prolonged
 EVALUATION_EPISODES = 64
 _EVALUATION_STREAM = 2**31  # folded into a seed's key; iterations never get as far
 
@@ -49,11 +51,14 @@ class RunConfig:
         environment: `NAME[:key=value,...]`.
         optimizer: `NAME[@WEIGHTS][:key=value,...]`, as the user wrote it.
         steps: environment steps of each seed, at least; whole iterations are done.
-        seeds: which seeds.
+        seeds: which seeds, different whole numbers in [0, 2**32 - 1].
         settings: of PPO and of the chain around the optimizer.
+        prolonged_at: steps at which it ended, each whole iterations, before it was prolonged. The
+            first of them say how often it is logged.
 
     Raises:
         ValueError: on construction, if anything in it is unknown or not allowed.
+        OSError: likewise, if the file of a learned optimizer's weights cannot be read.
     """
 
     environment: str
@@ -61,10 +66,12 @@ class RunConfig:
     steps: int
     seeds: tuple[int, ...]
     settings: Settings
+    prolonged_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         make_environment(self.environment)
-        optim.make(self.spec)
+        weights_files.make(self.spec, self.weights_content)  # says what is not allowed
+        check_seeds(self.seeds)
         updates = self.settings.epochs * self.settings.minibatches
         most = (2**31 - 1) // updates * self.steps_per_iteration  # updates are counted in int32
         if not 1 <= self.steps <= most:
@@ -78,7 +85,7 @@ class RunConfig:
     @property
     def iterations(self) -> int:
         """Rollouts of each seed."""
-        return math.ceil(self.steps / self.steps_per_iteration)
+        return divided_up(self.steps, self.steps_per_iteration)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -88,16 +95,39 @@ class RunConfig:
     @property
     def iterations_per_point(self) -> int:
         """Rollouts between one logged point and the next; the last may come sooner."""
-        return math.ceil(self.iterations / POINTS)
+        first = (*self._ends, self.iterations)[0]
+        return divided_up(first, POINTS)
 
     @property
     def points(self) -> int:
         """Logged points."""
-        return math.ceil(self.iterations / self.iterations_per_point)
+        return len(self._iterations_at) - 1
 
     def step(self, points: int) -> int:
         """Environment steps of each seed once so many points are logged."""
-        return min(points * self.iterations_per_point, self.iterations) * self.steps_per_iteration
+        return self._iterations_at[points] * self.steps_per_iteration
+
+    def as_begun(self, path: Path) -> RunConfig:
+        """The run as it goes on from what is in a directory, if it prolongs that."""
+        ends = earlier_ends(path, self.steps)
+        if ends == self.prolonged_at:
+            return self
+        run = copy.copy(self)  # with the weights, which are not read again
+        object.__setattr__(run, "prolonged_at", ends)
+        return run
+
+    @property
+    def _ends(self) -> list[int]:
+        """Iterations after which it ended before it was prolonged."""
+        return [divided_up(steps, self.steps_per_iteration) for steps in self.prolonged_at]
+
+    @property
+    def _iterations_at(self) -> list[int]:
+        """Iterations done when so many points are logged."""
+        done = [0]
+        for end in (*self._ends, self.iterations):
+            done += [*range(done[-1], end, self.iterations_per_point)[1:], end]
+        return done
 
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
@@ -124,11 +154,13 @@ class RunConfig:
     @property
     def weights(self) -> str | None:
         """Digest of the file of a learned optimizer's weights; None if it is not learned."""
-        spec = self.spec
-        if spec.weights is None:
-            return None
-        file = find_meta_params(spec.name, spec.weights)
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        content = self.weights_content
+        return None if content is None else weights_files.sha256(content)
+
+    @functools.cached_property
+    def weights_content(self) -> bytes | None:
+        """Content of that file, which is read once."""
+        return weights_files.read(self.spec)
 
     @property
     def _annealed(self) -> bool:
@@ -157,7 +189,8 @@ def train(
         run: what to train.
         path: the run directory.
         resume: continue what is in the directory. The metrics come out as without the interruption,
-            bit for bit (on the same machine and versions).
+            bit for bit (on the same machine, devices and versions). A shorter run is prolonged, if
+            nothing in it depends on its length.
         overwrite: replace the run in the directory.
         on_start: called once, with the environment steps that each seed had done before.
         on_point: called after each logged stretch.
@@ -167,11 +200,17 @@ def train(
     Raises:
         ValueError: see `RunDirectory.create`.
         OSError: if something cannot be written; what was logged can be resumed.
+        Stopped: if something in the directory cannot be used, see `RunDirectory.begin`.
+        Terminated: if the process was told to end; the last logged point can be resumed.
     """
+    if resume:
+        run = run.as_begun(path)
+    content = run.weights_content
     train_seeds(
         path,
         run.config(),
         lambda: _program(run),
+        files={} if content is None else {"weights.safetensors": content},
         points=run.points,
         step=run.step,
         resume=resume,
@@ -206,7 +245,7 @@ def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
         keys than seeds, so that every device has equally many: the surplus is computed and dropped.
     """
     mesh = seed_mesh(len(run.seeds))
-    weights = run.weights
+    weights = run.weights_content
     spec = run.spec if weights else without_learning_rate(run.spec)
     rate = 1.0 if weights else run.spec.learning_rate  # a learned optimizer takes no notice of it
     program = _compiled(run.environment, spec, weights, run.settings, mesh)
@@ -234,7 +273,7 @@ class Compiled(NamedTuple):
 def _compiled(
     environment_text: str,
     spec: optim.OptimizerSpec,
-    weights: str | None,  # their digest: a file of the same name may hold others later
+    weights: bytes | None,  # a file of the same name may hold others later
     settings: Settings,
     mesh: Mesh,
 ) -> Compiled:
@@ -242,7 +281,8 @@ def _compiled(
 
     def learner(numbers: Numbers) -> Learner:  # of one seed
         config = ppo_config(settings, numbers.iterations)
-        return ppo(environment, config, chain(spec, settings, config, numbers.learning_rate))
+        optimizer = chain(spec, settings, config, numbers.learning_rate, weights)
+        return ppo(environment, config, optimizer)
 
     each = functools.partial(jax.vmap, in_axes=(Numbers(0, None), 0))
 
@@ -300,15 +340,18 @@ def chain(
     settings: Settings,
     config: PPOConfig,
     learning_rate: float | jax.Array,
+    weights: bytes | None = None,
 ) -> optax.GradientTransformation:
     """Gradient clipping, then the optimizer, with its learning rate annealed if that is set.
 
     The learning rate of iteration i of n is (1 - i / n) times the full one. Optimizers that take no
-    schedule keep it constant. Learned ones set their own steps, and are given none.
+    schedule keep it constant. Learned ones set their own steps, and are given none; they are made
+    from the content of the file of their weights, which is read unless it is given.
     """
     clip = optim.clip_by_network_norm(settings.max_grad_norm)
     if spec.weights is not None:
-        return optax.chain(clip, optim.make(spec))
+        content = weights_files.read(spec) if weights is None else weights
+        return optax.chain(clip, weights_files.make(spec, content))
 
     def annealed(count: jax.Array) -> jax.Array:
         iteration = count // config.updates_per_iteration

@@ -7,59 +7,70 @@
   point). It holds no times, so that a run and its resumed twin write the same bytes;
 - `timing.csv`: seconds of wall time since the start, per logged point;
 - `evaluation.csv`: fresh episodes after training. It is written last: a run that has it is done;
+- `weights.safetensors`, and offline those of other networks than the critic: learned optimizers'
+  weights, as they were when the run began; `start.safetensors`: where meta-training began;
 - `meta_params.safetensors`, `best_meta_params.safetensors`: of meta-training, what was learned up
   to the last evaluation, and the best of what was evaluated;
 - `returns_by_age.csv`: of pipeline training, what agents of each age reached, from the metrics;
-- `checkpoints/`: the last two states, by orbax, and `checkpoints.json`, their checksums.
+- `checkpoints/`: the last two states, by orbax, and `checkpoints.json`, their checksums;
+- `.lock`: locked as long as a process writes the run.
+
+A run that is resumed forgets what it logged after the checkpoint from which it goes on, and logs it
+again. Where more has to go, because something is damaged, a copy stays in `checkpoints/`; and where
+it is not certain what is damaged, nothing is changed and the run is not resumed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import errno
 import hashlib
-import io
 import json
-import logging
-import math
 import os
-import platform
 import shutil
-import subprocess
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from experiments.runs import identity
+from experiments.runs.checkpoints import CHECKSUMS, FOLDER, Checkpoints
+from experiments.runs.circumstances import circumstances, numerics
+from experiments.runs.files import csv_text, whole_rows, write_atomically, write_rows
+from experiments.runs.lock import LOCK, check_unlocked, lock
+from experiments.runs.stopping import Stopped, raise_if_requested, stop_requested
 
 # Neither jax nor orbax at import: whether a directory is free is said before they are loaded.
 
-_CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
 _FILES = (
     "metrics.csv",
     "meta_metrics.csv",
     "timing.csv",
     "evaluation.csv",
+    "weights.safetensors",
+    "actor_weights.safetensors",
+    "value_weights.safetensors",
+    "start.safetensors",
     "meta_params.safetensors",
     "best_meta_params.safetensors",
     "returns_by_age.csv",
-    "checkpoints.json",
+    CHECKSUMS,
     "config.json",
 )
-_KEPT = 2  # checkpoints
-_SPARE_BYTES = 2**20  # on top of a checkpoint's arrays
 
 
 class RunDirectory:
-    """One run's files. Construct it with `create`.
+    """One run's files, which are locked until it is closed. Construct it with `create`.
 
     Args:
-        path: the directory.
+        path: the directory, which exists.
         seeds: the run's seeds, in the order of the rows of `metrics`; None if it has one row for
             each point, which says nothing of a seed.
         on_note: called with a sentence when something turns out to be damaged.
         metrics: the file with the logged points.
+
+    Raises:
+        ValueError: if another process writes there.
     """
 
     def __init__(
@@ -70,57 +81,50 @@ class RunDirectory:
         metrics: str = "metrics.csv",
     ) -> None:
         self.path = path
+        self._unlock = weakref.finalize(self, lock(path))
         self._seeds = seeds
         self._on_note = on_note
         self._metrics = metrics
-        self._manager_if_open: Any = None  # orbax's CheckpointManager
+        self._digest = hashlib.sha256()  # of the metrics as they were logged
+        self._checkpoints = Checkpoints(path, None if seeds is None else len(seeds))
         self._start = self._saved = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes write there."""
+        try:
+            self._checkpoints.close()
+        finally:
+            self._unlock()
 
     @staticmethod
     def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
         """Says whether a run may be written there, whatever the run is.
 
         Raises:
-            ValueError: if the directory is in use and neither `resume` nor `overwrite` was asked
-                for, if it holds something else than a run, or if nothing can be written there.
+            ValueError: if another process writes there, if the directory is in use and neither
+                `resume` nor `overwrite` was asked for, if it holds something else than a run, or if
+                nothing can be written there.
         """
-        if path.is_dir():
-            # A process killed at the very start leaves nothing, or this.
-            in_use = any(file.name != ".config.json.tmp" for file in path.iterdir())
-        else:
-            in_use = path.exists()
-        if in_use and not (path / "config.json").is_file():
-            raise ValueError(f"{path} exists already and is no run directory; choose another one.")
-        if in_use and not (resume or overwrite):
-            raise ValueError(
-                f"{path} exists already; use --resume to continue it or --overwrite to replace it."
-            )
-        there = next(parent for parent in (path, *path.parents) if parent.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise ValueError(f"cannot write to {path}: {there} is not a writable directory.")
+        check_unlocked(path)
+        _check_usable(path, resume=resume, overwrite=overwrite)
 
     @classmethod
     def check(cls, path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Says whether `create` may go ahead, without changing anything.
 
         Raises:
-            ValueError: see `check_free`; or if the run to resume was started with another
-                configuration.
+            ValueError: see `check_free`; or if the run to resume is another one than what is asked
+                for, see `experiments.runs.identity`.
         """
         cls.check_free(path, resume=resume, overwrite=overwrite)
-        if not (resume and (path / "config.json").exists()):
-            return
-        try:
-            old = json.loads((path / "config.json").read_text())
-            given, found = _flat(config), _flat(old)
-        except (ValueError, AttributeError):
-            raise ValueError(
-                f"cannot resume {path}: its config.json is damaged; use --overwrite to start again."
-            ) from None
-        for key in [*given, *found]:
-            if key.split(".")[0] not in _CIRCUMSTANCES and given.get(key) != found.get(key):
-                difference = f"{key} is {found.get(key)!r}, not {given.get(key)!r}"
-                raise ValueError(f"cannot resume {path}: its {difference}.")
+        if resume and (found := _found(path)) is not None:
+            identity.check_same(path, _asked(config), found)
 
     @classmethod
     def create(
@@ -132,6 +136,7 @@ class RunDirectory:
         overwrite: bool,
         on_note: Callable[[str], None],
         metrics: str = "metrics.csv",
+        files: Mapping[str, bytes] | None = None,
     ) -> RunDirectory:
         """Makes the directory, or opens the one to resume.
 
@@ -139,28 +144,76 @@ class RunDirectory:
             path: the directory.
             config: what was asked for; `config.json` holds the circumstances too. Its `seeds`, if
                 it has any, are those of the rows of `metrics`.
-            resume: continue a run with the same configuration, if there is one.
+            resume: continue the run that is there, if there is one; if it is shorter than what is
+                asked for and may be prolonged, it is.
             overwrite: delete the run that is there first, unless it is to be resumed.
             on_note: called with a sentence when something turns out to be damaged.
             metrics: the file with the logged points.
+            files: what the run was made from and the directory is to keep, by name.
 
         Raises:
             ValueError: see `check`.
         """
-        cls.check(path, config, resume=resume, overwrite=overwrite)
-        if not (resume and (path / "config.json").exists()):
-            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        how = {"resume": resume, "overwrite": overwrite}
+        cls.check_free(path, **how)
+        path.mkdir(parents=True, exist_ok=True)
+        directory = cls(path, config.get("seeds"), on_note, metrics)
+        try:
+            _check_usable(path, **how)  # another process may have been there in between
+            directory._prepare(_asked(config), files or {}, resume)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def _prepare(self, asked: Mapping[str, Any], files: Mapping[str, bytes], resume: bool) -> None:
+        """Begins the run, or makes sure that the one which is there may go on."""
+        found = _found(self.path) if resume else None
+        if found is None:
+            shutil.rmtree(self.path / FOLDER, ignore_errors=True)
             for file in _FILES:  # config.json last: as long as it is there, this is a run
-                (path / file).unlink(missing_ok=True)
-            path.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(dict(config) | circumstances(), indent=2)
-            write_atomically(path / "config.json", text + "\n")
-        return cls(path, config.get("seeds"), on_note, metrics)
+                (self.path / file).unlink(missing_ok=True)
+            self._write_config(dict(asked) | circumstances())
+        else:
+            identity.check_same(self.path, asked, found)
+            if identity.is_longer(asked, found):
+                (self.path / "evaluation.csv").unlink(missing_ok=True)  # of the shorter run
+                self._write_config(identity.prolonged(asked, found))
+        for name, content in files.items():
+            path = self.path / name
+            if not (path.is_file() and path.read_bytes() == content):
+                write_atomically(path, content)
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
 
     def is_finished(self, points: int) -> bool:
-        """Whether the run is complete: all its points are logged, and its evaluation is."""
-        rows = _whole_rows(self.path / "evaluation.csv")[1:]
-        return len(rows) == len(self._seeds or ()) and self.points_logged() == points
+        """Whether the run is complete: all its points are logged, and its evaluation is.
+
+        Raises:
+            Stopped: if the metrics are not as they were logged.
+        """
+        logged = self._logged()
+        rows = whole_rows(self.path / "evaluation.csv")[1:]
+        if len(rows) != len(self._seeds or ()) or len(logged) != points:
+            return False
+        self.check_metrics(points - 1)
+        return True
+
+    def check_metrics(self, point: int) -> None:
+        """Makes sure that the metrics up to a point are as they were logged.
+
+        It takes a checkpoint from after that point, which knows; without one nothing is known.
+
+        Raises:
+            Stopped: if they are not.
+        """
+        if point not in self._checkpoints.folders():
+            return
+        with self._reading(point):
+            is_whole = self._checkpoints.is_whole(point)
+            known = self._checkpoints.progress(point) if is_whole else {}
+        self._compare_metrics(self._logged(), point, known)
 
     def points_logged(self) -> int:
         """How many points are logged as they should be, from the first on."""
@@ -174,13 +227,11 @@ class RunDirectory:
 
         Returns:
             Number of the next point, and the state before it.
-        """
-        import jax
 
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), newborn
-        )
-        restored = self.restore_checkpoint(like)
+        Raises:
+            Stopped: see `restore_checkpoint`.
+        """
+        restored = self.restore_checkpoint(newborn)
         if restored is None:
             following, state = 0, newborn
         else:
@@ -203,19 +254,28 @@ class RunDirectory:
 
         Returns:
             Seconds of wall time since the run began, those before an interruption included.
+
+        Raises:
+            Terminated: once the state is saved, if the process was told to end.
         """
         seconds = time.monotonic() - self._start
         self.append(self._metrics, rows)
         self.append("timing.csv", [{"point": point, "seconds": f"{seconds:.3f}"}])
-        if time.monotonic() - self._saved >= checkpoint_seconds:
+        is_last = stop_requested()
+        if is_last or time.monotonic() - self._saved >= checkpoint_seconds:
             self.save_checkpoint(point, state, seconds)
             self._saved = time.monotonic()
+        if is_last:
+            raise_if_requested()
         return seconds
 
     def append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows to the metrics or to `timing.csv`, after a header if the file is new."""
         with open(self.path / file, "a", newline="") as stream:
-            stream.write(_csv(rows, header=stream.tell() == 0))
+            text = csv_text(rows, header=stream.tell() == 0)
+            stream.write(text)
+        if file == self._metrics:
+            self._digest.update(text.encode())
 
     def write(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes a whole file at once."""
@@ -227,65 +287,114 @@ class RunDirectory:
         Raises:
             OSError: if the disk is full or cannot be written to.
         """
-        import jax
-        import orbax.checkpoint as ocp
+        progress = {"seconds": seconds, "metrics_sha256": self._digest.hexdigest()}
+        self._checkpoints.save(point, state, progress)
 
-        # A disk that fills up while orbax writes makes its threads print pages of traceback.
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
-        if shutil.disk_usage(self.path).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        with _quiet():
-            self._manager().save(
-                point,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_without_empty(state)),
-                    progress=ocp.args.JsonSave({"seconds": seconds}),
-                ),
-            )
-        checksums = {str(kept): _checksum(folder) for kept, folder in self._checkpoints().items()}
-        write_atomically(self.path / "checkpoints.json", json.dumps(checksums) + "\n")
-
-    def restore_checkpoint(self, like: Any) -> tuple[int, Any, float] | None:
+    def restore_checkpoint(self, newborn: Any) -> tuple[int, Any, float] | None:
         """Loads the last checkpoint that is whole, and forgets what was logged after it.
 
-        One that is damaged, or that comes after a point missing from the metrics, is deleted and
-        the one before it is taken.
+        One whose checksum does not match, or that comes after a point missing from the metrics, is
+        put aside together with a copy of the metrics, and the one before it is taken.
 
         Args:
-            like: a state of `jax.ShapeDtypeStruct`, with shardings.
+            newborn: the state before the first point, spread as the restored one is to be.
 
         Returns:
             `(point, state, seconds)`, or None if there is no checkpoint, in which case all that
             was logged is forgotten.
+
+        Raises:
+            Stopped: if a checkpoint cannot be read, or the metrics are not as they were logged.
+                Nothing has been changed then.
         """
-        logged, checksums = self._logged(), self._checksums()
+        logged, folders = self._logged(), self._checkpoints.folders()
+        reasons: dict[int, str] = {}  # why later checkpoints cannot be used
+        is_cut = False  # whether rows are missing that one of them is for
         restored: tuple[int, Any, float] | None = None
-        for point, folder in sorted(self._checkpoints().items(), reverse=True):
-            try:
-                if point >= len(logged):
-                    raise ValueError(f"{self._metrics} is damaged after point {len(logged) - 1}")
-                if checksums.get(str(point), checksum := _checksum(folder)) != checksum:
-                    raise ValueError("its checksum does not match")
-                restored = (point, *self._load(point, like))
+        for point in sorted(folders, reverse=True):
+            with self._reading(point):
+                is_whole = self._checkpoints.is_whole(point)
+            if not is_whole:
+                reasons[point] = "its checksum does not match"
+            elif point >= len(logged):
+                is_cut = True
+                reasons[point] = f"{self._metrics} is damaged after point {len(logged) - 1}"
+            else:
+                with self._reading(point):
+                    progress = self._checkpoints.progress(point)
+                    seconds = float(progress["seconds"])
+                self._compare_metrics(logged, point, progress)
+                with self._reading(point):
+                    saved = self._checkpoints.read(point, newborn)
+                restored = point, self._checkpoints.spread(saved, newborn), seconds
                 break
-            except Exception as error:  # orbax raises whatever it stumbles upon
-                reason = " ".join(str(error).split())[:200]
-                self._on_note(f"the checkpoint {folder} cannot be used: {reason}.")
-                shutil.rmtree(folder)
-                self._manager_if_open = None
+        if restored is None and is_cut:
+            raise self._other_metrics()
+        kept = 0 if restored is None else restored[0] + 1
+        self._put_aside(reasons, had_some=bool(folders))
         if restored is None and logged:
             self._on_note(f"{self.path} has no checkpoint to go on from; it starts again.")
-        kept = 0 if restored is None else restored[0] + 1
-        self._keep(self._metrics, [line for lines in logged[:kept] for line in lines])
-        timing = _whole_rows(self.path / "timing.csv")[1:]
+        rows = self._keep(self._metrics, [row for rows in logged[:kept] for row in rows])
+        self._digest = hashlib.sha256("".join(rows).encode())
+        timing = whole_rows(self.path / "timing.csv")[1:]
         self._keep("timing.csv", [row for row in timing if float(row.split(",")[0]) < kept])
         return restored
+
+    def _put_aside(self, reasons: Mapping[int, str], had_some: bool) -> None:
+        """Keeps what cannot be used, and the metrics wherever rows go that a checkpoint was for."""
+        gone = [int(point) for point in self._checkpoints.checksums()] if not had_some else []
+        for point in [*reasons, *gone[-1:]]:
+            aside, metrics = self._checkpoints.aside(point), self.path / self._metrics
+            if metrics.is_file():
+                aside.parent.mkdir(exist_ok=True)
+                shutil.copyfile(metrics, aside.with_name(f"{aside.name}-{self._metrics}"))
+            if point in reasons:
+                folder = self._checkpoints.folders()[point]
+                self._checkpoints.put_aside(point)
+                self._on_note(
+                    f"the checkpoint {folder} cannot be used: {reasons[point]}; "
+                    f"it is kept as {aside.name}."
+                )
+
+    @contextlib.contextmanager
+    def _reading(self, point: int) -> Iterator[None]:
+        """Turns whatever goes wrong with a checkpoint into one sentence.
+
+        Raises:
+            Stopped: in the place of any other exception.
+        """
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # orbax raises whatever it stumbles upon
+            reason = " ".join(str(error).split())[:200].removesuffix(".")
+            raise Stopped(
+                f"cannot resume {self.path}: its checkpoint {point} cannot be read ({reason}); "
+                "nothing was changed: try again, or move the checkpoint elsewhere to go on from "
+                "the one before"
+            ) from error
+
+    def _compare_metrics(
+        self, logged: Sequence[Sequence[str]], point: int, progress: Mapping[str, Any]
+    ) -> None:
+        rows = [row for rows in logged[: point + 1] for row in rows]
+        text = "".join([*whole_rows(self.path / self._metrics)[:1], *rows])
+        expected = progress.get("metrics_sha256")  # checkpoints of earlier versions have none
+        if expected not in (None, hashlib.sha256(text.encode()).hexdigest()):
+            raise self._other_metrics()
+
+    def _other_metrics(self) -> Stopped:
+        return Stopped(
+            f"cannot resume {self.path}: its {self._metrics} is not as it was logged; nothing was "
+            "changed: put the right file back, or use --overwrite to start again"
+        )
 
     def _logged(self) -> list[list[str]]:
         """The rows of the metrics, point by point, up to the first that is not as written."""
         points: list[list[str]] = []
         point: list[str] = []
-        for row in _whole_rows(self.path / self._metrics)[1:]:
+        for row in whole_rows(self.path / self._metrics)[1:]:
             cells = row.split(",")
             seed = cells[2:3] if self._seeds is None else [str(self._seeds[len(point)])]
             if (cells[0], cells[2:3]) != (str(len(points)), seed):
@@ -296,58 +405,15 @@ class RunDirectory:
                 point = []
         return points
 
-    def _keep(self, file: str, rows: Sequence[str]) -> None:
+    def _keep(self, file: str, rows: Sequence[str]) -> list[str]:
         """Leaves a CSV file with its header and these rows, or no file if there are none."""
         path = self.path / file
-        if rows:
-            write_atomically(path, "".join([_whole_rows(path)[0], *rows]))
-        else:
+        if not rows:
             path.unlink(missing_ok=True)
-
-    def _checkpoints(self) -> dict[int, Path]:
-        """The folders of complete checkpoints, by point; orbax renames them when complete."""
-        folder = self.path / "checkpoints"
-        found = folder.iterdir() if folder.is_dir() else ()
-        return {int(path.name): path for path in found if path.name.isdecimal()}
-
-    def _checksums(self) -> dict[str, str]:
-        """The checksums by point. One may be missing: it is written after its checkpoint."""
-        try:
-            return dict(json.loads((self.path / "checkpoints.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-    def _load(self, point: int, like: Any) -> tuple[Any, float]:
-        import jax
-        import jax.numpy as jnp
-        import orbax.checkpoint as ocp
-
-        with _quiet():
-            restored = self._manager().restore(
-                point,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_without_empty(like)),
-                    progress=ocp.args.JsonRestore(),
-                ),
-            )
-        state = jax.tree.map(
-            lambda x, saved: jnp.zeros(x.shape, x.dtype) if saved is None else saved,
-            like,
-            restored["state"],
-        )
-        return state, float(restored["progress"]["seconds"])
-
-    def _manager(self) -> Any:
-        import orbax.checkpoint as ocp
-
-        if self._manager_if_open is None:
-            self._manager_if_open = ocp.CheckpointManager(
-                (self.path / "checkpoints").absolute(),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=_KEPT, enable_async_checkpointing=False
-                ),
-            )
-        return self._manager_if_open
+            return []
+        whole = [whole_rows(path)[0], *rows]
+        write_atomically(path, "".join(whole))
+        return whole
 
 
 def check_free(paths: Iterable[Path], *, resume: bool, overwrite: bool) -> None:
@@ -362,70 +428,41 @@ def check_free(paths: Iterable[Path], *, resume: bool, overwrite: bool) -> None:
         RunDirectory.check_free(path, resume=resume, overwrite=overwrite)
 
 
-def circumstances() -> dict[str, Any]:
-    """What `config.json` says about where a run was started, and with what."""
-    import jax
-
-    packages = ["rl-optim", "jax", "jaxlib", "flax", "optax", "evosax", "gymnax", "brax", "numpy"]
-    packages += ["gymnasium", "mujoco"]  # of data sets' environments
-    devices = jax.devices()
-    return {
-        "versions": {"python": platform.python_version()}
-        | {package: package_version(package) for package in packages},
-        "git_revision": _git_revision(),
-        "machine": {
-            "platform": platform.platform(terse=True),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "devices": [devices[0].device_kind, len(devices)],
-        },
-    }
+def _check_usable(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """`RunDirectory.check_free`, whoever has locked it."""
+    if path.is_dir():
+        # A process killed at the very start leaves nothing, or these.
+        in_use = any(file.name not in (LOCK, ".config.json.tmp") for file in path.iterdir())
+    else:
+        in_use = path.exists()
+    if in_use and not (path / "config.json").is_file():
+        raise ValueError(f"{path} exists already and is no run directory; choose another one.")
+    if in_use and not (resume or overwrite):
+        raise ValueError(
+            f"{path} exists already; use --resume to continue it or --overwrite to replace it."
+        )
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"cannot write to {path}: {there} is not a writable directory.")
 
 
-def package_version(package: str) -> str:
-    """Version of an installed package, or "not installed"."""
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for, with the settings of jax that it is asked under."""
+    return {**config, "numerics": numerics()}
+
+
+def _found(path: Path) -> Any:
+    """What a directory's `config.json` says; None if there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout that this file belongs to, or None outside of one."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # not installed within another's
-        return git("describe", "--always", "--dirty")
-    except (OSError, subprocess.SubprocessError):
+        return json.loads((path / "config.json").read_text())
+    except FileNotFoundError:
         return None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that at any moment it is the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as a CSV file, whole."""
-    write_atomically(path, _csv(rows, header=True))
-
-
-class Stopped(RuntimeError):  # noqa: N818 (it says how a run ended)
-    """A run that makes no sense to go on with; what was reached before is saved."""
+    except ValueError:
+        raise identity.damaged(path) from None
 
 
 def run_paths(
@@ -458,75 +495,3 @@ def _unique_names(texts: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"{text!r} and another would share the directory {name!r}.")
         names[text] = name
     return names
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with the keys of mappings within it joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        is_mapping = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if is_mapping else {f"{prefix}{key}": value}
-    return flat
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _whole_rows(path: Path) -> list[str]:
-    """The header of a file and its rows up to the first that is cut off or holds no numbers."""
-    if not path.is_file():
-        return []
-    header, *rows = path.read_bytes().decode(errors="replace").splitlines(keepends=True) or [""]
-    whole = [header]
-    for row in rows:
-        cells = row.removesuffix("\n").split(",")
-        if not row.endswith("\n") or len(cells) != header.count(",") + 1:
-            break
-        if not all(cell == "" or _is_number(cell) for cell in cells):
-            break
-        whole.append(row)
-    return whole
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _without_empty(state: Any) -> Any:
-    """None in the place of arrays without numbers, which orbax does not save."""
-    import jax
-
-    return jax.tree.map(lambda x: x if math.prod(x.shape) else None, state)
-
-
-def _checksum(folder: Path) -> str:
-    """Of the files at any depth, with their names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps orbax from logging tracebacks of errors that it raises as well."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

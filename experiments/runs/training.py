@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.runs.directory import RunDirectory
+from experiments.runs.stopping import deferred
 
 Row = dict[str, Any]  # of a CSV file
 
@@ -46,6 +47,7 @@ def train_seeds(
     config: Mapping[str, Any],
     program: Callable[[], Program],
     *,
+    files: Mapping[str, bytes],
     points: int,
     step: Callable[[int], int],
     resume: bool,
@@ -61,10 +63,11 @@ def train_seeds(
         path: the run directory.
         config: what `config.json` says, but for the circumstances.
         program: builds what is trained; called only if anything is left to do.
+        files: what the run was made from and the directory is to keep, by name.
         points: logged points.
         step: steps of each seed once so many points are logged.
         resume: continue what is in the directory. The metrics come out as without the interruption,
-            bit for bit (on the same machine and versions).
+            bit for bit (on the same machine, devices and versions).
         overwrite: replace the run in the directory.
         on_start: called once, with the steps that each seed had done before.
         on_point: called after each logged stretch.
@@ -74,22 +77,25 @@ def train_seeds(
     Raises:
         ValueError: see `RunDirectory.create`.
         OSError: if something cannot be written; what was logged can be resumed.
+        Stopped: if something in the directory cannot be used, see `RunDirectory.begin`.
+        Terminated: if the process was told to end; the last logged point can be resumed.
     """
-    directory = RunDirectory.create(
-        path, config, resume=resume, overwrite=overwrite, on_note=on_note
-    )
-    if directory.is_finished(points):
-        on_start(step(points))
-        return
-    init, advance, evaluate = program()
-    first, state = directory.begin(init())
-    on_start(step(first))
-    for index in range(first, points):
-        state, rows = advance(index, state)
-        is_last = index + 1 == points
-        seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
-        on_point(Point(index, step(index + 1), seconds, rows))
-    directory.write("evaluation.csv", evaluate(state))
+    with RunDirectory.create(
+        path, config, resume=resume, overwrite=overwrite, on_note=on_note, files=files
+    ) as directory:
+        if directory.is_finished(points):
+            on_start(step(points))
+            return
+        init, advance, evaluate = program()
+        first, state = directory.begin(init())
+        on_start(step(first))
+        with deferred():
+            for index in range(first, points):
+                state, rows = advance(index, state)
+                is_last = index + 1 == points
+                seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
+                on_point(Point(index, step(index + 1), seconds, rows))
+        directory.write("evaluation.csv", evaluate(state))
 
 
 def evaluation_rows(
@@ -123,11 +129,23 @@ def all_finite(params: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuses what are no seeds of a run.
+
+    Raises:
+        ValueError: if there are none, one is given twice or one is out of range.
+    """
+    whole = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    if not (whole and seeds and len(set(seeds)) == len(seeds)):
+        given = ", ".join(map(str, seeds)) or "none"
+        raise ValueError(f"seeds must be different whole numbers in [0, {2**32 - 1}]; got {given}.")
+
+
 def seed_mesh(seeds: int) -> Mesh:
     """As many devices as the seeds can use, with equally many seeds on each."""
     devices = jax.devices()
-    per_device = math.ceil(seeds / len(devices))
-    used = math.ceil(seeds / per_device)
+    per_device = divided_up(seeds, len(devices))
+    used = divided_up(seeds, per_device)
     return Mesh(np.array(devices[:used]), ("seeds",), axis_types=(AxisType.Auto,))
 
 
@@ -136,3 +154,13 @@ def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
     padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
     keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
     return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
+
+
+def divided_up(number: int, by: int) -> int:
+    """A whole number divided by another and rounded up, exactly however large they are.
+
+    Examples:
+        >>> divided_up(6, 3), divided_up(7, 3)
+        (2, 3)
+    """
+    return -(-number // by)

@@ -1,0 +1,64 @@
+"""Files that are written so that a process killed at any moment leaves them whole, or as before."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that at any moment it is the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as a CSV file, whole."""
+    write_atomically(path, csv_text(rows, header=True))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
+    """Rows as they stand in a CSV file.
+
+    Examples:
+        >>> print(csv_text([{"point": 0, "loss": 0.5}], header=True).splitlines())
+        ['point,loss', '0,0.5']
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def whole_rows(path: Path) -> list[str]:
+    """The header of a file and its rows up to the first that is cut off or holds no numbers."""
+    if not path.is_file():
+        return []
+    header, *rows = path.read_bytes().decode(errors="replace").splitlines(keepends=True) or [""]
+    whole = [header]
+    for row in rows:
+        cells = row.removesuffix("\n").split(",")
+        if not row.endswith("\n") or len(cells) != header.count(",") + 1:
+            break
+        if not all(cell == "" or _is_number(cell) for cell in cells):
+            break
+        whole.append(row)
+    return whole
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""Whether a run that is asked for is the one in a directory.
+
+Weights and data are told by their content, which is kept as checksums, not by how they are called.
+The run that is asked for may be longer than the one that is there, if nothing in it depends on its
+length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# No jax at import, see `experiments.runs.directory`.
+
+CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
+_TOTALS = ("steps", "generations")  # how long a run is, by its kind
+_ENDS = "prolonged_at"  # the totals that it had before it was prolonged
+# Runs of earlier versions say nothing of these.
+_NEW = ("numerics", "weights_sha256", "other_weights_sha256", "start_sha256")
+_DATA_SHA256, _TITLES = "dataset_sha256", ("dataset", "environment")
+
+
+def check_same(path: Path, given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Makes sure that a run may go on as what is asked for.
+
+    Args:
+        path: its directory, for messages.
+        given: the configuration that is asked for.
+        found: what its `config.json` says.
+
+    Raises:
+        ValueError: if it is another run, or shorter than what is there, or longer and must not be.
+    """
+    try:
+        difference = _difference(_flat(given), _flat(found))
+    except (AttributeError, TypeError, ValueError):
+        raise damaged(path) from None
+    if difference:
+        raise ValueError(f"cannot resume {path}: its {difference}.")
+
+
+def is_longer(given: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether what is asked for is longer than what is there; both are otherwise the same."""
+    return any(key in given and given[key] > found[key] for key in _TOTALS)
+
+
+def prolonged(given: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` says of a run once it is longer."""
+    total = next(key for key in _TOTALS if key in given)
+    length = {key: given[key] for key in (total, "iterations") if key in given}
+    return {**found, **length, _ENDS: [*found.get(_ENDS, ()), found[total]]}
+
+
+def earlier_ends(path: Path, steps: int) -> tuple[int, ...]:
+    """Steps at which the run in a directory was to end, before it is one of so many steps.
+
+    Args:
+        path: the directory.
+        steps: what is asked for.
+    """
+    try:
+        found = json.loads((path / "config.json").read_text())
+        ends = [*found.get(_ENDS, ()), found["steps"]]
+        return tuple(end for end in ends if 0 < end < steps)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return ()  # `check_same` says what is wrong
+
+
+def damaged(path: Path) -> ValueError:
+    """The error to raise where a directory's `config.json` cannot be read."""
+    return ValueError(
+        f"cannot resume {path}: its config.json is damaged; use --overwrite to start again."
+    )
+
+
+def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """The first thing that is not the same, as `KEY is OLD, not NEW`."""
+    total = next((key for key in _TOTALS if key in given), None)
+    same_length = total is None or given[total] == found.get(total)
+    for key in dict.fromkeys([*given, *found]):
+        top = key.split(".")[0]
+        if top in (*CIRCUMSTANCES, _ENDS, total) or (key == "iterations" and not same_length):
+            continue
+        known = key in given and key in found
+        if top in _NEW and not known:
+            continue
+        if key in _TITLES and _DATA_SHA256 in given and _DATA_SHA256 in found:
+            continue
+        new, old = given.get(key), found.get(key)
+        if any(name in given and name in found for name in _digests(key)):
+            new, old = _without_path(str(new)), _without_path(str(old))
+        if new != old:
+            return f"{key} is {found.get(key)!r}, not {given.get(key)!r}"
+    if total is None or same_length:
+        return None
+    difference = f"{total} is {found.get(total)!r}, not {given[total]!r}"
+    if found.get(total, given[total]) > given[total]:
+        return difference
+    reason = _why_not_longer(found, is_meta=total == "generations")
+    return reason and f"{difference}, and it cannot be prolonged: {reason}"
+
+
+def _digests(key: str) -> tuple[str, ...]:
+    """Where the digest of the weights stands that an optimizer's text names."""
+    if key in ("optimizer", "resolved_optimizer"):
+        return "weights_sha256", "start_sha256"
+    if key.startswith("other_optimizers."):
+        return (key.replace("other_optimizers", "other_weights_sha256"),)
+    return ()
+
+
+def _without_path(text: str) -> str:
+    """An optimizer's text without the file of its weights."""
+    import optim
+
+    return str(dataclasses.replace(optim.OptimizerSpec.parse(text), weights=None))
+
+
+def _why_not_longer(found: Mapping[str, Any], is_meta: bool) -> str | None:
+    """What in a run depends on how long it is; None if nothing does. Meta-training never does."""
+    if is_meta:
+        return None
+    if found.get("annealed"):
+        return "its learning rate falls to 0 over the whole run"
+    if found.get("settings.cosine_actor"):
+        return "its actor's learning rate falls to 0 over the whole run"
+    import optim
+
+    for key, text in found.items():
+        if key == "resolved_optimizer" or key.startswith("other_optimizers."):
+            name = optim.OptimizerSpec.parse(text).name
+            details = optim.details(name)
+            if details is not None and "training_progress" in details.inputs:
+                return f"{name} is told how much of the run is over"
+    return None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with the keys of mappings within it joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        is_mapping = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if is_mapping else {f"{prefix}{key}": value}
+    return flat

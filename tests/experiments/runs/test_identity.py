@@ -1,0 +1,174 @@
+"""What counts as the same run: content, not names; and a longer one where that means the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from run_directories import create
+
+from experiments.runs.circumstances import numerics
+from experiments.runs.directory import RunDirectory
+from experiments.runs.identity import check_same, earlier_ends
+
+ONLINE = {
+    "optimizer": "adam",
+    "resolved_optimizer": "adam:learning_rate=0.1",
+    "annealed": False,
+    "steps": 100,
+    "iterations": 10,
+    "settings": {"clip": 0.2},
+}
+OFFLINE = {
+    "environment": "toy, iql",
+    "dataset": "toy",
+    "dataset_sha256": "a",
+    "optimizer": "adam",
+    "resolved_optimizer": "adam:learning_rate=0.1",
+    "other_optimizers": {"actor": "adam:learning_rate=0.1"},
+    "steps": 100,
+    "iterations": 10,
+    "settings": {"cosine_actor": False},
+}
+LEARNED = {"optimizer": "star@w", "resolved_optimizer": "star@w", "weights_sha256": "x"}
+META = {"optimizer": "open@a/w:key=1", "generations": 7, "start_sha256": "x"}
+
+
+def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
+    try:
+        check_same(Path("run"), given, found)
+    except ValueError as error:
+        return str(error).removeprefix("cannot resume run: its ").removesuffix(".")
+    return None
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "expected"),
+    [
+        # The same weights by another path.
+        (LEARNED | {"optimizer": "star@./w", "resolved_optimizer": "star@./w"}, LEARNED, None),
+        (
+            LEARNED | {"optimizer": "star@w:step_size=1"},
+            LEARNED,
+            "optimizer is 'star@w', not 'star@w:step_size=1'",
+        ),
+        (LEARNED | {"optimizer": "open@w"}, LEARNED, "optimizer is 'star@w', not 'open@w'"),
+        (LEARNED | {"weights_sha256": "y"}, LEARNED, "weights_sha256 is 'x', not 'y'"),
+        (META | {"optimizer": "open@b:key=1"}, META, None),
+        (META | {"optimizer": "open@b:key=2"}, META, "optimizer is 'open@a/w:key=1', not 'open@b"),
+        (META | {"start_sha256": "y"}, META, "start_sha256 is 'x', not 'y'"),
+        (
+            {"other_optimizers": {"actor": "star@./w"}, "other_weights_sha256": {"actor": "x"}},
+            {"other_optimizers": {"actor": "star@w"}, "other_weights_sha256": {"actor": "x"}},
+            None,
+        ),
+        # A run that kept no digest is told by what it was called.
+        ({"optimizer": "star@w", "weights_sha256": "x"}, {"optimizer": "star@w"}, None),
+        (
+            {"optimizer": "star@./w", "weights_sha256": "x"},
+            {"optimizer": "star@w"},
+            "optimizer is 'star@w', not 'star@./w'",
+        ),
+        # The same data under another name.
+        (OFFLINE | {"dataset": "copy", "environment": "copy, iql"}, OFFLINE, None),
+        (OFFLINE | {"dataset_sha256": "b"}, OFFLINE, "dataset_sha256 is 'a', not 'b'"),
+        # Longer runs.
+        (ONLINE | {"steps": 200, "iterations": 20}, ONLINE, None),
+        (ONLINE | {"steps": 200, "iterations": 20, "prolonged_at": [100]}, ONLINE, None),
+        (ONLINE, ONLINE | {"steps": 200, "iterations": 20}, "steps is 200, not 100"),
+        (
+            ONLINE | {"steps": 200, "settings": {"clip": 0.3}},
+            ONLINE,
+            "settings.clip is 0.2, not 0.3",
+        ),
+        (
+            ONLINE | {"annealed": True, "steps": 200},
+            ONLINE | {"annealed": True},
+            "steps is 100, not 200, and it cannot be prolonged: its learning rate falls to 0 over "
+            "the whole run",
+        ),
+        (
+            ONLINE | {"resolved_optimizer": "open@w", "steps": 200},
+            ONLINE | {"resolved_optimizer": "open@w"},
+            "steps is 100, not 200, and it cannot be prolonged: open is told how much of the run "
+            "is over",
+        ),
+        (ONLINE | LEARNED | {"steps": 200}, ONLINE | LEARNED, None),
+        (OFFLINE | {"steps": 200}, OFFLINE, None),
+        (
+            OFFLINE | {"steps": 200, "settings": {"cosine_actor": True}},
+            OFFLINE | {"settings": {"cosine_actor": True}},
+            "steps is 100, not 200, and it cannot be prolonged: its actor's learning rate falls to "
+            "0 over the whole run",
+        ),
+        (
+            OFFLINE | {"steps": 200, "other_optimizers": {"actor": "open@w"}},
+            OFFLINE | {"other_optimizers": {"actor": "open@w"}},
+            "steps is 100, not 200, and it cannot be prolonged: open is told how much of the run "
+            "is over",
+        ),
+        (META | {"generations": 9}, META, None),
+        (META | {"generations": 5}, META, "generations is 7, not 5"),
+    ],
+)
+def test_what_is_the_same_run(
+    given: dict[str, Any], found: dict[str, Any], expected: str | None
+) -> None:
+    said = difference(given, found)
+    assert said == expected or (expected and said and said.startswith(expected))
+
+
+@pytest.mark.parametrize(
+    "found", [{"steps": "x"}, {"steps": None}, {"resolved_optimizer": "?", "steps": 50}]
+)
+def test_damaged_configuration_is_named(found: dict[str, Any]) -> None:
+    given = ONLINE | {key: value for key, value in found.items() if key != "steps"}
+    with pytest.raises(ValueError, match=r"^cannot resume run: its config.json is damaged; use"):
+        check_same(Path("run"), given, ONLINE | found)
+
+
+def test_settings_that_change_numbers_are_compared(tmp_path: Path) -> None:
+    path, config = tmp_path / "run", {"environment": "Catch", "seeds": [0]}
+    create(path, config)
+    written = json.loads((path / "config.json").read_text())
+    assert written["numerics"] == numerics()
+    assert {"x64", "prng", "threefry_partitionable", "matmul_precision"} <= set(numerics())
+    for change, words in (
+        (jax.enable_x64(True), "numerics.x64 is False, not True"),
+        (jax.default_prng_impl("rbg"), "numerics.prng is 'threefry2x32', not 'rbg'"),
+        (
+            jax.default_matmul_precision("highest"),
+            "numerics.matmul_precision is None, not 'highest'",
+        ),
+    ):
+        with change, pytest.raises(ValueError, match=f"^cannot resume {path}: its {words}.$"):
+            create(path, config, resume=True)
+    create(path, config, resume=True)
+    for known in ({}, {"numerics": {"prng": "threefry2x32"}}):  # of earlier versions
+        old = {key: value for key, value in written.items() if key != "numerics"} | known
+        (path / "config.json").write_text(json.dumps(old))
+        with jax.enable_x64(True):
+            create(path, config, resume=True)
+
+
+def test_prolonged_run_says_so(tmp_path: Path) -> None:
+    path, config = tmp_path / "run", ONLINE | {"seeds": [0]}
+    with create(path, config) as directory:
+        directory.write("evaluation.csv", [{"seed": 0, "episode_return": 1.0}])
+    begun = json.loads((path / "config.json").read_text())
+    longer = config | {"steps": 250, "iterations": 25}
+    RunDirectory.check(path, longer, resume=True, overwrite=False)
+    assert (path / "evaluation.csv").exists()
+    create(path, longer, resume=True)
+    assert not (path / "evaluation.csv").exists()  # it was the shorter run's
+    expected = begun | {"steps": 250, "iterations": 25, "prolonged_at": [100]}
+    assert json.loads((path / "config.json").read_text()) == expected
+    create(path, config | {"steps": 300, "iterations": 30}, resume=True)
+    assert json.loads((path / "config.json").read_text())["prolonged_at"] == [100, 250]
+    assert earlier_ends(path, 400) == (100, 250, 300)
+    assert earlier_ends(path, 300) == (100, 250)
+    assert earlier_ends(path, 100) == ()
+    assert earlier_ends(tmp_path, 100) == ()
+    (path / "config.json").write_text("[]")
+    assert earlier_ends(path, 400) == ()
