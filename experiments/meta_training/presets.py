@@ -150,9 +150,10 @@ def with_preset(request: MetaRequest) -> MetaRequest:
     spec = optim.OptimizerSpec.parse(request.optimizer)
     known = ARCHITECTURES.get(spec.name)
     taken = inspect.signature(known.transform).parameters if known else {}
-    optimizer = request.optimizer
+    optimizer = request.optimizer.strip()
     if "grad_clip" in taken and "grad_clip" not in dict(spec.options):
-        optimizer += f"{',' if spec.options else ':'}grad_clip={preset.grad_clip}"
+        options = (*spec.options, ("grad_clip", preset.grad_clip))
+        optimizer = str(dataclasses.replace(spec, options=options))
     settings = list(preset.pipeline)
     if request.steps:
         settings = [text for text in settings if not text.startswith("reset_interval=")]

@@ -87,6 +87,7 @@ class MetaTask:
                 raise ValueError(f"{learned.name!r} takes no learning rate; leave it out.")
             options = learned.options | {"learning_rate": self.learning_rate}
             learned = dataclasses.replace(learned, options=options)
+        learned.check_learning_rate()
         clip = optim.clip_by_network_norm(self.settings.max_grad_norm)
         return lambda meta_params: optax.chain(clip, learned.transform(meta_params))
 
