@@ -190,9 +190,7 @@ class OfflineRun:
         with np.errstate(over="ignore"):
             reward = change(np.asarray(found.reward, np.float64)).astype(np.float32)
         if not np.isfinite(reward).all():
-            raise ValueError(
-                "the settings of the rewards make numbers of them that are not finite in float32."
-            )
+            raise ValueError("the reward settings give rewards that are not finite in float32.")
         return found._replace(reward=reward)
 
     @property

@@ -478,7 +478,10 @@ def test_killed_at_any_moment(data: Path, tmp_path: Path) -> None:
             "batch_size=8 -> reward_normalisation=iql",
             "setting 'reward_normalisation' must be none or returns; got iql.",
         ),
-        ("batch_size=8 -> reward_scale=1e39", "of the rewards make numbers of them that are not"),
+        (
+            "batch_size=8 -> reward_scale=1e39",
+            "the reward settings give rewards that are not finite",
+        ),
         (
             "--evaluations 4 -> --evaluations -1",
             "--evaluations must be a whole number, at least 0; got '-1'.",
