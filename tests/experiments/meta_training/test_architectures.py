@@ -18,6 +18,7 @@ from fixed_meta_params import drawn
 
 import optim
 from experiments.meta_training.architectures import LearnedOptimizer
+from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask
 from experiments.meta_training.training import MetaRun, meta_train
 from experiments.settings import Settings
@@ -61,6 +62,10 @@ class StandingStill(MetaRun):
     method = "none"
     parts = 1
     env_steps = 0
+
+    @classmethod
+    def from_request(cls, request: MetaRequest) -> "StandingStill":
+        raise AssertionError("it has no name to ask for")
 
     @functools.cached_property
     def trainer(self) -> Trainer:
