@@ -59,9 +59,19 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
         (META | {"optimizer": "open@b:key=2"}, META, "optimizer is 'open@a/w:key=1', not 'open@b"),
         (META | {"start_sha256": "y"}, META, "start_sha256 is 'x', not 'y'"),
         (
-            {"other_optimizers": {"actor": "star@./w"}, "other_weights_sha256": {"actor": "x"}},
-            {"other_optimizers": {"actor": "star@w"}, "other_weights_sha256": {"actor": "x"}},
+            {"other_optimizers": {"actor": "star@./w"}, "actor_weights_sha256": "x"},
+            {"other_optimizers": {"actor": "star@w"}, "actor_weights_sha256": "x"},
             None,
+        ),
+        (
+            OFFLINE | {"optimizer": "star@./w", "critic_weights_sha256": "x"},
+            OFFLINE | {"optimizer": "star@w", "critic_weights_sha256": "x"},
+            None,
+        ),
+        (
+            OFFLINE | {"critic_weights_sha256": "x"},
+            OFFLINE | {"critic_weights_sha256": "y"},
+            "critic_weights_sha256 is 'y', not 'x'",
         ),
         # A run that kept no digest is told by what it was called.
         ({"optimizer": "star@w", "weights_sha256": "x"}, {"optimizer": "star@w"}, None),
