@@ -35,7 +35,7 @@ def check_same(path: Path, given: Mapping[str, Any], found: Mapping[str, Any]) -
     """
     try:
         difference = _difference(_flat(given), _flat(found))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise damaged(path) from None
     if difference:
         raise ValueError(f"cannot resume {path}: its {difference}.")
@@ -95,8 +95,8 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
             return f"{key} is {found.get(key)!r}, not {given.get(key)!r}"
     if total is None or same_length:
         return None
-    difference = f"{total} is {found.get(total)!r}, not {given[total]!r}"
-    if found.get(total, given[total]) > given[total]:
+    difference = f"{total} is {found[total]!r}, not {given[total]!r}"
+    if found[total] > given[total]:
         return difference
     reason = _why_not_longer(found, is_meta=total == "generations")
     return reason and f"{difference}, and it cannot be prolonged: {reason}"
