@@ -223,8 +223,8 @@ def meta_train(
     how["files"] = {"start.safetensors": run.start} if run.start else {}
     with RunDirectory.create(path, run.config(), metrics=METRICS, **how) as directory:
         written = [_generations_in(path / name) for name in (WEIGHTS, BEST)]
-        if directory.points_logged() == run.generations == written[0] and written[1] is not None:
-            directory.check_metrics(run.generations - 1)
+        is_written = written[0] == run.generations and written[1] is not None
+        if is_written and directory.has_logged(run.generations):
             on_start(run.generations)
             return
         trainer = run.trainer

@@ -257,8 +257,6 @@ class OfflineRun:
         """What `config.json` says, but for the circumstances."""
         environment, name = self.data.evaluation
         references = self.data.references
-        digests = {name: weights_files.sha256(content) for name, content in self.weights.items()}
-        critic_digest = digests.pop("critic", None)
         return {
             "format": FORMAT,
             "environment": f"{self.data.dataset.title}, {self.algorithm}",
@@ -289,12 +287,8 @@ class OfflineRun:
             "collapse_line": self.collapse_line,
             "normaliser": None,
         } | {
-            key: value
-            for key, value in (
-                ("weights_sha256", critic_digest),
-                ("other_weights_sha256", digests),
-            )
-            if value
+            f"{name}_weights_sha256": weights_files.sha256(content)
+            for name, content in self.weights.items()
         }
 
 

@@ -245,9 +245,11 @@ def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
         keys than seeds, so that every device has equally many: the surplus is computed and dropped.
     """
     mesh = seed_mesh(len(run.seeds))
-    weights = run.weights_content
-    spec = run.spec if weights else without_learning_rate(run.spec)
-    rate = 1.0 if weights else run.spec.learning_rate  # a learned optimizer takes no notice of it
+    weights, spec, rate = run.weights_content, run.spec, run.spec.learning_rate
+    if weights is None:
+        spec = without_learning_rate(spec)
+    else:  # a learned optimizer takes no notice of a rate, nor of what its file is called
+        spec, rate = dataclasses.replace(spec, weights=""), 1.0
     program = _compiled(run.environment, spec, weights, run.settings, mesh)
     keys = seed_keys(run.seeds, mesh)
     learning_rates = jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)

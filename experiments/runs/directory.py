@@ -23,7 +23,6 @@ it is not certain what is damaged, nothing is changed and the run is not resumed
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -36,8 +35,15 @@ from typing import Any, Self
 from experiments.runs import identity
 from experiments.runs.checkpoints import CHECKSUMS, FOLDER, Checkpoints
 from experiments.runs.circumstances import circumstances, numerics
-from experiments.runs.files import csv_text, whole_rows, write_atomically, write_rows
+from experiments.runs.files import (
+    csv_text,
+    keep_rows,
+    whole_rows,
+    write_atomically,
+    write_rows,
+)
 from experiments.runs.lock import LOCK, check_unlocked, lock
+from experiments.runs.metrics import Metrics
 from experiments.runs.stopping import Stopped, raise_if_requested, stop_requested
 
 # Neither jax nor orbax at import: whether a directory is free is said before they are loaded.
@@ -84,9 +90,9 @@ class RunDirectory:
         self._unlock = weakref.finalize(self, lock(path))
         self._seeds = seeds
         self._on_note = on_note
-        self._metrics = metrics
-        self._digest = hashlib.sha256()  # of the metrics as they were logged
+        self._metrics = Metrics(path / metrics, seeds)
         self._checkpoints = Checkpoints(path, None if seeds is None else len(seeds))
+        self._longer: dict[str, Any] | None = None  # what config.json will say, if it is prolonged
         self._start = self._saved = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -177,8 +183,7 @@ class RunDirectory:
         else:
             identity.check_same(self.path, asked, found)
             if identity.is_longer(asked, found):
-                (self.path / "evaluation.csv").unlink(missing_ok=True)  # of the shorter run
-                self._write_config(identity.prolonged(asked, found))
+                self._longer = identity.prolonged(asked, found)
         for name, content in files.items():
             path = self.path / name
             if not (path.is_file() and path.read_bytes() == content):
@@ -193,34 +198,30 @@ class RunDirectory:
         Raises:
             Stopped: if the metrics are not as they were logged.
         """
-        logged = self._logged()
         rows = whole_rows(self.path / "evaluation.csv")[1:]
-        if len(rows) != len(self._seeds or ()) or len(logged) != points:
-            return False
-        self.check_metrics(points - 1)
-        return True
+        return len(rows) == len(self._seeds or ()) and self.has_logged(points)
 
-    def check_metrics(self, point: int) -> None:
-        """Makes sure that the metrics up to a point are as they were logged.
-
-        It takes a checkpoint from after that point, which knows; without one nothing is known.
+    def has_logged(self, points: int) -> bool:
+        """Whether so many points are logged, and no more.
 
         Raises:
-            Stopped: if they are not.
+            Stopped: if they are there, but not as they were logged; the checkpoint after the last
+                of them knows, if there is one.
         """
-        if point not in self._checkpoints.folders():
-            return
-        with self._reading(point):
-            is_whole = self._checkpoints.is_whole(point)
-            known = self._checkpoints.progress(point) if is_whole else {}
-        self._compare_metrics(self._logged(), point, known)
-
-    def points_logged(self) -> int:
-        """How many points are logged as they should be, from the first on."""
-        return len(self._logged())
+        if self._metrics.points() != points:
+            return False
+        last = points - 1
+        if last in self._checkpoints.folders():
+            with self._reading(last):
+                is_whole = self._checkpoints.is_whole(last)
+                progress = self._checkpoints.progress(last) if is_whole else {}
+            self._compare_metrics(last, progress)
+        return True
 
     def begin(self, newborn: Any) -> tuple[int, Any]:
         """Goes on from the last checkpoint that is whole, the clock as well, if there is one.
+
+        A run that is prolonged is so from now on.
 
         Args:
             newborn: the state before the first point.
@@ -238,6 +239,9 @@ class RunDirectory:
             last, state, seconds = restored
             following = last + 1
             self._start -= seconds
+        if self._longer is not None:
+            (self.path / "evaluation.csv").unlink(missing_ok=True)  # of the shorter run
+            self._write_config(self._longer)
         self._saved = time.monotonic()
         return following, state
 
@@ -259,7 +263,7 @@ class RunDirectory:
             Terminated: once the state is saved, if the process was told to end.
         """
         seconds = time.monotonic() - self._start
-        self.append(self._metrics, rows)
+        self.append(self._metrics.path.name, rows)
         self.append("timing.csv", [{"point": point, "seconds": f"{seconds:.3f}"}])
         is_last = stop_requested()
         if is_last or time.monotonic() - self._saved >= checkpoint_seconds:
@@ -271,11 +275,11 @@ class RunDirectory:
 
     def append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows to the metrics or to `timing.csv`, after a header if the file is new."""
+        if file == self._metrics.path.name:
+            self._metrics.append(rows)
+            return
         with open(self.path / file, "a", newline="") as stream:
-            text = csv_text(rows, header=stream.tell() == 0)
-            stream.write(text)
-        if file == self._metrics:
-            self._digest.update(text.encode())
+            stream.write(csv_text(rows, header=stream.tell() == 0))
 
     def write(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes a whole file at once."""
@@ -287,7 +291,7 @@ class RunDirectory:
         Raises:
             OSError: if the disk is full or cannot be written to.
         """
-        progress = {"seconds": seconds, "metrics_sha256": self._digest.hexdigest()}
+        progress = {"seconds": seconds, "metrics_sha256": self._metrics.sha256}
         self._checkpoints.save(point, state, progress)
 
     def restore_checkpoint(self, newborn: Any) -> tuple[int, Any, float] | None:
@@ -307,7 +311,7 @@ class RunDirectory:
             Stopped: if a checkpoint cannot be read, or the metrics are not as they were logged.
                 Nothing has been changed then.
         """
-        logged, folders = self._logged(), self._checkpoints.folders()
+        logged, folders = self._metrics.points(), self._checkpoints.folders()
         reasons: dict[int, str] = {}  # why later checkpoints cannot be used
         is_cut = False  # whether rows are missing that one of them is for
         restored: tuple[int, Any, float] | None = None
@@ -316,38 +320,38 @@ class RunDirectory:
                 is_whole = self._checkpoints.is_whole(point)
             if not is_whole:
                 reasons[point] = "its checksum does not match"
-            elif point >= len(logged):
+            elif point >= logged:
                 is_cut = True
-                reasons[point] = f"{self._metrics} is damaged after point {len(logged) - 1}"
+                reasons[point] = f"{self._metrics.path.name} is damaged after point {logged - 1}"
             else:
                 with self._reading(point):
                     progress = self._checkpoints.progress(point)
                     seconds = float(progress["seconds"])
-                self._compare_metrics(logged, point, progress)
+                self._compare_metrics(point, progress)
                 with self._reading(point):
                     saved = self._checkpoints.read(point, newborn)
                 restored = point, self._checkpoints.spread(saved, newborn), seconds
                 break
         if restored is None and is_cut:
             raise self._other_metrics()
-        kept = 0 if restored is None else restored[0] + 1
         self._put_aside(reasons, had_some=bool(folders))
         if restored is None and logged:
             self._on_note(f"{self.path} has no checkpoint to go on from; it starts again.")
-        rows = self._keep(self._metrics, [row for rows in logged[:kept] for row in rows])
-        self._digest = hashlib.sha256("".join(rows).encode())
+        kept = 0 if restored is None else restored[0] + 1
+        self._metrics.keep(kept)
         timing = whole_rows(self.path / "timing.csv")[1:]
-        self._keep("timing.csv", [row for row in timing if float(row.split(",")[0]) < kept])
+        before = [row for row in timing if float(row.split(",")[0]) < kept]
+        keep_rows(self.path / "timing.csv", before)
         return restored
 
     def _put_aside(self, reasons: Mapping[int, str], had_some: bool) -> None:
         """Keeps what cannot be used, and the metrics wherever rows go that a checkpoint was for."""
-        gone = [int(point) for point in self._checkpoints.checksums()] if not had_some else []
+        gone = [] if had_some else [int(point) for point in self._checkpoints.checksums()]
         for point in [*reasons, *gone[-1:]]:
-            aside, metrics = self._checkpoints.aside(point), self.path / self._metrics
+            aside, metrics = self._checkpoints.aside(point), self._metrics.path
             if metrics.is_file():
                 aside.parent.mkdir(exist_ok=True)
-                shutil.copyfile(metrics, aside.with_name(f"{aside.name}-{self._metrics}"))
+                shutil.copyfile(metrics, aside.with_name(f"{aside.name}-{metrics.name}"))
             if point in reasons:
                 folder = self._checkpoints.folders()[point]
                 self._checkpoints.put_aside(point)
@@ -375,45 +379,21 @@ class RunDirectory:
                 "the one before"
             ) from error
 
-    def _compare_metrics(
-        self, logged: Sequence[Sequence[str]], point: int, progress: Mapping[str, Any]
-    ) -> None:
-        rows = [row for rows in logged[: point + 1] for row in rows]
-        text = "".join([*whole_rows(self.path / self._metrics)[:1], *rows])
-        expected = progress.get("metrics_sha256")  # checkpoints of earlier versions have none
-        if expected not in (None, hashlib.sha256(text.encode()).hexdigest()):
+    def _compare_metrics(self, point: int, progress: Mapping[str, Any]) -> None:
+        """Makes sure that the metrics up to a checkpoint's point are those it was saved with.
+
+        Raises:
+            Stopped: if they are not.
+        """
+        known = progress.get("metrics_sha256")  # checkpoints of earlier versions have none
+        if known is not None and not self._metrics.are(point + 1, known):
             raise self._other_metrics()
 
     def _other_metrics(self) -> Stopped:
         return Stopped(
-            f"cannot resume {self.path}: its {self._metrics} is not as it was logged; nothing was "
-            "changed: put the right file back, or use --overwrite to start again"
+            f"cannot resume {self.path}: its {self._metrics.path.name} is not as it was logged; "
+            "nothing was changed: put the right file back, or use --overwrite to start again"
         )
-
-    def _logged(self) -> list[list[str]]:
-        """The rows of the metrics, point by point, up to the first that is not as written."""
-        points: list[list[str]] = []
-        point: list[str] = []
-        for row in whole_rows(self.path / self._metrics)[1:]:
-            cells = row.split(",")
-            seed = cells[2:3] if self._seeds is None else [str(self._seeds[len(point)])]
-            if (cells[0], cells[2:3]) != (str(len(points)), seed):
-                break
-            point.append(row)
-            if len(point) == (1 if self._seeds is None else len(self._seeds)):
-                points.append(point)
-                point = []
-        return points
-
-    def _keep(self, file: str, rows: Sequence[str]) -> list[str]:
-        """Leaves a CSV file with its header and these rows, or no file if there are none."""
-        path = self.path / file
-        if not rows:
-            path.unlink(missing_ok=True)
-            return []
-        whole = [whole_rows(path)[0], *rows]
-        write_atomically(path, "".join(whole))
-        return whole
 
 
 def check_free(paths: Iterable[Path], *, resume: bool, overwrite: bool) -> None:

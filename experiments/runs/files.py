@@ -56,6 +56,24 @@ def whole_rows(path: Path) -> list[str]:
     return whole
 
 
+def keep_rows(path: Path, rows: Sequence[str]) -> list[str]:
+    """Leaves a CSV file with its header and these rows, or no file if there are none.
+
+    Args:
+        path: the file.
+        rows: some of its `whole_rows`.
+
+    Returns:
+        What it holds then.
+    """
+    if not rows:
+        path.unlink(missing_ok=True)
+        return []
+    whole = [whole_rows(path)[0], *rows]
+    write_atomically(path, "".join(whole))
+    return whole
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

@@ -18,8 +18,7 @@ from typing import Any
 CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
 _TOTALS = ("steps", "generations")  # how long a run is, by its kind
 _ENDS = "prolonged_at"  # the totals that it had before it was prolonged
-# Runs of earlier versions say nothing of these.
-_NEW = ("numerics", "weights_sha256", "other_weights_sha256", "start_sha256")
+_NUMERICS = "numerics"
 _DATA_SHA256, _TITLES = "dataset_sha256", ("dataset", "environment")
 
 
@@ -36,7 +35,7 @@ def check_same(path: Path, given: Mapping[str, Any], found: Mapping[str, Any]) -
     """
     try:
         difference = _difference(_flat(given), _flat(found))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise damaged(path) from None
     if difference:
         raise ValueError(f"cannot resume {path}: its {difference}.")
@@ -84,8 +83,8 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         top = key.split(".")[0]
         if top in (*CIRCUMSTANCES, _ENDS, total) or (key == "iterations" and not same_length):
             continue
-        known = key in given and key in found
-        if top in _NEW and not known:
+        is_new = top == _NUMERICS or key.endswith("_sha256")  # earlier versions say less
+        if is_new and not (key in given and key in found):
             continue
         if key in _TITLES and _DATA_SHA256 in given and _DATA_SHA256 in found:
             continue
@@ -96,20 +95,19 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
             return f"{key} is {found.get(key)!r}, not {given.get(key)!r}"
     if total is None or same_length:
         return None
-    difference = f"{total} is {found.get(total)!r}, not {given[total]!r}"
-    if found.get(total, given[total]) > given[total]:
+    difference = f"{total} is {found[total]!r}, not {given[total]!r}"
+    if found[total] > given[total]:
         return difference
     reason = _why_not_longer(found, is_meta=total == "generations")
     return reason and f"{difference}, and it cannot be prolonged: {reason}"
 
 
 def _digests(key: str) -> tuple[str, ...]:
-    """Where the digest of the weights stands that an optimizer's text names."""
+    """Where the digest of the weights may stand that an optimizer's text names."""
     if key in ("optimizer", "resolved_optimizer"):
-        return "weights_sha256", "start_sha256"
-    if key.startswith("other_optimizers."):
-        return (key.replace("other_optimizers", "other_weights_sha256"),)
-    return ()
+        return "weights_sha256", "critic_weights_sha256", "start_sha256"
+    group, _, name = key.partition(".")
+    return (f"{name}_weights_sha256",) if group == "other_optimizers" else ()
 
 
 def _without_path(text: str) -> str:

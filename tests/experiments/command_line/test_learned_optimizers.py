@@ -121,8 +121,10 @@ def test_configuration(weights: Path, tmp_path: Path) -> None:
     )
     RunDirectory.check(tmp_path / "run", run.config(), resume=True, overwrite=False)
     save(moving, seed=1)
+    RunDirectory.check(tmp_path / "run", run.config(), resume=True, overwrite=False)  # read before
+    config = tiny_run(f"open@{moving}").config()
     with pytest.raises(ValueError, match=r"cannot resume .* its weights_sha256 is"):
-        RunDirectory.check(tmp_path / "run", run.config(), resume=True, overwrite=False)
+        RunDirectory.check(tmp_path / "run", config, resume=True, overwrite=False)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from experiments.offline.presets import OFFLINE_PRESETS
 from experiments.online import training
 from experiments.online.presets import PRESETS
 from experiments.online.tasks import TASKS
+from experiments.runs.stopping import Terminated
 
 TINY = "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
 TRAIN = f"train --env CartPole-v1 --optimizer adam --steps 1200 --seeds 3 {TINY} --no-cache"
@@ -154,7 +157,12 @@ def test_existing_runs_are_neither_touched_nor_trained(
     # The second run is in the way, so the first is not begun.
     assert fails(capsys, f"{COMPARE.replace('adam', 'lion adam')} --out {comparison}") == hint
     for change, difference in [
-        ("--steps 5e3", "steps is 1216, not 5056"),
+        (
+            "--steps 5e3",
+            "steps is 1216, not 5056, and it cannot be prolonged: its learning rate falls to 0 "
+            "over the whole run",
+        ),
+        ("--steps 500", "steps is 1216, not 512"),
         ("--seeds 2", "seeds is [0, 1, 2], not [0, 1]"),
         (f"{TINY} anneal=false", "annealed is True, not False"),
         (f"{TINY} clip=0.1", "settings.clip is 0.2, not 0.1"),
@@ -187,6 +195,8 @@ def test_an_existing_directory_is_noticed_before_jax_is_loaded(comparison: Path)
         (OSError(28, "No space left on device", "runs/x"), 1, "No space left on device: runs/x"),
         (MemoryError("adam on ant does not fit"), 1, "adam on ant does not fit"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(signal.SIGTERM), 143, "terminated"),
+        (Terminated(signal.SIGHUP), 129, "terminated"),
     ],
 )
 def test_what_stops_a_run_is_said_with_the_way_on(
@@ -203,6 +213,16 @@ def test_what_stops_a_run_is_said_with_the_way_on(
     monkeypatch.setattr(Plan, "run", stop)
     line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", code)
     assert line == f"{message}; what is logged is kept, and the same command with --resume goes on."
+
+
+def test_a_signal_ends_a_command_that_has_nothing_to_save(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "run", lambda plan: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", 143)
+    assert line.startswith("terminated; what is logged is kept, and the same command with --resume")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_that_needs_too_much_memory_is_named(

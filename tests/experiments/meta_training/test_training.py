@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.evolution import EvolutionRunConfig
 from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
+from experiments.runs.stopping import Stopped
 from meta.task import Lifetimes
 
 QUICK_XLA = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
@@ -283,7 +285,10 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     notes: list[str] = []
     starts: list[int] = []
     meta_train(run, path, resume=True, on_note=notes.append, on_start=starts.append)
-    assert notes == [f"the checkpoint {checkpoint} cannot be used: its checksum does not match."]
+    assert notes == [
+        f"the checkpoint {checkpoint} cannot be used: its checksum does not match; it is kept as "
+        "damaged-4."
+    ]
     assert starts == [4]
     assert_same(path, finished)
 
@@ -291,12 +296,83 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
 def test_damaged_results_are_made_again(
     run: EvolutionRunConfig, finished: Path, tmp_path: Path
 ) -> None:
-    path = Path(shutil.copytree(finished, tmp_path / "run"))
+    path = tmp_path / "run"
+    meta_train(run, path, checkpoint_seconds=0.0)
     for name in ("meta_metrics.csv", "meta_params.safetensors", "best_meta_params.safetensors"):
         file = path / name
         file.write_bytes(file.read_bytes()[:-5])
         meta_train(run, path, resume=True, on_note=lambda note: None)
         assert_same(path, finished)
+
+
+def test_results_that_were_changed_are_not_believed(
+    run: EvolutionRunConfig, finished: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(finished, tmp_path / "run"))
+    text = (path / "meta_metrics.csv").read_text()
+    (path / "meta_metrics.csv").write_text(text.replace("1536,", "1537,"))
+    with pytest.raises(Stopped, match=r"its meta_metrics.csv is not as it was logged"):
+        meta_train(run, path, resume=True)
+
+
+@pytest.mark.parametrize("strategy", ["openai_es", "persistent_es --stretches 2"])
+def test_run_goes_on_with_any_number_of_devices(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where lifetimes that are cut lie spread over devices."""
+    text = META.replace("openai_es:sigma=0.5,learning_rate=0.1", strategy)
+    everything = jax.devices()
+
+    def run_on(devices: int) -> EvolutionRunConfig:  # its trainer is made when it is used
+        monkeypatch.setattr(jax, "devices", lambda *_: everything[:devices])
+        return parsed(text)
+
+    meta_train(run_on(2), tmp_path / "whole")
+    interrupt(run_on(2), tmp_path / "cut", 4, checkpoint_seconds=0.0)
+    for devices in (1, 4):
+        path, starts = Path(shutil.copytree(tmp_path / "cut", tmp_path / f"{devices}")), list[int]()
+        meta_train(run_on(devices), path, resume=True, on_start=starts.append, on_note=pytest.fail)
+        assert starts == [4]
+        for ours, theirs in zip(rows(path), rows(tmp_path / "whole"), strict=True):
+            for name, value in theirs.items():
+                one, two = (float(x or "nan") for x in (ours[name], value))
+                np.testing.assert_allclose(one, two, rtol=1e-4, err_msg=name)
+
+
+def test_prolonged_run_is_the_longer_one(
+    run: EvolutionRunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, short = tmp_path / "run", META.replace("--generations 7", "--generations 3")
+    cli.main(shlex.split(f"{short} --out {path}"))
+    longer = META.replace("--generations 7", "--generations 6")
+    cli.main(shlex.split(f"{longer} --out {tmp_path / 'longer'}"))
+    cli.main(shlex.split(f"{longer} --out {path} --resume"))
+    assert_same(path, tmp_path / "longer")
+    config = json.loads((path / "config.json").read_text())
+    assert (config["generations"], config["prolonged_at"]) == (6, [3])
+    assert fails(capsys, f"{short} --out {path} --resume") == (
+        f"cannot resume {path}: its generations is 6, not 3."
+    )
+
+
+def test_start_is_read_once(finished: Path, tmp_path: Path) -> None:
+    """It may go while the run goes on; what it was stays with the run, and tells it."""
+    start, path = tmp_path / "start.safetensors", tmp_path / "run"
+    shutil.copy(finished / "meta_params.safetensors", start)
+    content = start.read_bytes()
+    text = META.replace("tiny:scale=2", f"tiny@{start}").replace(
+        "--generations 7", "--generations 1"
+    )
+    run = parsed(text)
+    start.unlink()
+    meta_train(run, path)
+    assert (path / "start.safetensors").read_bytes() == content
+    config = json.loads((path / "config.json").read_text())
+    assert config["start_sha256"] == hashlib.sha256(content).hexdigest()
+    meta_train(parsed(text.replace(str(start), str(path / "start.safetensors"))), path, resume=True)
+    other = text.replace(str(start), str(finished / "best_meta_params.safetensors"))
+    with pytest.raises(ValueError, match=r"its start_sha256 is '"):
+        meta_train(parsed(other), path, resume=True)
 
 
 def test_finished_run_is_left_alone(
@@ -350,7 +426,7 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     start(straight).communicate(timeout=500)
-    draw, seen = random.Random(0), 0
+    draw, seen, damaged = random.Random(0), 0, None
 
     def count() -> int:
         file = killed / "meta_metrics.csv"
@@ -366,13 +442,14 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         _, errors = process.communicate(timeout=60)
         seen = count()
         assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
-        if kill == 2:
-            points = [p for p in (killed / "checkpoints").iterdir() if p.name.isdecimal()]
-            damaged = max(points, key=lambda p: int(p.name))
+        # A kill may come before a checkpoint's checksum; then nothing says that it is damaged.
+        points = [p for p in (killed / "checkpoints").iterdir() if p.name.isdecimal()]
+        newest = max(points, key=lambda p: int(p.name))
+        if kill == 2 and newest.name in json.loads((killed / "checkpoints.json").read_text()):
+            damaged = newest
             files = [p for p in (damaged / "state").rglob("*") if p.is_file()]
             cut_in_half(max(files, key=lambda p: p.stat().st_size))
-        if kill == 3:
-            # The kill may have come before the checksum was written down; then orbax says more.
+        if kill == 3 and damaged:
             assert f"{damaged} cannot be used: " in errors
     _, errors = start(killed).communicate(timeout=500)
     assert "generation 120 of 120" in errors

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import optim
 from agents.offline.pars import PARSConfig
 from experiments.command_line.main import _parse, main
 from experiments.command_line.offline import Offline
+from experiments.offline import training
 from experiments.offline.algorithms import (
     ALGORITHMS,
     adam_numbers,
@@ -36,10 +38,12 @@ from experiments.offline.presets import OFFLINE_PRESETS
 from experiments.offline.references import D4RL_RETURNS
 from experiments.offline.training import OfflineRun, train_offline
 from experiments.reports.offline import critic_of, critic_panels, summarise_offline
+from experiments.runs.directory import RunDirectory
 from experiments.runs.reading import load_runs
 
 h5py = pytest.importorskip("h5py")
 
+PENDULUM = "Pendulum-v1:max_steps_in_episode=5"
 TINY = "actor_widths=8x8 critic_widths=8x8 batch_size=8"
 OFFLINE = (
     "offline --algorithm td3_bc --dataset {data} --env Pendulum-v1:max_steps_in_episode=5 "
@@ -84,11 +88,16 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(
-    data: Path, algorithm: str = "td3_bc", assignments: str = "", **changes: object
+    data: Path,
+    algorithm: str = "td3_bc",
+    assignments: str = "",
+    env: str | None = None,
+    **changes: object,
 ) -> OfflineRun:
     settings = settings_of(algorithm, [*TINY.split(), *assignments.split()])
     given = {"steps": 4, "seeds": (0, 1), "critic_optimizer": "adam"} | changes
-    return OfflineRun(algorithm, Data(str(data)), settings=settings, **given)  # type: ignore[arg-type]
+    where = Data(str(data), environment=env)
+    return OfflineRun(algorithm, where, settings=settings, **given)  # type: ignore[arg-type]
 
 
 def run_from(command: str) -> OfflineRun:
@@ -430,6 +439,90 @@ def test_other_data_are_not_resumed(
     assert "cannot resume" in fails(capsys, command)
 
 
+def test_the_same_data_by_another_path_are_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_offline(run_of(data), tmp_path / "run", on_note=lambda note: None)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    copy = Path(shutil.copy(data, tmp_path / "copy.hdf5"))
+    monkeypatch.chdir(tmp_path)
+    for name in (copy, Path("copy.hdf5"), data.parent / ".." / data.parent.name / data.name):
+        train_offline(run_of(name), tmp_path / "run", resume=True)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_prolonged_run_is_the_longer_one(data: Path, tmp_path: Path) -> None:
+    longer_run = run_of(data, steps=16, seeds=(0,))
+    train_offline(longer_run, tmp_path / "longer", on_note=lambda note: None)
+    path, starts = tmp_path / "run", list[int]()
+    train_offline(run_of(data, steps=8, seeds=(0,)), path, on_note=lambda note: None)
+    for _ in range(2):
+        run = run_of(data, steps=15, seeds=(0,))  # whole stretches of two are done
+        train_offline(run, path, resume=True, on_note=lambda note: None, on_start=starts.append)
+    assert starts == [8, 16]
+    assert results(path) == results(tmp_path / "longer")
+    config = json.loads((path / "config.json").read_text())
+    longer = json.loads((tmp_path / "longer" / "config.json").read_text())
+    assert config == longer | {"prolonged_at": [8]}
+
+
+def test_prolonged_run_keeps_its_stretches_and_intervals(data: Path, tmp_path: Path) -> None:
+    first = run_of(data, env=PENDULUM, steps=990, evaluations=33)
+    assert (first.stretch, first.points) == (10, 99)
+    assert [point for point in range(99) if first.is_evaluated(point)] == list(range(2, 99, 3))
+    path = tmp_path / "run"
+    RunDirectory.create(path, first.config(), resume=False, overwrite=False, on_note=pytest.fail)
+    run = run_of(data, env=PENDULUM, steps=5001, evaluations=33).as_begun(path)
+    assert (run.stretch, run.points, run.config()["steps"]) == (10, 501, 5010)
+    assert [point for point in range(501) if run.is_evaluated(point)] == list(range(2, 501, 3))
+    assert run.learner is not first.learner
+    RunDirectory.check(path, run.config(), resume=True, overwrite=False)
+    assert first.as_begun(path) is first
+
+
+def test_learned_optimizers_are_told_by_their_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each network; the files are read once, and copies stay with the run."""
+
+    def save(name: str, seed: int) -> Path:
+        architecture = optim.LinearOptim()
+        metadata = {"architecture": architecture, "training_tasks": "none"}
+        weights = architecture.init(jax.random.key(seed))
+        optim.save_meta_params(tmp_path / name, weights, metadata)
+        return tmp_path / name
+
+    def run_with(critic: Path, actor: Path) -> OfflineRun:
+        texts = [f"linear_optim@{path}" for path in (critic, actor)]
+        return run_of(data, critic_optimizer=texts[0], actor_optimizer=texts[1])
+
+    files = [save(f"{seed}.safetensors", seed) for seed in range(2)]
+    contents = [file.read_bytes() for file in files]
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    run = run_with(*files)
+    copies = [Path(shutil.copy(file, tmp_path / f"copy-{file.name}")) for file in files]
+    for file in files:
+        file.unlink()
+    config = run.config()
+    assert [config[f"{name}_weights_sha256"] for name in ("critic", "actor")] == digests
+    given: dict[str, bytes] = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_seeds", lambda *_, **how: given.update(how["files"]))
+        train_offline(run, tmp_path / "run")
+    names = ["weights.safetensors", "actor_weights.safetensors"]
+    assert given == dict(zip(names, contents, strict=True))
+    assert jax.tree.leaves(run.learner.init(jax.random.key(0)).optimizer_state["critic"])
+    how = {"resume": False, "overwrite": False, "on_note": pytest.fail, "files": given}
+    RunDirectory.create(tmp_path / "run", config, **how)
+    assert (tmp_path / "run" / names[1]).read_bytes() == contents[1]
+    same = run_with(*copies).config()
+    RunDirectory.check(tmp_path / "run", same, resume=True, overwrite=False)
+    for other, name in ((run_with(copies[1], copies[1]), "critic"),
+                        (run_with(copies[0], copies[0]), "actor")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"its {name}_weights_sha256 is '"):
+            RunDirectory.check(tmp_path / "run", other.config(), resume=True, overwrite=False)
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment(data: Path, tmp_path: Path) -> None:
     """kill -9 three times, then the end: the same bytes as without."""
@@ -454,7 +547,28 @@ def test_killed_at_any_moment(data: Path, tmp_path: Path) -> None:
         assert results(whole) == results(killed)
 
 
+@pytest.mark.parametrize("points", [1, 7, 10, 77, 100])
+@pytest.mark.parametrize("times", [0, 1, 3, 10])
+def test_policy_is_evaluated_as_often_as_asked(points: int, times: int, data: Path) -> None:
+    run = run_of(data, env=PENDULUM, steps=2 * points, evaluations=times)
+    assert run.points == points
+    evaluated = [run.is_evaluated(point) for point in range(points)]
+    assert sum(evaluated) == min(times, points)
+    assert evaluated[-1] == bool(times)
+
+
 # Refusals
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])
+def test_what_are_no_seeds(seeds: tuple[int, ...], data: Path) -> None:
+    with pytest.raises(ValueError, match="seeds must be different whole numbers in"):
+        run_of(data, seeds=seeds)
+
+
+def test_learning_rate_of_zero_is_no_default(data: Path) -> None:
+    with pytest.raises(ValueError, match=r"learning_rate must be in \(0, inf\), got 0"):
+        run_of(data, learning_rate=0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,34 @@
 """Training: interruptions leave no trace, programs are shared, every seed stands for itself."""
 
+import contextlib
 import csv
 import dataclasses
 import errno
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from compilations import compilations
+from quick import quick_jit
 from run_directories import ITERATION, TINY, results, tiny_run
 
+import optim
 from experiments.online import training
 from experiments.online.training import RunConfig, compiled, train
-from experiments.runs import directory as run_directory
+from experiments.runs import metrics
 from experiments.runs.directory import RunDirectory
+from experiments.runs.reading import load_runs
+from experiments.runs.stopping import Stopped
 from experiments.runs.training import Point
 
 
@@ -101,53 +109,84 @@ jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 from run_directories import tiny_run
 from experiments.online.training import train
-run = tiny_run(iterations=int(sys.argv[3]))
-train(run, Path(sys.argv[1]), resume=True, on_note=print, checkpoint_seconds=0.05)
+from experiments.runs.stopping import Terminated, listening
+run = tiny_run(iterations=400)
+try:
+    with listening():
+        train(run, Path(sys.argv[1]), resume=True, on_note=print,
+              checkpoint_seconds=float(sys.argv[3]))
+except Terminated as end:
+    print("terminated")
+    sys.exit(128 + end.number)
 print("finished")
 """
 
 
-def start(path: Path, cache: Path, iterations: int) -> subprocess.Popen[str]:
+def start(path: Path, cache: Path, checkpoint_seconds: float = 0.05) -> subprocess.Popen[str]:
     script = f"import sys; sys.path[:0] = {sys.path!r}\n{KILLED}"
-    arguments = [sys.executable, "-c", script, str(path), str(cache), str(iterations)]
+    arguments = [sys.executable, "-c", script, str(path), str(cache), str(checkpoint_seconds)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def kill_and_resume(tmp_path: Path, kills: int) -> None:
+def wait_for_rows(process: subprocess.Popen[str], path: Path, before: float = 0.0) -> None:
+    """Until the run, if it goes on, has logged something new; then it takes a second or so."""
+    file, deadline = path / "metrics.csv", time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if file.exists() and file.stat().st_mtime > before:
+            break
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A process of its own that nothing interrupted; its compiled programs are kept beside it."""
+    path = tmp_path_factory.mktemp("processes") / "straight"
+    output, _ = start(path, path.parent / "cache").communicate(timeout=300)
+    assert output == "finished\n"
+    return path
+
+
+def kill_and_resume(straight: Path, killed: Path, kills: int) -> None:
     """Kills a run at random moments after its start; then lets it end."""
     draw = random.Random(0)
-    iterations, cache = 400, tmp_path / "cache"
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    output, _ = start(straight, cache, iterations).communicate(timeout=300)
-    assert output == "finished\n"
+    cache = straight.parent / "cache"
     for kill in range(kills):
-        process = start(killed, cache, iterations)
-        before = (killed / "metrics.csv").stat().st_mtime if kill else 0.0
-        deadline = time.monotonic() + 120
-        # From its first new row on, the run takes a second or so.
-        while process.poll() is None and time.monotonic() < deadline:
-            file = killed / "metrics.csv"
-            if file.exists() and file.stat().st_mtime > before:
-                break
-            time.sleep(0.01)
+        process = start(killed, cache)
+        wait_for_rows(process, killed, (killed / "metrics.csv").stat().st_mtime if kill else 0.0)
         time.sleep(draw.uniform(0.0, 0.6))
         process.kill()
         output, _ = process.communicate(timeout=60)
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL
-    output, _ = start(killed, cache, iterations).communicate(timeout=300)
+    output, _ = start(killed, cache).communicate(timeout=300)
     assert output.endswith("finished\n")
     assert results(killed) == results(straight)
 
 
-def test_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, kills=2)
+def test_killed_run_ends_with_the_same_bytes(straight: Path, tmp_path: Path) -> None:
+    kill_and_resume(straight, tmp_path / "killed", kills=2)
 
 
 @pytest.mark.slow
-def test_run_killed_many_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, kills=12)
+def test_run_killed_many_times_ends_with_the_same_bytes(straight: Path, tmp_path: Path) -> None:
+    kill_and_resume(straight, tmp_path / "killed", kills=12)
+
+
+def test_run_that_is_told_to_end_loses_no_point(straight: Path, tmp_path: Path) -> None:
+    path, cache = tmp_path / "run", straight.parent / "cache"
+    process = start(path, cache, checkpoint_seconds=1e9)
+    wait_for_rows(process, path)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert (output, process.returncode) == ("terminated\n", 128 + signal.SIGTERM)
+    logged = (path / "metrics.csv").read_text().splitlines()
+    assert 1 < len(logged) < 1 + 100 * 3, "it ended before it was told to"
+    last = logged[-1].split(",")[0]
+    assert [folder.name for folder in (path / "checkpoints").iterdir()] == [last]
+    output, _ = start(path, cache).communicate(timeout=300)
+    assert output == "finished\n"
+    assert results(path) == results(straight)
 
 
 def test_full_disk_stops_the_run_which_goes_on_later(
@@ -157,13 +196,13 @@ def test_full_disk_stops_the_run_which_goes_on_later(
     rows = iter(range(1000))
 
     def full(*_: object, **__: object) -> str:
-        if next(rows) == 9:
+        if next(rows) == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
         return original(*_, **__)
 
-    original = run_directory._csv
+    original = metrics.csv_text
     with monkeypatch.context() as patch:
-        patch.setattr(run_directory, "_csv", full)
+        patch.setattr(metrics, "csv_text", full)
         with pytest.raises(OSError, match="No space left"):
             train(tiny_run(), path, checkpoint_seconds=0.0)
     # The last row that still fitted was cut off.
@@ -177,7 +216,7 @@ def test_full_disk_stops_the_run_which_goes_on_later(
 
 def test_damaged_results_are_made_again(uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    train(tiny_run(), path)
+    train(tiny_run(), path, checkpoint_seconds=0.0)
     for name in ("metrics.csv", "evaluation.csv"):
         file = path / name
         file.write_bytes(file.read_bytes()[:-30])
@@ -185,9 +224,19 @@ def test_damaged_results_are_made_again(uninterrupted: Path, tmp_path: Path) -> 
         assert results(path) == results(uninterrupted)
 
 
-def test_notes_are_warnings_where_nobody_listens(tmp_path: Path) -> None:
+def test_results_that_were_changed_are_not_believed(tmp_path: Path) -> None:
     train(tiny_run(), tmp_path / "run")
-    (tmp_path / "run" / "metrics.csv").write_text("")
+    file = tmp_path / "run" / "metrics.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:5], lines[5].replace("1", "2", 9), *lines[6:]]))
+    with pytest.raises(Stopped, match=r"its metrics.csv is not as it was logged; nothing was"):
+        train(tiny_run(), tmp_path / "run", resume=True)
+
+
+def test_notes_are_warnings_where_nobody_listens(tmp_path: Path) -> None:
+    train(tiny_run(), tmp_path / "run", checkpoint_seconds=0.0)
+    file = tmp_path / "run" / "metrics.csv"
+    file.write_bytes(file.read_bytes()[:-9])
     with pytest.warns(UserWarning, match=r"cannot be used: metrics.csv is damaged"):
         train(tiny_run(), tmp_path / "run", resume=True)
 
@@ -297,6 +346,148 @@ def test_seeds_do_not_depend_on_each_other(uninterrupted: Path, tmp_path: Path) 
             for path in (tmp_path / "run", uninterrupted)
         )
         assert len(rows & expected) == len(rows) * 2 // 3
+
+
+def test_seeds_may_be_any_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order, up to the largest, and more of them than fill the devices."""
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    with devices(monkeypatch, 2):
+        run = dataclasses.replace(small_run(4), seeds=(2**32 - 1, 0, 2**31 + 5))
+        train(run, tmp_path / "whole")
+        cut(run, tmp_path / "run", 2)
+        train(run, tmp_path / "run", resume=True, on_note=pytest.fail)
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+    (read,) = load_runs([tmp_path / "run"])
+    assert read.config["seeds"] == list(run.seeds)
+    assert (read.finished, read.returns.shape) == (True, (3, 4))
+    assert len({tuple(row) for row in np.nan_to_num(read.curves())}) == 3
+    assert np.isfinite(read.evaluation_returns()).all()
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1), (2**32,), (-1,), (1.0,), (True,)])
+def test_what_are_no_seeds(seeds: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"seeds must be different whole numbers in \[0, 42949"):
+        dataclasses.replace(tiny_run(), seeds=seeds)
+
+
+# Devices
+
+
+@contextlib.contextmanager
+def devices(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[None]:
+    """Leaves so many of them."""
+    some = jax.devices()[:count]
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: some)
+        yield
+
+
+def small_run(iterations: int) -> RunConfig:
+    """One that may be prolonged."""
+    settings = dataclasses.replace(TINY, anneal=False)
+    return dataclasses.replace(tiny_run(iterations=iterations), settings=settings)
+
+
+def cut(run: RunConfig, path: Path, after: int) -> None:
+    """Leaves a run that was interrupted after so many points."""
+
+    def stop(point: Point) -> None:
+        if point.number + 1 == after:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train(run, path, on_point=stop, checkpoint_seconds=0.0)
+
+
+def test_run_goes_on_with_any_number_of_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three seeds take up two of two devices, with one that is dropped, or three of four."""
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    run = small_run(4)
+    with devices(monkeypatch, 2):
+        train(run, tmp_path / "whole")
+        cut(run, tmp_path / "cut", 3)
+    whole = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
+    for count in (1, 4):
+        path = Path(shutil.copytree(tmp_path / "cut", tmp_path / f"{count}"))
+        with devices(monkeypatch, count):
+            train(run, path, resume=True, on_note=pytest.fail)
+        logged = (path / "metrics.csv").read_text().splitlines()
+        assert logged[:10] == whole[:10]
+        for ours, theirs in zip(logged[10:], whole[10:], strict=True):  # but for rounding
+            one, two = ([float(x or "nan") for x in row.split(",")] for row in (ours, theirs))
+            np.testing.assert_allclose(one, two, rtol=1e-3)
+        assert (path / "evaluation.csv").read_text().count("\n") == 4
+
+
+# Longer runs
+
+
+def test_prolonged_run_is_the_longer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished or not, and once more."""
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    train(small_run(20), tmp_path / "longer")
+    train(small_run(10), tmp_path / "finished")
+    cut(small_run(10), tmp_path / "cut", 6)
+    before = (tmp_path / "finished" / "evaluation.csv").read_bytes()
+    for name in ("finished", "cut"):
+        path, starts = tmp_path / name, list[int]()
+        for _ in range(2):
+            train(small_run(20), path, resume=True, on_note=pytest.fail, on_start=starts.append)
+        assert starts == [{"finished": 10, "cut": 6}[name] * ITERATION, 20 * ITERATION]
+        assert results(path) == results(tmp_path / "longer")
+        assert (path / "evaluation.csv").read_bytes() != before
+        config = json.loads((path / "config.json").read_text())
+        longer = json.loads((tmp_path / "longer" / "config.json").read_text())
+        assert config == longer | {"prolonged_at": [10 * ITERATION]}
+    with pytest.raises(ValueError, match=r"its steps is 1280, not 640\.$"):
+        train(small_run(10), tmp_path / "finished", resume=True)
+    (read,) = load_runs([tmp_path / "finished"])
+    assert (read.finished, read.planned_points) == (True, 20)
+
+
+def test_prolonged_run_keeps_its_stretches(tmp_path: Path) -> None:
+    """The last of them may have been shorter than the others."""
+    path, first = tmp_path / "run", small_run(101)
+    RunDirectory.create(path, first.config(), resume=False, overwrite=False, on_note=pytest.fail)
+    assert (first.iterations_per_point, first.points) == (2, 51)
+    run = small_run(1001).as_begun(path)
+    assert run.prolonged_at == (101 * ITERATION,)
+    assert (run.iterations_per_point, run.points) == (2, 51 + 450)
+    steps = [run.step(points) // ITERATION for points in (50, 51, 52, 500, 501)]
+    assert steps == [100, 101, 103, 999, 1001]
+    assert [run.step(points) for points in range(52)] == [
+        first.step(points) for points in range(52)
+    ]
+    assert first.as_begun(path) is first
+    assert small_run(1001).as_begun(tmp_path / "none").iterations_per_point == 11
+
+
+# Weights
+
+
+def test_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may go while the run goes on; what it held stays with the run."""
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    file, path = tmp_path / "w.safetensors", tmp_path / "run"
+    architecture = optim.LinearOptim()
+    metadata = {"architecture": architecture, "training_tasks": "none"}
+    optim.save_meta_params(file, architecture.init(jax.random.key(0)), metadata)
+    content = file.read_bytes()
+    run = dataclasses.replace(tiny_run(f"linear_optim@{file}", iterations=2), seeds=(0,))
+    file.unlink()
+    train(run, path)
+    assert (path / "weights.safetensors").read_bytes() == content
+    assert len((path / "evaluation.csv").read_text().splitlines()) == 2
+    # Under another name they are the same.
+    again = dataclasses.replace(run, optimizer=f"linear_optim@{path / 'weights.safetensors'}")
+    before = {p: p.stat().st_mtime_ns for p in path.iterdir()}
+    train(again, path, resume=True)
+    assert {p: p.stat().st_mtime_ns for p in path.iterdir()} == before
+    # Nor are they lost when a run takes their place that is made of them.
+    train(again, path, overwrite=True)
+    assert (path / "weights.safetensors").read_bytes() == content
 
 
 # Configurations

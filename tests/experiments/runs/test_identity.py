@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from run_directories import create
 
@@ -59,9 +60,19 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
         (META | {"optimizer": "open@b:key=2"}, META, "optimizer is 'open@a/w:key=1', not 'open@b"),
         (META | {"start_sha256": "y"}, META, "start_sha256 is 'x', not 'y'"),
         (
-            {"other_optimizers": {"actor": "star@./w"}, "other_weights_sha256": {"actor": "x"}},
-            {"other_optimizers": {"actor": "star@w"}, "other_weights_sha256": {"actor": "x"}},
+            {"other_optimizers": {"actor": "star@./w"}, "actor_weights_sha256": "x"},
+            {"other_optimizers": {"actor": "star@w"}, "actor_weights_sha256": "x"},
             None,
+        ),
+        (
+            OFFLINE | {"optimizer": "star@./w", "critic_weights_sha256": "x"},
+            OFFLINE | {"optimizer": "star@w", "critic_weights_sha256": "x"},
+            None,
+        ),
+        (
+            OFFLINE | {"critic_weights_sha256": "x"},
+            OFFLINE | {"critic_weights_sha256": "y"},
+            "critic_weights_sha256 is 'y', not 'x'",
         ),
         # A run that kept no digest is told by what it was called.
         ({"optimizer": "star@w", "weights_sha256": "x"}, {"optimizer": "star@w"}, None),
@@ -160,11 +171,14 @@ def test_prolonged_run_says_so(tmp_path: Path) -> None:
     longer = config | {"steps": 250, "iterations": 25}
     RunDirectory.check(path, longer, resume=True, overwrite=False)
     assert (path / "evaluation.csv").exists()
-    create(path, longer, resume=True)
+    with create(path, longer, resume=True) as directory:
+        assert (path / "evaluation.csv").exists()
+        directory.begin(jnp.zeros(1))
     assert not (path / "evaluation.csv").exists()  # it was the shorter run's
     expected = begun | {"steps": 250, "iterations": 25, "prolonged_at": [100]}
     assert json.loads((path / "config.json").read_text()) == expected
-    create(path, config | {"steps": 300, "iterations": 30}, resume=True)
+    with create(path, config | {"steps": 300, "iterations": 30}, resume=True) as directory:
+        directory.begin(jnp.zeros(1))
     assert json.loads((path / "config.json").read_text())["prolonged_at"] == [100, 250]
     assert earlier_ends(path, 400) == (100, 250, 300)
     assert earlier_ends(path, 300) == (100, 250)
