@@ -248,6 +248,10 @@ def adabound(
 
     .. note::
       Moments and steps are computed in float32 at least.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     final_ratio = _final_ratio(learning_rate, final_lr, base_learning_rate)
     check_range("weight_decay", weight_decay, 0.0)
@@ -318,6 +322,10 @@ def amsbound(
     .. note::
       The notes of `adabound` hold here too. The step size is still multiplied by
       `sqrt(1 - b2**t)`, though the maximum has not been corrected, as in the authors' code.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     final_ratio = _final_ratio(learning_rate, final_lr, base_learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -216,6 +216,10 @@ def adahessian(
       piecewise linear it misses the kinks. Under `optax.masked` or `optax.partition`
       the parameters have holes that `obj_fn` does not expect: pass `hvp` there, with
       `mask_compatible_extra_args=True`.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

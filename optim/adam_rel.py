@@ -151,6 +151,15 @@ def adam_rel(
 
     .. note::
       `eps=1e-8` is Adam's default. The paper keeps what the agent's Adam has: 1e-5 for PPO.
+
+    .. note::
+      `optax.MultiSteps` only hands over the extra arguments of the mini-step that emits an update.
+      A `reset` in any other is lost, and the first gradient of a new objective comes in such a one:
+      give a `period`, counted in emitted updates, or `reset` in the mini-step that emits.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

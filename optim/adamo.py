@@ -222,6 +222,10 @@ def adamo(
     .. note::
       Under `optax.inject_hyperparams`, name `matrix_mask` and `ensemble_axes` in
       `static_args` if they are a function or a number.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

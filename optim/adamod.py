@@ -187,6 +187,10 @@ def adamod(
     .. note::
       Moments and steps are computed in float32 at least. Under `optax.inject_hyperparams`,
       name `mask` in `static_args` if it is a function.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -207,6 +207,10 @@ def adamp(
 
     .. note::
       Moments and steps are computed in float32 at least.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

@@ -189,6 +189,10 @@ def cautious_adamw(
     .. note::
       In the newest revision of the authors' code that was read, the default path masks the
       momentum by its own sign, which keeps everything. This is the algorithm of the paper.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -216,6 +216,10 @@ def adam_cm(
     .. note::
       Moments, buffer and steps are in float32 at least. Under `optax.inject_hyperparams`,
       name `capacity` in `static_args` if it is given, and `mask` if it is a function.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

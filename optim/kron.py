@@ -213,6 +213,10 @@ def kron(
     .. note::
       `b1`, `max_size` and the size of the state must be known when the program is compiled:
       name `b1` and `max_size` in `static_args` of `optax.inject_hyperparams`.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds all numbers to three digits:
+      give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

@@ -71,6 +71,11 @@ def reset_state(
     .. note::
       A random key in the inner state also goes back to its beginning, or, in the optimizers of this
       project that draw numbers, to one that depends on the parameters at the reset.
+
+    .. note::
+      `optax.MultiSteps` only hands over the extra arguments of the mini-step that emits an update.
+      A `reset` in any other is lost, and the first gradient of a new objective comes in such a one:
+      give a `period`, counted in emitted updates, or `reset` in the mini-step that emits.
     """
     check_period(period)
     inner = with_standard_promotion(inner)
@@ -151,6 +156,15 @@ def adam_reset(
     References:
         Asadi et al., `Resetting the Optimizer in Deep RL: An Empirical Study
         <https://arxiv.org/abs/2306.17833>`_, NeurIPS 2023, arXiv 2306.17833.
+
+    .. note::
+      `optax.MultiSteps` only hands over the extra arguments of the mini-step that emits an update.
+      A `reset` in any other is lost, and the first gradient of a new objective comes in such a one:
+      give a `period`, counted in emitted updates, or `reset` in the mini-step that emits.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("b1", b1, 0.0, 1.0)

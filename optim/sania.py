@@ -193,6 +193,10 @@ def sania(
     .. note::
       Scale invariance ends where `eps` sets in. The authors' default of 0.1 is far above the
       squared gradients of most networks.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

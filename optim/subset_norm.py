@@ -207,6 +207,10 @@ def subset_norm(
       Adam's does. The authors decay the weights after the step, which differs by
       :math:`\alpha^2 \lambda` times the direction, write `b2=1` for `accumulate`, and advise
       subset norms for linear layers only.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("weight_decay", weight_decay, 0.0)

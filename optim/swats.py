@@ -220,6 +220,10 @@ def swats(
     .. note::
       Moments, estimates and steps are computed in float32 at least. After the switch the first
       moment's memory holds SGD's trace. The seeds of a `vmap` switch each at its own time.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     return optax.chain(

@@ -236,6 +236,10 @@ def trac_adam(
     References:
         Muppidi et al., `Fast TRAC: A Parameter-Free Optimizer for Lifelong Reinforcement Learning
         <https://arxiv.org/abs/2405.16642>`_, NeurIPS 2024, arXiv 2405.16642.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
+      makes steps wrong or NaN: give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("b1", b1, 0.0, 1.0)

@@ -206,6 +206,10 @@ def tvlars(
     .. note::
       Norms are computed in float32 at least. Under `optax.inject_hyperparams`, name `mask`
       and `ensemble_axes` in `static_args` if they are a function or a number.
+
+    .. note::
+      With bfloat16 parameters, `optax.inject_hyperparams` rounds all numbers to three digits:
+      give it `hyperparam_dtype=jnp.float32`.
     """
     check_learning_rate(learning_rate)
     check_range("momentum", momentum, 0.0, 1.0)

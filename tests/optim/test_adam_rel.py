@@ -7,6 +7,7 @@ import optax
 import pytest
 from numpy_adam import awkward_gradients, initial_params
 from numpy_adam_rel import NumpyAdamRel
+from quick import quick_jit
 from replay import assert_same_walk, replay
 
 import optim
@@ -75,6 +76,28 @@ def test_a_period_comes_before_reset():
         _, state = direction.update(grads, state, reset=jnp.asarray(i == 2))
         counts.append(int(state.count))
     assert counts == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.parametrize("factory", [optim.adam_rel, optim.adam_reset])
+def test_multi_steps_drop_what_is_not_emitted(factory):
+    """Of three mini-steps the last one emits; a period counts what is emitted."""
+    params = grads = jnp.ones(1)
+
+    def counts(period, last):
+        optimizer = optax.MultiSteps(factory(1e-3, period=period), 3)
+        state, found = optimizer.init(params), []
+        update = quick_jit(
+            lambda state, reset: optimizer.update(grads, state, params, reset=reset)[1]
+        )
+        for i in range(12):
+            state = update(state, (i == 8) if last else (i == 6))
+            if i % 3 == 2:
+                found.append(int(state.inner_opt_state[0].count))
+        return found
+
+    assert counts(None, last=False) == [1, 2, 3, 4]
+    assert counts(None, last=True) == [1, 2, 1, 2]
+    assert counts(2, last=False) == [1, 2, 1, 2]
 
 
 def test_the_period_can_be_traced():

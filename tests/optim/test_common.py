@@ -1,6 +1,9 @@
 """What every optimizer must bear, over one list of them: `suite.CASES`."""
 
+import dataclasses
 import functools
+import importlib.util
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,9 @@ import numpy as np
 import optax
 import pytest
 import suite
+import trees
+from flax import nnx
+from flax.core import FrozenDict
 from quick import quick_jit
 
 import optim
@@ -296,6 +302,121 @@ def test_complex_parameters(name):
             jax.eval_shape(run, params)
 
 
+MODULE = trees.Module(jnp.ones((4, 3)), jnp.zeros(3), jax.nn.relu, jnp.int32(7))
+ARRAYS = dataclasses.replace(MODULE, activation=None)
+TRAINED = dataclasses.replace(ARRAYS, calls=None)
+GRADIENTS = dataclasses.replace(TRAINED, kernel=jnp.full((4, 3), 0.5), bias=jnp.ones(3))
+WITH_ZEROS = dataclasses.replace(GRADIENTS, calls=jnp.int32(0))
+# Given to init, as gradients and as parameters: None is what equinox.filter_grad gives, integers
+# are what a learner has in their place that wants gradients everywhere.
+UNTRAINED = {
+    "filtered": (TRAINED, GRADIENTS, TRAINED),
+    "whole_in_update": (TRAINED, GRADIENTS, MODULE),
+    "arrays_in_update": (TRAINED, GRADIENTS, ARRAYS),
+    "arrays": (ARRAYS, GRADIENTS, ARRAYS),
+    "arrays_in_init": (ARRAYS, GRADIENTS, MODULE),
+    "zeros": (ARRAYS, WITH_ZEROS, ARRAYS),
+    "zeros_and_whole_in_update": (ARRAYS, WITH_ZEROS, MODULE),
+}
+
+
+# The state of each leaf is that of optax's momentum, which does without where a gradient is None.
+TAKES_LESS = {"cautious_sgd", "tvlars"}
+
+
+def loss_of_module(module):
+    """Of all that it was given, also where it is differentiated."""
+    activation = module.activation or jax.nn.relu
+    return jnp.sum(activation(module.kernel + 1) ** 2) + jnp.sum((module.bias - 1) ** 2)
+
+
+def two_updates(optimizer, initial, grads, params):
+    """Of gradients that stay the same; the state keeps its types."""
+
+    def loss(module):
+        assert module.activation is params.activation
+        assert module.calls is params.calls
+        return loss_of_module(module)
+
+    state = optimizer.init(initial)
+    for _ in range(2):
+        updates, after = update(optimizer, grads, state, params, loss)
+        assert types_of(after) == types_of(state)
+        state = after
+    assert updates.activation is None
+    if grads.calls is None:
+        assert updates.calls is None
+    else:
+        assert jax.typeof(updates.calls) == jax.typeof(grads.calls)
+    return updates
+
+
+@every
+def test_leaves_without_gradients(name):
+    """Functions, integers and None, as in a module of equinox, are left alone, as by Adam."""
+    optimizer = build(name)
+    for trees_given in UNTRAINED.values():
+        jax.eval_shape(lambda given=trees_given: two_updates(optimizer, *given))
+    filtered, whole = quick_jit(
+        lambda: [
+            two_updates(optimizer, *UNTRAINED[key])
+            for key in ("filtered", "zeros_and_whole_in_update")
+        ]
+    )()
+    assert_close(dataclasses.replace(whole, calls=None), filtered, rtol=1e-5)
+    np.testing.assert_array_equal(whole.calls, 0)
+    assert np.any(filtered.kernel != 0)
+
+
+@every
+def test_leaves_that_no_optimizer_takes(name):
+    """One sentence says what is wrong and where."""
+    optimizer = build(name)
+
+    def run(initial, grads=GRADIENTS):
+        return update(optimizer, grads, optimizer.init(initial), ARRAYS, loss_of_module)
+
+    with pytest.raises(ValueError, match=r"^params must hold arrays .* a \w+ at 'activation'; "):
+        jax.eval_shape(lambda: run(MODULE))
+    float0 = dataclasses.replace(GRADIENTS, calls=np.zeros((), jax.dtypes.float0))
+    with pytest.raises(ValueError, match=r"^updates must hold arrays .* float0 at 'calls'; "):
+        jax.eval_shape(lambda: run(ARRAYS, float0))
+    frozen = dataclasses.replace(GRADIENTS, bias=None)
+    if name in TAKES_LESS:
+        return
+    with pytest.raises(ValueError, match=r"^updates must have a gradient for each leaf that init "):
+        jax.eval_shape(lambda: run(TRAINED, frozen))
+
+
+def test_extra_arguments_like_the_parameters():
+    """They may hold what the gradients hold."""
+    product = dataclasses.replace(GRADIENTS, calls=jnp.int32(0))
+    for optimizer, extra in (
+        (optim.adahessian(0.1), "hvp"),
+        (optim.mars(0.1, exact=True), "previous_gradient"),
+    ):
+        expected, _ = optimizer.update(
+            GRADIENTS, optimizer.init(TRAINED), TRAINED, **{extra: GRADIENTS}
+        )
+        updates, _ = optimizer.update(
+            WITH_ZEROS, optimizer.init(ARRAYS), MODULE, **{extra: product}
+        )
+        assert_close(dataclasses.replace(updates, calls=None), expected)
+
+
+def test_numbers_of_python_and_parameters_of_another_kind():
+    """Whatever optax's Adam takes: it asks nothing of parameters that it has no use for."""
+    optimizer = optim.adabound(0.1)
+    params = {"scale": 1.0, "bias": jnp.ones(2)}
+    grads = {"scale": jnp.float32(2.0), "bias": jnp.ones(2)}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(grads)
+    direction = optim.scale_by_adabound()
+    mixed = grads | {"calls": jnp.int32(0)}
+    updates, _ = direction.update(mixed, direction.init(mixed), [params])
+    assert types_of(updates) == types_of(mixed)
+
+
 OURS = [name for name in optim.optimizer_names() if optim.details(name)]
 
 
@@ -319,8 +440,146 @@ def test_learning_rates_out_of_range(name):
 
 def test_the_list_is_complete():
     assert set(OURS) <= set(suite.CASES)
-    assert set(suite.QUICK) | set(CANCELS) <= set(suite.CASES)
+    assert set(suite.QUICK) | set(CANCELS) | TAKES_LESS <= set(suite.CASES)
     assert optim.details("adam") is None
     for name in OURS:
         assert suite.CASES[name].package == optim.details(name).package
         assert name == "kron" or suite.CASES[name].factory is optim.details(name).factory
+
+
+def arguments(name):
+    return inspect.signature(optim.details(name).factory).parameters
+
+
+MASKS = [
+    (name, argument)
+    for name in OURS
+    for argument in ("mask", "weight_decay_mask", "matrix_mask", "ensemble_axes")
+    if argument in arguments(name)
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), MASKS)
+def test_masks_are_matched_by_names(name, argument):
+    """A dict stands for any node with entries of the same names, and the other way round."""
+    if name == "kron":
+        pytest.importorskip("psgdax")
+    factory = optim.details(name).factory
+    options = {"kappa": 1.0, "tau": 0.9, "delta": 10.0, "trust_coefficient": 1.0}
+    options |= {"learning_rate": 0.1, "weight_decay": 0.5}
+    options = {key: value for key, value in options.items() if key in arguments(name)}
+    first, second = (0, 1) if argument == "ensemble_axes" else (False, True)
+    kernel = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    params = {network: {"kernel": kernel} for network in ("actor", "critic")}
+    nodes = (dict, FrozenDict, nnx.State, lambda tree: trees.Networks(**tree))
+
+    def updates(node, given):
+        optimizer = factory(**options, **{argument: given})
+        tree = node(params)
+        grads = jax.tree.map(lambda leaf: 2 * leaf + 1, tree)
+        extra = {"obj_fn": loss_of, "value": 1.0}
+        return jax.tree.leaves(optimizer.update(grads, optimizer.init(tree), tree, **extra)[0])
+
+    given = {"actor": first, "critic": {"kernel": second}}
+    (of_actor, of_critic), *others = quick_jit(
+        lambda: [
+            *(updates(node, {"actor": first, "critic": second}) for node in nodes),
+            *(updates(dict, node(given)) for node in nodes),
+        ]
+    )()
+    assert np.any(np.abs(of_actor - of_critic) > 1e-3)
+    for other in others:
+        assert_close(other, [of_actor, of_critic], rtol=1e-4)
+    with pytest.raises(ValueError, match=f"^{argument} must mirror .* nothing for actor/kernel"):
+        jax.eval_shape(lambda: updates(nnx.State, {"critic": second}))
+
+
+def keys_in(state):
+    """Of either kind."""
+    is_key = lambda t: t == jnp.uint32 or jnp.issubdtype(t, jax.dtypes.prng_key)  # noqa: E731
+    return [leaf for leaf in jax.tree.leaves(state) if is_key(leaf.dtype)]
+
+
+# Named optimizers that draw numbers, and options with which what they draw can be seen.
+DRAWING = {
+    "adahessian": "",
+    "kron": "",
+    "noisy_sgd": "",
+    "sophia": "",
+    "subspace_momentum": ":projection=uniform,rank=1",
+}
+
+
+def test_the_list_of_those_that_draw_is_complete():
+    names = set(optim.optimizer_names())
+    if importlib.util.find_spec("psgdax") is None:
+        names.discard("kron")
+    found = {
+        name for name in names if keys_in(jax.eval_shape(optim.make(name, 0.1).init, params_for()))
+    }
+    assert found == set(DRAWING) & names
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_seeds_draw_numbers_of_their_own(name):
+    """Those that start from different parameters, though the key is the same for all."""
+    if name == "kron":
+        pytest.importorskip("psgdax")
+    optimizer = optim.make(name + DRAWING[name], 0.1)
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), (9, 7))  # noqa: E731
+    starts = jnp.stack([draw(0), draw(1), draw(0)])
+    # All else is the same for all seeds: only draws can make a difference.
+    params, grads = draw(2), draw(3)
+
+    @quick_jit
+    @jax.vmap
+    def run(start):
+        state = optimizer.init(start)
+        for _ in range(2):
+            obj_fn = lambda params: jnp.sum(params) ** 2  # noqa: E731
+            updates, state = optimizer.update(grads, state, params, obj_fn=obj_fn)
+        return updates, [leaf for leaf in jax.tree.leaves(state) if leaf.ndim == 2], keys_in(state)
+
+    updates, matrices, (keys,) = run(starts)
+    run(jnp.cos(starts))
+    assert run._cache_size() == 1
+    for one, two in ((0, 1), (0, 2)):
+        is_same = [np.array_equal(leaf[one], leaf[two]) for leaf in (updates, *matrices)]
+        assert all(is_same) == (two == 2)
+        assert np.all(keys[one] == keys[two]) == (two == 2)
+
+
+ROUNDED = [
+    name
+    for name in OURS
+    if any(parameter.default == 0.999 for parameter in arguments(name).values())
+]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_injected_decay_rates_with_bfloat16_parameters(name):
+    """In half precision 0.999 is 1; the note says what keeps it."""
+    factory, options = suite.CASES[name].factory, suite.CASES[name].options
+    note = "With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1"
+    assert note in " ".join(optim.details(name).factory.__doc__.split())
+    assert "`hyperparam_dtype=jnp.float32`" in optim.details(name).factory.__doc__
+    static = {key for key, one in arguments(name).items() if not isinstance(one.default, float)}
+    inject = functools.partial(
+        optax.inject_hyperparams, factory, static_args=tuple(static - {"learning_rate"})
+    )
+    params = params_for(dtype=jnp.bfloat16)
+
+    @quick_jit
+    def run():
+        results = []
+        for optimizer in (factory(**options), inject(hyperparam_dtype=jnp.float32)(**options)):
+            after, state = params, optimizer.init(params)
+            for _ in range(3):
+                after, state = step(optimizer, after, state)
+            results.append(after)
+        return results
+
+    with jax.numpy_dtype_promotion("standard"):
+        plain, injected = run()
+    assert all_finite(plain)
+    assert_close(*(jax.tree.map(jnp.float32, tree) for tree in (injected, plain)), rtol=0.02)

@@ -16,6 +16,7 @@ import pytest
 from fixed_meta_params import FACTORIES, converging, drawn
 
 import optim
+from optim._trained import on_trained_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,15 @@ def trac_settling(
     return optim.trac(optax.chain(adam, decay), s_prev=s_prev, exact_reference=exact_reference)
 
 
+# optax's factor would make numbers of the zeros of integers.
+@on_trained_leaves
 def open_noisy(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     """OPEN takes no learning rate; its own is 1e-3."""
     optimizer = optim.open_optimizer(meta_params, noise_mask=True)
     return optax.chain(optimizer, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
 
 
+@on_trained_leaves
 def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     """Without noise and mean, which keep it from any minimum, and with ever shorter steps."""
     return optax.chain(

@@ -1,12 +1,35 @@
 """Trees with leaves of all kinds, a loss of them, and their comparison."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 SHAPES = {"kernel": (4, 3), "wide": (2, 5), "conv": (2, 2, 2, 3), "bias": (3,), "scale": ()}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Module:
+    """A layer as equinox has it: also a function and an integer are among its leaves."""
+
+    kernel: Any
+    bias: Any
+    activation: Any
+    calls: Any
+    width: int = dataclasses.field(metadata={"static": True}, default=3)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Networks:
+    """Two networks side by side, in a node that is no dict."""
+
+    actor: Any
+    critic: Any
 
 
 def make_params(key=0):
