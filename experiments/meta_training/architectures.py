@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 import optim
@@ -77,6 +79,18 @@ class LearnedOptimizer:
 
         jax.eval_shape(use, jax.random.key(0))  # the architecture says what it does not allow
         return learned
+
+    @property
+    def start_sha256(self) -> str | None:
+        """SHA-256 of the names, shapes and numbers of `start`, wherever they came from, or None."""
+        if self.start is None:
+            return None
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.start):
+            numbers = np.asarray(leaf, "<f4")
+            name = f"{jax.tree_util.keystr(path)} {numbers.shape}\n"
+            digest.update(name.encode() + numbers.tobytes())
+        return digest.hexdigest()
 
     def init(self, key: jax.Array) -> MetaParams:
         """The first meta-parameters."""

@@ -1,4 +1,4 @@
-"""Evolution as the command line runs it: strategies and how lifetimes are cut."""
+"""Evolution as the command line runs it: reading strategies, cutting lifetimes into stretches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meta.strategies import STRATEGIES, EvolutionConfig
 from meta.trainer import Trainer
 
 STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay")
-_STRETCHES = 10  # of a lifetime, for strategies that cut them
+_STRETCHES = 10  # per lifetime, for strategies that cut lifetimes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,11 @@ class EvolutionRunConfig(MetaRun):
 
     Attributes:
         evolution: the trainer's settings.
-        stretches: generations that a lifetime is spread over; 1 but for strategies that cut it.
+        stretches: generations that a lifetime is spread over; 1 except for strategies that cut
+            lifetimes.
 
     Raises:
-        ValueError: on construction, if anything in it is unknown or not allowed.
+        ValueError: on construction, if a value is unknown or not allowed.
     """
 
     evolution: EvolutionConfig
@@ -55,21 +56,25 @@ class EvolutionRunConfig(MetaRun):
         seed: int,
         **evolution: Any,
     ) -> EvolutionRunConfig:
-        """What the command line asks for.
+        """Builds the run that the command line asks for.
 
         Args:
-            optimizer: `NAME[:key=value,...]`.
-            tasks: see `experiments.meta_training.tasks`.
-            strategy: `NAME[:key=value,...]`, with `STRATEGY_OPTIONS`.
-            stretches: of a lifetime; by default as many as the strategy needs.
-            generations: see the class, as for the others.
-            evaluate_every: see the class.
-            evaluation_seeds: see the class.
-            seed: see the class.
+            optimizer: see `MetaRun`.
+            tasks: see `MetaRun`.
+            strategy: `NAME[:key=value,...]`, where the keys are `STRATEGY_OPTIONS`.
+            stretches: stretches of a lifetime; None for 10 with a strategy that cuts lifetimes, and
+                1 with any other.
+            generations: see `MetaRun`.
+            evaluate_every: see `MetaRun`.
+            evaluation_seeds: see `MetaRun`.
+            seed: see `MetaRun`.
             **evolution: further fields of `EvolutionConfig`.
 
+        Returns:
+            The run.
+
         Raises:
-            ValueError: if anything in it is unknown or not allowed.
+            ValueError: if a value is unknown or not allowed.
         """
         config = EvolutionConfig(**_strategy(strategy), **evolution)
         if stretches is None:
@@ -115,13 +120,13 @@ class EvolutionRunConfig(MetaRun):
 
 
 def _strategy(text: str) -> dict[str, Any]:
-    """The fields of `EvolutionConfig` that `NAME[:key=value,...]` stands for."""
+    """The fields of `EvolutionConfig` that `NAME[:key=value,...]` sets."""
     name, colon, tail = text.partition(":")
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
     if colon and not tail:
         raise ValueError(f"strategy must have the form NAME[:key=value,...], got {text!r}.")
-    # The syntax after the colon is the optimizers'.
+    # After the colon, the syntax is that of optimizers.
     options = dict(optim.OptimizerSpec.parse(f"strategy:{tail}").options) if colon else {}
     for key in options:
         if key not in STRATEGY_OPTIONS:

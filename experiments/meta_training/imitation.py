@@ -1,4 +1,4 @@
-"""Imitation as the command line runs it: what is followed, and settings."""
+"""Imitation as the command line runs it: its target and settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from meta.trainer import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class ImitationOptions(ImitationConfig):
-    """What `--imitation key=value` changes: the trainer's settings and what surrounds them.
+    """What `--imitation key=value` can set: the trainer's settings and the target's.
 
     Attributes:
-        anneal: whether the target's learning rate falls linearly to 0 over a lifetime.
+        anneal: whether the target's learning rate falls linearly to 0 over each lifetime.
     """
 
     anneal: bool = True
@@ -36,12 +36,12 @@ class ImitationRunConfig(MetaRun):
     """Meta-training by imitation.
 
     Attributes:
-        target: the optimizer that is followed, `NAME[:key=value,...]`, by default with the task's
-            learning rate.
-        options: settings.
+        target: the optimizer to imitate, `NAME[:key=value,...]`; without a learning rate it has the
+            task's.
+        options: the settings.
 
     Raises:
-        ValueError: on construction, if anything in it is unknown or not allowed.
+        ValueError: on construction, if a value is unknown or not allowed.
     """
 
     target: str
@@ -60,17 +60,20 @@ class ImitationRunConfig(MetaRun):
         assignments: Sequence[str],
         **common: Any,
     ) -> ImitationRunConfig:
-        """What the command line asks for.
+        """Builds the run that the command line asks for.
 
         Args:
-            optimizer: `NAME[@WEIGHTS][:key=value,...]`.
-            tasks: see `experiments.meta_training.tasks`.
-            target: `NAME[:key=value,...]`.
+            optimizer: see `MetaRun`.
+            tasks: see `MetaRun`.
+            target: see the class; None is refused.
             assignments: settings, `key=value`.
             **common: further fields of `MetaRun`.
 
+        Returns:
+            The run.
+
         Raises:
-            ValueError: if anything in it is unknown or not allowed.
+            ValueError: if a value is unknown or not allowed, or there is no target.
         """
         if target is None:
             raise ValueError("--method imitation needs --target, e.g. adam:learning_rate=3e-3.")
@@ -79,8 +82,10 @@ class ImitationRunConfig(MetaRun):
 
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""
-        options = dataclasses.asdict(self.options)
-        return super().config() | {"target": self.target, "imitation": options}
+        config = super().config() | {"target": self.target}
+        if optim.OptimizerSpec.parse(self.target).weights is not None:
+            config["target_sha256"] = LearnedOptimizer.parse(self.target).start_sha256
+        return config | {"imitation": dataclasses.asdict(self.options)}
 
     @property
     def env_steps(self) -> int:
@@ -108,8 +113,8 @@ class ImitationRunConfig(MetaRun):
         if self.options.anneal:
             if not optim.accepts_schedule(spec.name):
                 raise ValueError(
-                    f"--target must take a schedule as learning rate, or --imitation anneal=false; "
-                    f"got {spec.name!r}."
+                    f"--target must accept a schedule as its learning rate unless --imitation "
+                    f"anneal=false is given; got {spec.name!r}."
                 )
             rate = optax.linear_schedule(spec.learning_rate, 0.0, updates)
         clip = optim.clip_by_network_norm(task.settings.max_grad_norm)

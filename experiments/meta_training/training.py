@@ -90,10 +90,12 @@ class MetaRun(abc.ABC):
 
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
+        start = LearnedOptimizer.parse(self.optimizer).start_sha256
         return {
             "format": _FORMAT,
             "method": self.method,
             "optimizer": self.optimizer,
+            **({} if start is None else {"start_sha256": start}),
             "tasks": {
                 str(index): dataclasses.asdict(task)
                 | {
