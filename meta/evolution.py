@@ -1,4 +1,4 @@
-"""Meta-training by evolution: populations of meta-parameters, judged by the lifetimes they give."""
+"""Evolution: meta-training by selection among meta-parameters, judged by whole lifetimes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ASK, _LIVE, _TELL = range(3)  # folded into a generation's key
 class EvolutionState(NamedTuple):
     """State of `evolution`."""
 
-    key: jax.Array  # stays as it is; each generation folds in its number
+    key: jax.Array  # constant; each generation folds in its number
     generation: jax.Array  # shape=(), dtype=int32
     strategy: Any  # evosax's state
-    lives: tuple[Any, ...]  # for each task (population, lives, ...); empty if not truncated
+    lives: tuple[Any, ...]  # one per task: (population, lives, ...); empty unless truncated
 
 
 def evolution(
@@ -36,44 +36,50 @@ def evolution(
     config: EvolutionConfig,
     mesh: Mesh | None = None,
 ) -> Trainer:
-    r"""Evolution of meta-parameters by the fitness of the lifetimes that they give.
+    r"""Evolves meta-parameters by the fitness of lifetimes lived under them.
 
     With OpenAI's strategy, the default, generation t draws :math:`\epsilon_1, \ldots,
-    \epsilon_{P/2}` from a standard normal distribution, plays with the members
-    :math:`\mu_t \pm \sigma_t \epsilon_i`, and moves the mean by Adam, along
+    \epsilon_{P/2}` from a standard normal distribution, evaluates the members
+    :math:`\mu_t \pm \sigma_t \epsilon_i`, and moves the mean by Adam along
 
     .. math::
         \hat g_t = \frac{1}{P \sigma_t} \sum_{i=1}^{P/2} (r_i^+ - r_i^-)\, \epsilon_i, \qquad
         \sigma_t = \sigma_0 d^t,
 
-    where r are the members' ranks by fitness, spread evenly over [-1/2, 1/2]. Members with
-    antithetic perturbations always play the same tasks with the same seeds. SNES, PGPE and
-    Sep-CMA-ES play and rank likewise. The strategies for truncated lifetimes (`persistent_es`,
-    `noise_reuse_es`) play one stretch of the members' lifetimes in each generation, and begin new
-    ones, all members at once, when these are over.
+    where r are the members' ranks by fitness, spread evenly over [-1/2, 1/2]. The two members of an
+    antithetic pair always play the same tasks with the same seeds. SNES, PGPE and Sep-CMA-ES play
+    and rank in the same way. The strategies for truncated lifetimes (`persistent_es`,
+    `noise_reuse_es`) play one stretch of each member's lifetime per generation. When the lifetimes
+    are over, all members begin new ones together.
 
-    All lifetimes of a generation are one compiled program, in which members are spread over the
-    devices of the mesh, also of several processes if jax has been told of them. What they come to
-    is gathered, and the update of the distribution, a small program, is computed on every device.
-    So the result does not depend on how many devices there are, but for the rounding of products
-    in batches of another size; with `members_at_once=1` not even for that.
+    Members of equal fitness share the average of their ranks (SNES: of their weights), so that a
+    generation in which all are equal does not move the mean. Sep-CMA-ES ranks them in an order that
+    is random, because averages would shrink its sigma: where all are equal, its mean takes a random
+    step.
+
+    All lifetimes of a generation form one compiled program, in which members are spread over the
+    devices of the mesh, including those of other processes that jax has been told of. Their fitness
+    is gathered, and every device computes the small update of the distribution. The result
+    therefore does not depend on the number of devices, except that products in batches of different
+    sizes may round differently; with `members_at_once=1` there is no difference at all.
 
     Args:
         init: draws the first mean from a key: an architecture's `init`, or one that returns known
             meta-parameters.
-        lifetimes: one for each task, all with as many stretches.
+        lifetimes: one for each task, all with the same number of stretches.
         config: settings.
-        mesh: the devices, as one axis named 'members'; by default as many of all as can have
-            equally many members.
+        mesh: the devices, as one axis named 'members'; by default as many as divide the members
+            evenly.
 
     Returns:
         The trainer. Its metrics are `fitness_mean`, `fitness_best` and `fitness_worst` over the
-        members, leaving out those that `failed` (how many: their fitness was not finite);
-        `task_fitness`, the mean on each task, shape (tasks,); `sigma` and `mean_norm`, the mean
-        standard deviation of the members and the norm of the mean of which they were drawn.
+        members that did not fail; `failed`, the number of those that did, whose fitness was not
+        finite; `task_fitness`, the mean on each task, shape (tasks,); `sigma`, the standard
+        deviation of the members, averaged over the meta-parameters, and `mean_norm`, the norm of
+        the mean that they were drawn around.
 
     Raises:
-        ValueError: if the numbers of members, tasks, devices and stretches do not fit together.
+        ValueError: if the numbers of members, tasks, devices and stretches are incompatible.
 
     References:
         - Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement
@@ -86,9 +92,10 @@ def evolution(
           `arXiv:2304.12180 <https://arxiv.org/abs/2304.12180>`_
 
     .. note::
-        Persistent and noise-reuse evolution are ranked too, where their papers weigh perturbations
-        by the fitness itself: returns differ by orders of magnitude between tasks and stretches,
-        and a failed member has none. Their learners all begin anew in the same generation.
+        Persistent and noise-reuse evolution use ranks too, whereas their papers weight
+        perturbations by the fitness itself: returns differ by orders of magnitude between tasks and
+        stretches, and a failed member has none. All members begin new lifetimes in the same
+        generation.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -109,13 +116,13 @@ def evolution(
     if config.task_sampling == "pairs" and (config.population // 2) % tasks:
         raise ValueError(
             f"population must be a multiple of {2 * tasks}, two for each task, where each pair "
-            f"plays one; got {config.population}."
+            f"plays one task; got {config.population}."
         )
     example = jax.eval_shape(init, jax.random.key(0))
     with relaxed_promotion():
         strategy, parameters = make_strategy(example, config, stretches)
-    # Perturbations are drawn independently, so that it may be the same pairs that play a task in
-    # every generation.
+    # Perturbations are drawn independently, so the same pairs may play the same task in every
+    # generation.
     players = np.broadcast_to(np.arange(config.population), (tasks, config.population))
     if config.task_sampling == "pairs":
         players = np.arange(config.population).reshape(-1, tasks).T
@@ -123,12 +130,12 @@ def evolution(
         mesh = population_mesh([players.shape[1]])
     elif players.shape[1] % mesh.size:
         raise ValueError(
-            f"the members that play a task, {players.shape[1]}, must be a multiple of the mesh's "
-            f"{mesh.size} devices."
+            f"the number of members that play a task must be a multiple of the mesh's {mesh.size} "
+            f"devices; got {players.shape[1]}."
         )
     spread = functools.partial(over_members, at_once=config.members_at_once)
 
-    def on_this_device(x: Any) -> Any:  # of what has an entry for each player of a task
+    def on_this_device(x: Any) -> Any:  # x has an entry for each player of a task
         count = players.shape[1] // mesh.size
         return jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(
@@ -138,7 +145,7 @@ def evolution(
         )
 
     def births(key: jax.Array) -> list[jax.Array]:
-        """The keys of lifetimes, for each task (players, lives)."""
+        """The keys of the lifetimes: for each task an array of shape (players, lives)."""
         if config.task_sampling == "all":
             keys = jax.random.split(key, (tasks, 1, config.lives))
             keys = jnp.broadcast_to(keys, (*players.shape, config.lives))
@@ -164,7 +171,7 @@ def evolution(
         return EvolutionState(key, jnp.zeros((), jnp.int32), state, lives)
 
     def play(state: EvolutionState) -> tuple[MetaParams, Any, tuple[Any, ...], jax.Array]:
-        """The members, the distribution that drew them, their lives and, by task, their fitness."""
+        """The members, the distribution they were drawn from, their lives and fitness by task."""
         key = jax.random.fold_in(state.key, state.generation)
         distribution = state.strategy
         if kind.fixed_sigma:
@@ -196,7 +203,7 @@ def evolution(
         distribution: Any,
         fitness_played: jax.typing.ArrayLike,
     ) -> tuple[Any, Metrics]:
-        """The next distribution, from the fitness of shape (tasks, players)."""
+        """The next distribution, given the fitness, of shape (tasks, players)."""
         played = jnp.where(jnp.isfinite(fitness_played), fitness_played, jnp.nan)
         if config.task_sampling == "all":
             fitness = played.mean(axis=0)
@@ -239,7 +246,8 @@ def _stretches(lifetimes: Sequence[Lifetimes], config: EvolutionConfig) -> int:
     counts = {lives.stretches for lives in lifetimes}
     if len(counts) != 1:
         raise ValueError(
-            f"lifetimes must be at least one, and all with as many stretches; got {sorted(counts)}."
+            f"lifetimes must not be empty, and all must have the same number of stretches; got "
+            f"{sorted(counts)}."
         )
     (stretches,) = counts
     if config.kind.truncated != (stretches > 1):

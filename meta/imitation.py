@@ -1,4 +1,4 @@
-"""Warm start: a learned optimizer is fitted to the updates of a hand-crafted one."""
+"""Imitation: a learned optimizer is fitted to the updates of a hand-crafted one, as a start."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _EPS = 1e-30  # the target's updates may be 0
 
 @dataclasses.dataclass(frozen=True)
 class ImitationConfig:
-    """Settings of imitation.
+    """Settings for imitation.
 
     Attributes:
         agents: learners on each task, at least 1.
-        learning_rate: of Adam on the meta-parameters.
-        learning_rate_decay: its factor from one iteration to the next, in (0, 1].
+        learning_rate: for Adam on the meta-parameters.
+        learning_rate_decay: what the learning rate is multiplied by after each iteration, in
+            (0, 1].
 
     Raises:
         ValueError: on construction, if a value is not allowed.
@@ -53,12 +54,12 @@ class ImitationConfig:
 class ImitationState(NamedTuple):
     """State of `imitation`."""
 
-    key: jax.Array  # stays as it is; each iteration folds in its number
+    key: jax.Array  # constant; each iteration folds in its number
     iteration: jax.Array  # shape=(), dtype=int32
     meta_params: MetaParams
     optimizer: Any  # Adam's state
-    skipped: jax.Array  # shape=(), dtype=int32: steps that were not taken
-    skipped_in_a_row: jax.Array  # shape=(), dtype=int32: the last ones of them
+    skipped: jax.Array  # shape=(), dtype=int32: steps not taken so far
+    skipped_in_a_row: jax.Array  # shape=(), dtype=int32: steps not taken since the last one taken
     lives: tuple[Any, ...]  # for each task (agents, ...)
 
 
@@ -67,27 +68,27 @@ class ShadowState(NamedTuple):
 
     target: optax.OptState
     learned: optax.OptState
-    error: jax.Array  # shape=(), float32: sum over updates of the squared error
-    size: jax.Array  # shape=(), float32: sum over updates of the target's square
+    error: jax.Array  # shape=(), float32: squared error, summed over updates
+    size: jax.Array  # shape=(), float32: the target's square, summed over updates
 
 
 def shadowed(
     target: optax.GradientTransformation, learned: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The target's updates, beside which the learned optimizer computes its own unheard.
+    r"""Applies the target's updates, and computes the learned optimizer's only to compare them.
 
-    Its state goes along, as if its updates had been the target's, and over all updates and
-    parameters the squared error and the target's square,
+    The learned optimizer sees the same gradients and parameters, and its state advances with them.
+    Over all updates and parameters, the squared error and the target's square,
 
     .. math:: \sum_t \lVert u_t - u_t^* \rVert^2 \quad\text{and}\quad
         \sum_t \lVert u_t^* \rVert^2,
 
-    are summed up, u being the learned optimizer's updates and u* the target's. The error can be
-    differentiated with respect to whatever the learned optimizer is made of.
+    are accumulated, where u are the learned optimizer's updates and u* the target's. The error can
+    be differentiated with respect to the learned optimizer's meta-parameters.
 
     Args:
-        target: what is followed.
-        learned: what is compared.
+        target: the optimizer whose updates are applied.
+        learned: the optimizer that is compared with it.
 
     Returns:
         The transformation, whose state is a `ShadowState`.
@@ -118,7 +119,7 @@ def shadowed(
         arrays = {name: x for name, x in extra_args.items() if not callable(x)}
         functions = {name: x for name, x in extra_args.items() if callable(x)}
 
-        # Recomputed where it is differentiated, so that a window of updates fits into memory.
+        # Recomputed in the backward pass, so that an iteration's updates fit into memory.
         @jax.checkpoint
         def shadow(updates: Any, state: Any, params: Any, arrays: Any) -> tuple[Any, Any]:
             return learned.update(updates, state, params, **arrays, **functions)
@@ -140,31 +141,33 @@ def imitation(
 ) -> Trainer:
     r"""Fits a learned optimizer's updates to another optimizer's, on real lifetimes of PPO.
 
-    Agents live under the target. In each iteration each of them does one rollout with its updates,
-    which the learned optimizer accompanies (see `shadowed`), and the meta-parameters move by Adam
-    along the gradient of
+    Agents live under the target. In each iteration every agent does one rollout and its updates,
+    which the learned optimizer shadows (see `shadowed`), and the meta-parameters move by Adam along
+    the gradient of
 
     .. math:: L = \frac{1}{K} \sum_{k=1}^{K} \frac{\sum_{n,t} \lVert u_{knt} - u^*_{knt}
         \rVert^2}{\sum_{n,t} \lVert u^*_{knt} \rVert^2}
 
-    over K tasks, their agents n and the iteration's updates t. No update at all would have a loss
-    of 1, the target itself 0. Small updates, as an annealed target's last ones, count for little,
-    because the agents have all ages. The learned optimizer's state is carried from one iteration to
-    the next in value only. Agents are reborn one after the other, evenly over a lifetime, so that
-    after the first lifetime all ages are seen at any time. Noise counts as error, and so it is
-    unlearned; evolution can find it again.
+    over K tasks, their agents n and the iteration's updates t. An optimizer whose updates are all 0
+    has a loss of 1, the target itself a loss of 0. Small updates, such as an annealed target's last
+    ones, count for little, because the agents are of all ages. From one iteration to the next the
+    learned optimizer's state carries over in value only. Agents are replaced by newborn ones one
+    after another, evenly over a lifetime, so that after the first lifetime agents of all ages are
+    present at any time. Noise in the updates counts as error and is therefore unlearned; evolution
+    can find it again.
 
     Args:
         init: draws meta-parameters from a key.
         tasks: where the target learns.
         build: for each task, from meta-parameters to the chain that PPO would be given.
-        targets: for each task, the whole chain of the optimizer that is followed.
+        targets: for each task, the whole chain of the optimizer to imitate.
         config: settings.
 
     Returns:
-        The trainer. Its metrics are `meta_loss`; `task_loss`, shape (tasks,); `gradient_norm`, of
-        the meta-gradient before it is clipped to 1; `skipped` and `skipped_in_a_row`, the steps
-        that were not taken because it was not finite.
+        The trainer. Its metrics are `meta_loss`; `task_loss`, shape (tasks,); `gradient_norm`, the
+        norm of the meta-gradient before it is clipped to 1; `skipped`, how many steps were not
+        taken so far because that norm was not finite, and `skipped_in_a_row`, how many since the
+        last one that was.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax

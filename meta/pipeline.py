@@ -1,4 +1,4 @@
-"""Meta-training by pipeline training: meta-gradients from learners of all ages."""
+"""Pipeline training: meta-training by meta-gradients from learners of all ages."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from meta.trainer import MetaParams, Metrics, Trainer
 from meta.windows import Windows
 
 SCHEDULES = ("staggered", "newborn")
-_GROWTH = -1  # in the place of an iteration's number, for the keys of those who live before
+_GROWTH = -1  # stands for the iteration in the keys of agents that live before the first one
 
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """Settings of `pipeline`.
+    """Settings for `pipeline`.
 
     Attributes:
         agents: learners on each task, over all devices, at least 1.
-        agents_at_once: learners that a device computes side by side, the others after them; None
-            for all. Bounds the memory.
-        schedule: 'staggered': all ages are there from the first iteration on, because all but the
-            youngest have lived under the first meta-parameters before. 'newborn': all are born
-            together and only replaced at different times, so that ages are spread after a whole
-            interval, as in the authors' code.
-        optimizer: of the meta-parameters, `NAME[:key=value,...]` as `optim.make` takes it.
-        task_norm: each task's meta-gradient is scaled to this norm, up or down; None for no change.
-        max_norm: the meta-gradient is clipped to this norm; None for no limit.
-        max_entry: each entry of the meta-gradient is clipped to within this; None for no limit.
-        age_bins: into how many stretches of a life returns are sorted in the metrics, at least 1.
+        agents_at_once: learners that a device runs in parallel; the rest follow in further batches.
+            None for all at once. A smaller number needs less memory.
+        schedule: 'staggered': agents of all ages are present from the first iteration on, because
+            all but the youngest have already lived under the first meta-parameters. 'newborn': all
+            are born in the first iteration and replaced at different times, so that ages are spread
+            only after a whole interval, as in the authors' code.
+        optimizer: the optimizer of the meta-parameters, `NAME[:key=value,...]` as for `optim.make`.
+        task_norm: norm to which each task's meta-gradient is scaled, up or down; None to leave it
+            as it is. A gradient of 0 stays 0.
+        max_norm: norm to which the meta-gradient is clipped; None for no limit.
+        max_entry: magnitude to which each entry of the meta-gradient is clipped; None for no limit.
+        age_bins: equal parts of a life by which the metrics group returns, at least 1.
 
     Raises:
-        ValueError: on construction, if anything in it is not allowed.
+        ValueError: on construction, if a value is not allowed.
     """
 
     agents: int = 64
@@ -70,7 +71,7 @@ class PipelineConfig:
             raise ValueError(
                 f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}."
             )
-        self.transformation()  # says what is not allowed
+        self.transformation()  # refuses what is not allowed
 
     def transformation(self) -> optax.GradientTransformation:
         """Clipping and the optimizer of the meta-parameters."""
@@ -85,21 +86,24 @@ class PipelineConfig:
 class PipelineState(NamedTuple):
     """State of `pipeline`."""
 
-    key: jax.Array  # stays as it is; each iteration folds in its number
+    key: jax.Array  # constant; each iteration folds in its number
     iteration: jax.Array  # shape=(), dtype=int32
     meta_params: MetaParams
     optimizer_state: optax.OptState  # of the meta-parameters
-    skipped: jax.Array  # shape=(), dtype=int32: steps that were not taken
-    skipped_in_a_row: jax.Array  # shape=(), dtype=int32: the last ones of them
+    skipped: jax.Array  # shape=(), dtype=int32: steps not taken so far
+    skipped_in_a_row: jax.Array  # shape=(), dtype=int32: steps not taken since the last one taken
     lives: tuple[Any, ...]  # for each task (agents, ...)
 
 
 def reset_offsets(interval: int, agents: int) -> np.ndarray:
-    """In which iteration of every interval each agent is replaced.
+    r"""The iteration of each interval in which each agent is replaced.
+
+    Of n agents, agent j is replaced in iteration :math:`\lfloor j\,(I-1)/(n-1) \rfloor`
+    of an interval of I.
 
     Args:
-        interval: meta-iterations of a life.
-        agents: how many.
+        interval: I, the meta-iterations in a life.
+        agents: n, the number of agents.
 
     Returns:
         int array of shape (agents,), rising from 0 to interval - 1 (0 if there is one agent).
@@ -108,7 +112,7 @@ def reset_offsets(interval: int, agents: int) -> np.ndarray:
         >>> reset_offsets(4, 6)
         array([0, 0, 1, 1, 2, 3])
     """
-    return np.linspace(0, interval - 1, agents).astype(np.int64)
+    return np.arange(agents) * (interval - 1) // max(agents - 1, 1)
 
 
 def pipeline(
@@ -117,10 +121,10 @@ def pipeline(
     config: PipelineConfig,
     mesh: Mesh | None = None,
 ) -> Trainer:
-    r"""Descent of the loss that learners of all ages have after a window of their life.
+    r"""Descends the loss that learners of all ages have after a window of their lives.
 
-    In meta-iteration t, n agents on each of K tasks go through a window under the present
-    meta-parameters :math:`\phi`, and Adam (or another optimizer) gets the clipped mean of the
+    In meta-iteration t, n agents on each of K tasks live through a window under the current
+    meta-parameters :math:`\phi`, and Adam (or another optimizer) is given the clipped mean of the
     gradients of their losses on fresh experience,
 
     .. math::
@@ -129,39 +133,40 @@ def pipeline(
 
     Agent j is replaced by a newborn one at the start of iteration t = 0, 1, ... if
     :math:`t \bmod I = \lfloor j\,(I-1)/(n-1) \rfloor`, where I is the number of windows in a life,
-    so that at any time all ages are there and early, middle and late learning count alike. A
-    replacement has new parameters, a new optimizer's state and a new environment. All others go on
-    from where they were: parameters, hidden states and environments are carried over in value, and
-    no derivative crosses from one window into another.
+    so that agents of all ages are present at any time, and early, middle and late learning count
+    equally. A replacement has new parameters, a new optimizer state and a new environment. All
+    other agents continue where they were: the values of parameters, hidden states and environments
+    carry over, but no derivative crosses from one window to the next.
 
-    A meta-gradient that is not finite is not followed: meta-parameters and their optimizer stay as
-    they are. Agents whose parameters or optimizer's state are not finite are replaced as soon as
-    possible (one in each iteration and on each device, beside those whose time has come), without
-    a change of when their place is renewed.
+    A meta-gradient that is not finite, or whose norm overflows (with `task_norm`, that of any task
+    too), is not followed: the meta-parameters and their optimizer stay as they are. Agents whose
+    parameters or optimizer state are not finite are replaced as soon as possible (one per iteration
+    and device, in addition to those that are due). Their places are still renewed on schedule.
 
-    Agents are spread over devices. The result does not depend on how many there are, but for
-    rounding.
+    Agents are spread over the devices. Apart from rounding, the result does not depend on the
+    number of devices.
 
     Args:
         init: draws the first meta-parameters from a key: an architecture's `init`, or one that
             returns known meta-parameters.
         windows: one for each task.
         config: settings.
-        mesh: the devices, as one axis named 'members'; by default as many of all as can have
-            equally many agents.
+        mesh: the devices, as one axis named 'members'; by default as many as divide the agents
+            evenly.
 
     Returns:
         The trainer. Its metrics are `meta_loss`, the mean over agents and tasks, and `task_loss`,
-        shape (tasks,); `gradient_norm`, of g before any clipping, and `task_gradient_norm`, of each
-        :math:`g_k`, shape (tasks,); `skipped` and `skipped_in_a_row`, the steps that were not
-        taken; `failed`, agents that are replaced before their time; and by task and age, both of
-        shape (tasks, age_bins): `episodes_by_age`, how many episodes ended in the windows of agents
-        of that age, and `return_by_age`, their mean return, NaN where there were none. Bin b holds
-        the ages, in windows lived before this one, from bI/age_bins on.
+        shape (tasks,); `gradient_norm`, the norm of g before clipping, and `task_gradient_norm`,
+        that of each :math:`g_k`, shape (tasks,); `skipped`, how many steps were not taken so far,
+        and `skipped_in_a_row`, how many since the last one that was; `failed`, the number of agents
+        that have failed and are not due; and, both of shape (tasks, age_bins), `episodes_by_age`,
+        the number of episodes that ended in the windows of agents of that age, and `return_by_age`,
+        their mean return, NaN if there were none. An agent's age is the number of windows it lived
+        before this one; bin b begins at age bI/age_bins.
 
     Raises:
-        ValueError: if there is no task, or the numbers of agents, devices and those at once do not
-            fit together.
+        ValueError: if there is no task, or `agents`, `agents_at_once` and the number of devices do
+            not fit together.
 
     References:
         Lan et al., Learning to Optimize for Reinforcement Learning, RLC 2024,
@@ -169,9 +174,9 @@ def pipeline(
 
     .. note::
         The authors' agents are all newborn at the start, so that ages are spread only after a whole
-        interval: `schedule="newborn"`. With PPO they train one agent on each device, so that on one
-        device all agents are replaced at once; here, it is as for A2C. They end the run at the
-        first NaN.
+        interval: `schedule="newborn"`. With PPO they train one agent per device, so that on one
+        device all agents are replaced at once; here, agents are staggered for PPO as for A2C. Their
+        code ends the run at the first NaN.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -194,7 +199,7 @@ def pipeline(
     """
     tasks = len(windows)
     if not tasks:
-        raise ValueError("windows must be at least one, for a task; got none.")
+        raise ValueError("windows must not be empty, one for each task; got none.")
     if mesh is None:
         mesh = population_mesh([config.agents])
     elif config.agents % mesh.size:
@@ -225,7 +230,7 @@ def pipeline(
         return jax.vmap(functools.partial(jax.random.fold_in, key))(own())
 
     def age(task: int, iteration: jax.Array) -> jax.Array:
-        """Windows that each agent on this device has lived, if it is where it should be."""
+        """Windows that each agent on this device has lived, unless it was replaced early."""
         return (iteration - jnp.asarray(offsets[task], jnp.int32)[own()]) % intervals[task]
 
     def begin(key: jax.Array) -> PipelineState:
@@ -241,7 +246,7 @@ def pipeline(
         return PipelineState(key, zero, meta_params, optimizer_state, zero, zero, lives)
 
     def grow(task: int, meta_params: MetaParams, lives: Any) -> Any:
-        """Lets agents live for as long as they should have lived before the first iteration."""
+        """Ages the agents to where their schedules have them at the first iteration."""
 
         def until(life: Any, windows_lived: jax.Array) -> Any:
             one = functools.partial(windows[task].grow, meta_params)
@@ -250,7 +255,7 @@ def pipeline(
         return chunked(jax.vmap(until))(lives, age(task, jnp.zeros((), jnp.int32)))
 
     def chunked(function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of (agents, ...) that is applied to so many agents at once."""
+        """Applies a function of (agents, ...) to `at_once` agents at a time."""
         if at_once == count:
             return function
 
@@ -264,7 +269,7 @@ def pipeline(
     def replaced(
         task: int, meta_params: MetaParams, keys: jax.Array, due: jax.Array, lives: Any
     ) -> tuple[Any, jax.Array]:
-        """Lives with newborn ones where they are due or have failed, and how many have failed."""
+        """Puts newborn lives where agents are due or failed; also counts failures not due."""
         failed = ~_all_finite(lives, count)
         first = jnp.argsort(jnp.where(due, 0, jnp.where(failed, 1, 2)), stable=True)
         first = first[: births[task]]
@@ -280,7 +285,7 @@ def pipeline(
     def play(
         task: int, meta_params: MetaParams, key: jax.Array, iteration: jax.Array, lives: Any
     ) -> tuple[Any, Any]:
-        """A window of all agents on this device, and its sums, with an axis for the devices."""
+        """One window of all agents on this device: lives, and sums with a leading device axis."""
         ages = age(task, iteration)
         keys = birth_keys(key, task, iteration)
         lives, failed = replaced(task, meta_params, keys, ages == 0, lives)
@@ -328,15 +333,15 @@ def pipeline(
         skipped: tuple[jax.Array, jax.Array],
         summed: Sequence[Any],
     ) -> tuple[Any, ...]:
-        """One step of the meta-parameters, from each task's sums on all devices."""
+        """One step of the meta-parameters, given each task's sums on all devices."""
         totals = [jax.tree.map(lambda x: jnp.sum(x, axis=0), numbers) for numbers in summed]
         gradients = [jax.tree.map(lambda x: x / config.agents, t["gradient"]) for t in totals]
         norms = [optax.tree.norm(gradient) for gradient in gradients]
         if config.task_norm is not None:
-            factors = [
-                jnp.where(norm > 0, config.task_norm / jnp.where(norm > 0, norm, 1.0), 0.0)
-                for norm in norms
-            ]
+            # The squares in a norm overflow long before the gradient does: the factor would be 0,
+            # and the task left out unnoticed. NaN has the step skipped and counted.
+            finite = [jnp.where(jnp.isfinite(norm), norm, jnp.nan) for norm in norms]
+            factors = [jnp.where(n == 0.0, 0.0, config.task_norm / n) for n in finite]
             gradients = [
                 jax.tree.map(lambda x, f=factor: x * f, gradient)
                 for gradient, factor in zip(gradients, factors, strict=True)
@@ -386,7 +391,7 @@ def pipeline(
     compiled: list[jax.stages.Compiled] = []
 
     def programs(state: PipelineState) -> list[jax.stages.Compiled]:
-        """The tasks' windows: compiled once, to be asked for their memory and to run."""
+        """The tasks' windows, compiled once: both to report their memory and to run."""
         if not compiled:
             lowered = [
                 player.lower(state.meta_params, state.key, state.iteration, lives)
@@ -396,7 +401,7 @@ def pipeline(
         return compiled
 
     def grown(state: PipelineState) -> list[Any]:
-        """Lives as old as they should be in the first iteration."""
+        """Lives of the ages that the first iteration needs."""
         pairs = list(zip(growers, state.lives, strict=True))
         ready = compile_all([grow.lower(state.meta_params, lives) for grow, lives in pairs])
         return [
@@ -434,7 +439,7 @@ def pipeline(
         kept = sum(sizes) // mesh.size
         extra = []
         for program in programs(state):
-            if (need := program.memory_analysis()) is not None:  # not every backend tells
+            if (need := program.memory_analysis()) is not None:  # some backends do not report it
                 extra.append(need.temp_size_in_bytes + need.output_size_in_bytes)
         return kept + max(extra, default=0)
 
@@ -442,7 +447,7 @@ def pipeline(
 
 
 def _all_finite(lives: Any, count: int) -> jax.Array:
-    """Of each entry along the first axis, whether all its numbers are finite."""
+    """Whether all numbers of each entry along the first axis are finite."""
     finite = [
         jnp.all(jnp.isfinite(leaf).reshape(count, -1), axis=1)
         for leaf in jax.tree.leaves(lives)

@@ -1,4 +1,4 @@
-"""Many lifetimes side by side: members of a population on devices, and the mean on fresh seeds."""
+"""Many lifetimes in parallel: a population's members over devices, and evaluation of the mean."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MEMBERS = "members"  # the axis of the mesh
 
 
 def population_mesh(members: Sequence[int]) -> Mesh:
-    """As many devices as can have equally many members each.
+    """The largest mesh whose devices can all be given the same number of members.
 
     Args:
-        members: how many members play each task.
+        members: for each task, how many members play it.
 
     Returns:
         A mesh of one axis, `MEMBERS`, over the devices of all processes.
 
     Raises:
-        ValueError: if there are several processes and their devices cannot all take part.
+        ValueError: if there are several processes and not all of their devices can take part.
     """
     devices = jax.devices()
     fitting = [
@@ -38,8 +38,8 @@ def population_mesh(members: Sequence[int]) -> Mesh:
     size = max(fitting)
     if jax.process_count() > 1 and size < len(devices):
         raise ValueError(
-            f"the members that play a task, {min(members)}, must be a multiple of the "
-            f"{len(devices)} devices of all processes."
+            f"the number of members that play a task must be a multiple of the {len(devices)} "
+            f"devices of all processes; got {min(members)}."
         )
     return Mesh(np.array(devices[:size]), (MEMBERS,), axis_types=(AxisType.Auto,))
 
@@ -47,12 +47,15 @@ def population_mesh(members: Sequence[int]) -> Mesh:
 def over_members(
     function: Callable[[MetaParams, Any], Any], at_once: int | None
 ) -> Callable[[MetaParams, Any], Any]:
-    """Lets a function of one member and one life work on (members,) and (members, lives, ...).
+    """Maps a function of one member and one life over (members,) and (members, lives, ...).
 
     Args:
-        function: of meta-parameters and a key or a life.
-        at_once: members that are computed side by side, the others after them; None for all. It
-            bounds the memory.
+        function: takes meta-parameters, and a key or a life.
+        at_once: members that are run in parallel; the rest follow in further batches. None for all
+            at once. A smaller number needs less memory.
+
+    Returns:
+        The mapped function.
     """
     lives = jax.vmap(function, in_axes=(None, 0))
     if at_once is None:
@@ -63,10 +66,10 @@ def over_members(
 
 
 def gathered(x: jax.Array) -> np.ndarray:
-    """An array that is spread over devices, whole, on each process.
+    """Gathers an array that is spread over devices, on every process.
 
-    It takes the way over the host, because a CPU's devices are not patient: in a compiled program
-    they wait for each other for 40 seconds, and then XLA ends the process.
+    The array goes through the host: in a compiled program a CPU's devices wait for each other for
+    no more than 40 seconds, and then XLA ends the process.
     """
     if jax.process_count() > 1:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -74,7 +77,13 @@ def gathered(x: jax.Array) -> np.ndarray:
 
 
 def compile_all(lowered: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
-    """Compiles programs side by side, as many at a time as there are cores.
+    """Compiles programs in parallel, as many at a time as there are cores.
+
+    Args:
+        lowered: the programs.
+
+    Returns:
+        The compiled programs, in the same order.
 
     Examples:
         >>> import jax
@@ -95,13 +104,13 @@ def evaluation(
     """Plays whole lifetimes under one set of meta-parameters, spread over all devices.
 
     Args:
-        lifetimes: one for each task, each uncut.
+        lifetimes: one for each task, not cut into stretches.
         seeds: lifetimes on each task, at least 1.
-        at_once: lifetimes of a task that a device lives side by side; None for all.
+        at_once: lifetimes of a task that a device runs in parallel; None for all.
 
     Returns:
-        A function of meta-parameters and a key that gives the fitness, of shape (tasks, seeds). The
-        same key means the same seeds.
+        A function from meta-parameters and a key to the fitness, of shape (tasks, seeds). The same
+        key means the same seeds.
 
     Raises:
         ValueError: if a lifetime is cut into stretches, or there are no seeds.
@@ -123,7 +132,7 @@ def evaluation(
     spread = PartitionSpec(MEMBERS)
 
     def program(lives: Lifetimes) -> Any:
-        # One for each task: XLA takes much longer over a program that holds them all.
+        # One program per task: XLA takes much longer to compile one that holds them all.
         def on_device(meta_params: MetaParams, keys: jax.Array) -> jax.Array:
             copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), meta_params)
             return over_members(whole_life(lives), at_once)(copies, keys[:, None])[:, 0]
@@ -141,7 +150,7 @@ def evaluation(
     programs: list[jax.stages.Compiled] = []
 
     def evaluate(meta_params: MetaParams, key: jax.Array) -> np.ndarray:
-        meta_params = jax.device_get(meta_params)  # they may lie on other devices than these
+        meta_params = jax.device_get(meta_params)  # they may be on other devices
         keys = jax.random.split(key, (len(lifetimes), seeds))
         if not programs:
             lowered = [
@@ -156,7 +165,7 @@ def evaluation(
 
 
 def whole_life(lives: Lifetimes) -> Callable[[MetaParams, jax.Array], jax.Array]:
-    """From birth to the fitness at the end."""
+    """A whole lifetime: from meta-parameters and a key to the fitness."""
 
     def live(meta_params: MetaParams, key: jax.Array) -> jax.Array:
         return lives.advance(meta_params, lives.init(meta_params, key))[1]

@@ -1,4 +1,4 @@
-"""evosax's strategies: by name, with their settings, and which way is up."""
+"""evosax's strategies by name, their settings, and how fitness becomes what they minimise."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import optax
 
 
 def _centered_ranks(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
-    """Ranks from -1/2 to 1/2, averaged over ties."""
+    """Ranks from -1/2, the best, to 1/2, averaged over ties."""
     from evosax.core.fitness_shaping import centered_rank_fitness_shaping_fn
 
     ranks = centered_rank_fitness_shaping_fn(population, cost, state, parameters)
-    # Where all are equal, rounding leaves 1e-8 in place of 0, of which Adam can make whole steps.
-    return jnp.where(jnp.max(ranks) > jnp.min(ranks), ranks, 0.0)
+    # If all are equal, rounding may leave 1e-8 in place of 0, which Adam can turn into full steps.
+    cost = jnp.where(jnp.isnan(cost), jnp.inf, cost)
+    return jnp.where(jnp.all(cost == cost[:1]), 0.0, ranks)
 
 
 def _averaged_weights(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
-    """Weights by rank, averaged over ties: what members have in common does not move the mean.
+    """Weights by rank, averaged over ties.
 
-    evosax gives all members of a tie the weight of their rounded mean rank. The weights then no
-    longer sum to 0, and where all are equal the mean walks off.
+    evosax gives all members of a tie the weight at their rounded average rank. The weights then no
+    longer sum to 0, so that the mean drifts even if all members are equal.
     """
     del population, state
     cost = jnp.where(jnp.isnan(cost), jnp.inf, cost)
     weights = parameters.weights[_ranks(cost)]
-    tied = cost[:, None] == cost
-    return jnp.sum(jnp.where(tied, weights, 0.0), axis=1) / jnp.sum(tied, axis=1)
+    tied = cost[:, None] == cost[None]
+    return jnp.sum(jnp.where(tied, weights[None], 0.0), axis=1) / jnp.sum(tied, axis=1)
 
 
 def _ordinal_weights(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
-    """Weights by rank, of equal members the first first; 0 for members that failed.
+    """Weights by rank, with equal members in the order in which they stand; 0 for failed members.
 
-    The step size grows or falls with the length of the mean's step, so the weights must be the same
-    numbers in every generation: with the weight of the rounded mean rank, which is evosax's, or
-    with an average over ties, steps are shorter where there are ties, and sigma falls to nothing.
-    Members are independent draws, so the order in which they stand is a random one already. If all
-    failed, they are equal too.
+    Sigma adapts to the length of the mean's steps, measured against steps with all the weights.
+    With ties, both evosax's weight at the rounded average rank and an average of weights give
+    shorter steps, which shrink sigma to nothing. Members are independent draws, so the order in
+    which they stand is random and breaks ties without bias. If all failed, all are equal.
     """
     del population, state
     failed = jnp.isnan(cost)
@@ -52,18 +52,18 @@ def _ordinal_weights(population: Any, cost: jax.Array, state: Any, parameters: A
 
 
 def _ranks(cost: jax.Array) -> jax.Array:
-    """The members' places, 0 for the best; of equal ones the first comes first, NaN last."""
+    """Each member's place from 0, the lowest cost; ties in the order given, NaN last."""
     return jnp.argsort(jnp.argsort(cost))
 
 
 class Strategy(NamedTuple):
-    """What there is to know about one of evosax's strategies."""
+    """What the trainer needs to know about one of evosax's strategies."""
 
-    name: str  # evosax's
-    learning_rate: float | None  # the default; None where the mean's step size has no factor
+    name: str  # in evosax
+    learning_rate: float | None  # the default; None if the strategy takes none
     antithetic: bool  # whether members come in mirrored pairs, i and i + population / 2
-    fixed_sigma: bool  # whether sigma follows a schedule; else it adapts
-    truncated: bool = False  # whether lifetimes go on from one generation to the next
+    fixed_sigma: bool  # whether sigma follows a schedule; otherwise the strategy adapts it
+    truncated: bool = False  # whether lifetimes continue from one generation to the next
     shaping: Callable[[Any, jax.Array, Any, Any], jax.Array] = _centered_ranks  # of costs
 
 
@@ -82,23 +82,24 @@ _LARGEST = sys.float_info.max
 
 @dataclasses.dataclass(frozen=True)
 class EvolutionConfig:
-    """Settings of evolution; the defaults are those that OPEN's authors published.
+    """Settings for evolution; the defaults are those that OPEN's authors published.
 
     Attributes:
         strategy: a key of `STRATEGIES`.
-        population: members of a generation, at least 4, and even where they come in pairs.
+        population: members per generation, at least 4, and even if they come in antithetic pairs.
         sigma: initial standard deviation of the members around the mean.
-        sigma_decay: sigma's factor from one generation to the next, in (0, 1]; None for 0.999.
-            Strategies that adapt sigma take none.
-        learning_rate: of the mean, which moves by Adam (in SNES by plain descent); None for the
-            strategy's default. Sep-CMA-ES takes none.
-        learning_rate_decay: as `sigma_decay`.
+        sigma_decay: what sigma is multiplied by after each generation, in (0, 1]; None for 0.999.
+            Not allowed for strategies that adapt sigma.
+        learning_rate: for the mean, which moves by Adam (in SNES by plain gradient descent); None
+            for the strategy's default. Not allowed for Sep-CMA-ES.
+        learning_rate_decay: what the learning rate is multiplied by after each generation, in
+            (0, 1]; None for 0.999. Not allowed for Sep-CMA-ES.
         task_sampling: 'all': every member plays all tasks, with the same seeds, and is ranked among
-            all members by its mean fitness. 'pairs': every antithetic pair plays one task, with
-            seeds of its own, and its two members are ranked against each other.
-        lives: lifetimes of each member on each task that it plays, in each generation.
-        members_at_once: members that a device computes side by side, the others after them; None
-            for all. It bounds the memory.
+            all members by its mean fitness. 'pairs': every antithetic pair plays one task, with its
+            own seeds, and its two members are ranked against each other.
+        lives: lifetimes of each member per generation, on each task that it plays.
+        members_at_once: members that a device runs in parallel; the rest follow in further batches.
+            None for all at once. A smaller number needs less memory.
 
     Raises:
         ValueError: on construction, if a value is not allowed.
@@ -149,22 +150,25 @@ class EvolutionConfig:
 
     @property
     def kind(self) -> Strategy:
-        """The strategy's properties."""
+        """The strategy's entry in `STRATEGIES`."""
         return STRATEGIES[self.strategy]
 
 
 def costs(fitness: jax.Array, task_sampling: str = "all") -> jax.Array:
-    """What evosax minimises: the one place where the sign of the fitness turns.
+    """Turns fitness, of which more is better, into costs, which evosax minimises.
+
+    Nothing else changes the sign.
 
     Args:
-        fitness: of the members, higher is better, shape (population,). What is not finite is worse
-            than anything that is.
-        task_sampling: 'all': members are compared with all others. 'pairs': i only with
-            i + population / 2.
+        fitness: of the members, shape (population,). Values that are not finite count as worse than
+            any that are.
+        task_sampling: 'all': members are compared with all others. 'pairs': member i only with
+            member i + population / 2.
 
     Returns:
-        Numbers whose ranks are what counts, NaN (for evosax the worst) for members that failed.
-        Within pairs: 1 for the worse, -1 for the better, 0 for both if they are equal.
+        Costs, of which only the order matters; NaN, the worst, for members that failed. With
+        'pairs', 1 for the worse member of a pair, -1 for the better, and 0 for both if they are
+        equal.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -184,13 +188,13 @@ def costs(fitness: jax.Array, task_sampling: str = "all") -> jax.Array:
 
 
 def decayed(start: float, decay: float | None) -> Callable[[jax.Array], jax.Array]:
-    """A schedule that falls by a factor in each generation."""
+    """A schedule that is multiplied by `decay` after each generation."""
     factor = jnp.float32(_DECAY if decay is None else decay)
     return lambda generation: start * factor ** generation.astype(jnp.float32)
 
 
 def make_strategy(example: Any, config: EvolutionConfig, stretches: int) -> tuple[Any, Any]:
-    """One of evosax's strategies, and its parameters."""
+    """Builds one of evosax's strategies, and its parameters."""
     from evosax import algorithms
 
     kind = config.kind
@@ -206,6 +210,6 @@ def make_strategy(example: Any, config: EvolutionConfig, stretches: int) -> tupl
     parameters = strategy.default_params
     if not kind.fixed_sigma:
         parameters = parameters.replace(std_init=jnp.float32(config.sigma))
-    if kind.truncated:  # counted in stretches
+    if kind.truncated:  # both are counted in stretches
         parameters = parameters.replace(T=stretches, K=1)
     return strategy, parameters

@@ -14,7 +14,7 @@ from agents.environment import Environment
 from agents.ppo import PPOConfig, ppo
 from meta.trainer import Build, MetaParams
 
-_FINAL_SHARE = 0.05  # of a lifetime, whose episodes make up the final return
+_FINAL_SHARE = 0.05  # of a lifetime, at its end: its episodes make up the final return
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Task:
     Attributes:
         environment: a single environment, as `agents.environments.make` gives it.
         config: PPO's settings; `config.iterations` is the length of a lifetime, in rollouts.
-        normaliser: returns are divided by it, so that tasks count alike: the return of a good
-            optimizer there, or where returns are negative the size of a bad one.
+        normaliser: what returns are divided by, so that tasks count equally: the return of a good
+            optimizer or, if returns are negative, the magnitude of a bad one.
 
     Raises:
-        ValueError: on construction, if the lifetime's length is not known or less than 1, or the
-            normaliser is not a positive number.
+        ValueError: on construction, if the length of a lifetime is not a whole number of at least
+            1, or the normaliser is not a positive number.
     """
 
     environment: Environment
@@ -42,47 +42,48 @@ class Task:
             raise ValueError(
                 f"config.iterations must be a whole number, at least 1; got {iterations!r}."
             )
-        # A negative one would turn the best optimizer into the worst.
+        # A negative one would make the best optimizer the worst.
         if not 0.0 < self.normaliser < math.inf:
             raise ValueError(f"normaliser must be in (0, inf); got {self.normaliser!r}.")
 
 
 class Lifetimes(NamedTuple):
-    """Lifetimes of a learner under a learned optimizer, in stretches: what a trainer plays."""
+    """A learner's lifetimes under a learned optimizer, in stretches, for a trainer to play."""
 
     init: Callable[[MetaParams, jax.Array], Any]
     """`init(meta_params, key) -> life`: a newborn learner."""
 
     advance: Callable[[MetaParams, Any], tuple[Any, jax.Array]]
-    """`advance(meta_params, life) -> (life, fitness)`: one stretch; higher is better."""
+    """`advance(meta_params, life) -> (life, fitness)`: one stretch; a higher fitness is better."""
 
     stretches: int = 1
-    """How many of them make a whole lifetime."""
+    """The number of stretches in a whole lifetime."""
 
 
 def lifetimes(task: Task, build: Build, stretches: int = 1) -> Lifetimes:
-    r"""Lifetimes of PPO on a task, under the optimizer that meta-parameters stand for.
+    r"""Lifetimes of PPO on a task, under the optimizer that meta-parameters define.
 
-    The fitness is the mean return of the episodes that ended in the last 5 % of the lifetime's
-    rollouts (at least one), or, where lifetimes are cut into stretches, in the stretch, divided by
-    the task's normaliser,
+    The fitness is the mean return of the set E of episodes that ended in the last 5 % of the
+    lifetime's rollouts (in at least one rollout) or, if lifetimes are cut into stretches, in the
+    stretch, divided by the task's normaliser n,
 
     .. math:: f = \frac{1}{n\, |E|} \sum_{e \in E} R_e .
 
-    If no episode ended there, it is the mean over environments of the last return that each of
-    them had, 0 before the first. It is NaN if the learner's parameters have ceased to be finite.
+    If no episode ended there, R is each environment's last return so far, or 0 if it has none, and
+    the mean is over the environments. The fitness is NaN if the learner's parameters are no longer
+    finite.
 
     Args:
         task: what is learned, how and for how long.
         build: from meta-parameters to the chain that PPO is given.
-        stretches: parts of equal length that a lifetime is cut into; 1 for trainers that see whole
+        stretches: equal parts that a lifetime is cut into; 1 for trainers that play whole
             lifetimes.
 
     Returns:
-        Functions of one lifetime, for `jax.vmap`. `fitness` is a float32 scalar.
+        Functions of one lifetime, to be mapped with `jax.vmap`. `fitness` is a float32 scalar.
 
     Raises:
-        ValueError: if the lifetime cannot be cut into so many equal stretches.
+        ValueError: if the lifetime cannot be cut into that many equal stretches.
 
     Examples:
         >>> import jax, optax

@@ -1,4 +1,4 @@
-"""What is meta-trained, and the face of every trainer."""
+"""What is meta-trained, and the interface of every trainer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Build = Callable[[MetaParams], optax.GradientTransformation]
 
 
 class Architecture(Protocol):
-    """A learned optimizer without its weights, as `optim` defines them."""
+    """A learned optimizer without weights, as `optim` defines it."""
 
     def init(self, key: jax.Array) -> MetaParams:
         """Draws initial meta-parameters: a dict pytree of float32 arrays."""
@@ -30,19 +30,19 @@ class Architecture(Protocol):
 class Trainer(NamedTuple):
     """A trainer without hidden state; its functions are compiled.
 
-    The state is a pytree of arrays: what a checkpoint keeps. The same state gives the same next
-    one, bit for bit (on the same machine and versions).
+    The state is a pytree of arrays, which is what a checkpoint holds. The same state leads to the
+    same next state, bit for bit (on the same machine and with the same versions).
     """
 
     init: Callable[[jax.Array], Any]
     """`init(key) -> state`."""
 
     step: Callable[[Any], tuple[Any, Metrics]]
-    """`step(state) -> (state, metrics)`: one generation or one meta-iteration."""
+    """`step(state) -> (state, metrics)`: one generation or meta-iteration."""
 
     meta_params: Callable[[Any], MetaParams]
-    """`meta_params(state) -> meta_params`: what the trainer would deliver now."""
+    """`meta_params(state) -> meta_params`: the result if training stopped now."""
 
     memory: Callable[[Any], int] | None = None
-    """`memory(state) -> bytes` that a device needs for a step, the state included, found out by
-    compiling it; None where that is not known."""
+    """`memory(state) -> bytes` that each device needs for a step, state included, as compiling the
+    step shows; None if the trainer cannot tell."""

@@ -16,7 +16,7 @@ from meta.trainer import Build, MetaParams, Metrics
 
 
 class Windows(NamedTuple):
-    """A learner's life under a learned optimizer, window by window: what `meta.pipeline` plays."""
+    """A learner's life under a learned optimizer, in windows, for `meta.pipeline` to play."""
 
     init: Callable[[MetaParams, jax.Array], Any]
     """`init(meta_params, key) -> life`: a newborn learner."""
@@ -26,11 +26,11 @@ class Windows(NamedTuple):
 
     loss: Callable[[MetaParams, Any], tuple[jax.Array, tuple[Any, Metrics]]]
     """`loss(meta_params, life) -> (loss, (life, metrics))`: one window and the loss after it, for
-    `jax.grad` by the meta-parameters. The metrics are `episodes`, how many ended in the window, and
-    `return_sum`, of their returns."""
+    `jax.grad` with respect to the meta-parameters. The metrics are `episodes`, the number that
+    ended in the window, and `return_sum`, the sum of their returns."""
 
     number: int
-    """How many of them make a life: the reset interval."""
+    """The number of windows in a life: the reset interval."""
 
 
 def windows(
@@ -41,40 +41,43 @@ def windows(
     meta_steps: int | None = None,
     rematerialise: bool = True,
 ) -> Windows:
-    r"""Windows of PPO's life on a task, under the optimizer that meta-parameters stand for.
+    r"""Windows of PPO's life on a task, under the optimizer that meta-parameters define.
 
     In a window, parameters :math:`\theta` and the optimizer's state h go through M iterations of
-    the learner, each a rollout and its updates. The loss is the learner's own, of all samples of a
+    the learner, each a rollout and its updates. The loss is the learner's own, on all samples of a
     fresh rollout B at once,
 
     .. math::
         L(\phi) = \ell(\theta_M; B(\theta_M)), \qquad
         (\theta_k, h_k) = U_\phi(\theta_{k-1}, h_{k-1}; B_k(\theta_{k-1})),
 
-    where :math:`\theta_0, h_0` and the environments' state are those in which the last window
-    ended: constants, so that derivatives reach back to the start of the window and no further.
-    Experience counts as constant too, see `PPOConfig.constant_rollouts`.
+    where :math:`\theta_0, h_0` and the environments' states are those at the end of the previous
+    window. They count as constants, so derivatives reach back to the start of the window and no
+    further. Experience counts as constant too; see `PPOConfig.constant_rollouts`.
 
     Args:
         task: what is learned and how; `task.config.iterations` is the length of a life.
         build: from meta-parameters to the chain that PPO is given.
-        window: M, iterations of the learner in a window.
-        meta_steps: steps of each environment in the fresh rollout; by default as in any other.
-        rematerialise: whether the inside of the updates is computed twice instead of being kept.
+        window: M, the learner's iterations in a window.
+        meta_steps: steps of each environment in the fresh rollout; by default as many as in the
+            learner's own rollouts.
+        rematerialise: whether the backward pass computes the inside of updates again instead of
+            keeping it in memory.
 
     Returns:
-        Functions of one life, for `jax.vmap`. `loss` is a scalar of the parameters' dtype.
+        Functions of one life, to be mapped with `jax.vmap`. `loss` is a scalar of the parameters'
+        dtype.
 
     Raises:
-        ValueError: if the window does not divide the life, or there are no meta-steps.
+        ValueError: if the window does not divide the life, or `meta_steps` is less than 1.
 
     References:
         Lan et al., Learning to Optimize for Reinforcement Learning, RLC 2024,
         `arXiv:2302.01470 <https://arxiv.org/abs/2302.01470>`_
 
     .. note::
-        Where an environment's experience depends on the parameters smoothly, as in Brax, the
-        authors differentiate through it as well, so that the surrogate loss contributes nothing.
+        If an environment's experience depends smoothly on the parameters, as in Brax, the authors
+        differentiate through it as well, and then the surrogate loss contributes nothing.
 
     Examples:
         >>> import jax, optax
@@ -100,10 +103,9 @@ def windows(
     if meta_steps is not None and meta_steps < 1:
         raise ValueError(f"meta_steps must be at least 1; got {meta_steps}.")
     config = dataclasses.replace(task.config, rematerialise=rematerialise)
-    # A rollout's length is not part of the state, so another one can play it.
-    fresh_config = dataclasses.replace(
-        config, num_steps=meta_steps or config.num_steps, minibatches=1
-    )
+    # The state does not depend on the rollout's length, so a learner with another can continue it.
+    steps = config.num_steps if meta_steps is None else meta_steps
+    fresh_config = dataclasses.replace(config, num_steps=steps, minibatches=1)
 
     def init(meta_params: MetaParams, key: jax.Array) -> Any:
         return ppo(task.environment, config, build(meta_params)).init(key)
@@ -136,10 +138,10 @@ def first_order(build: Build) -> Build:
         build: from meta-parameters to an optimizer.
 
     Returns:
-        The same, but gradients, parameters and extra arguments count as constants in `update`: what
-        is differentiated sees the optimizer's meta-parameters and its state. Optim4RL, LinearOptim
-        and L2LGD2 do so by themselves; OPEN and STAR do not, and their meta-gradients contain
-        second derivatives of the learner's loss.
+        The same function, except that `update` treats gradients, parameters and extra arguments as
+        constants: derivatives flow through the meta-parameters and the optimizer's state alone.
+        Optim4RL, LinearOptim and L2LGD2 always do this. OPEN and STAR do not, so without it their
+        meta-gradients contain second derivatives of the learner's loss.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax
@@ -162,7 +164,7 @@ def first_order(build: Build) -> Build:
         optimizer = optax.with_extra_args_support(build(meta_params))
 
         def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-            # Functions are among the extra arguments.
+            # Some extra arguments are functions.
             extra = {k: v if callable(v) else constant(v) for k, v in extra.items()}
             return optimizer.update(constant(updates), state, constant(params), **extra)
 

@@ -1,4 +1,4 @@
-"""Evolution as the command line runs it: strategies and how lifetimes are cut."""
+"""Evolution as the command line runs it: reading strategies, cutting lifetimes into stretches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meta.strategies import STRATEGIES, EvolutionConfig
 from meta.trainer import Trainer
 
 STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay")
-_STRETCHES = 10  # of a lifetime, for strategies that cut them
+_STRETCHES = 10  # per lifetime, for strategies that cut lifetimes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,11 @@ class EvolutionRunConfig(MetaRun):
 
     Attributes:
         evolution: the trainer's settings.
-        stretches: generations that a lifetime is spread over; 1 but for strategies that cut it.
+        stretches: generations that a lifetime is spread over; 1 except for strategies that cut
+            lifetimes.
 
     Raises:
-        ValueError: on construction, if anything in it is unknown or not allowed.
+        ValueError: on construction, if a value is unknown or not allowed.
     """
 
     evolution: EvolutionConfig
@@ -93,13 +94,13 @@ class EvolutionRunConfig(MetaRun):
 
 
 def _strategy(text: str) -> dict[str, Any]:
-    """The fields of `EvolutionConfig` that `NAME[:key=value,...]` stands for."""
+    """The fields of `EvolutionConfig` that `NAME[:key=value,...]` sets."""
     name, colon, tail = text.partition(":")
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
     if colon and not tail:
         raise ValueError(f"strategy must have the form NAME[:key=value,...], got {text!r}.")
-    # The syntax after the colon is the optimizers'.
+    # After the colon, the syntax is that of optimizers.
     options = dict(optim.OptimizerSpec.parse(f"strategy:{tail}").options) if colon else {}
     for key in options:
         if key not in STRATEGY_OPTIONS:

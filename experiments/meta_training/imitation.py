@@ -1,4 +1,4 @@
-"""Imitation as the command line runs it: what is followed, and settings."""
+"""Imitation as the command line runs it: its target and settings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from experiments.meta_training.tasks import MetaTask, meta_tasks
 from experiments.meta_training.training import MetaRun, asked_of_all
 from experiments.online.tasks import TASKS, parse_environment, resolve_optimizer
 from experiments.online.training import without_learning_rate
+from experiments.runs import weights as weights_files
 from experiments.settings import read_options
 from meta.imitation import ImitationConfig, imitation
 from meta.trainer import Trainer
@@ -21,10 +22,10 @@ from meta.trainer import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class ImitationOptions(ImitationConfig):
-    """What `--imitation key=value` changes: the trainer's settings and what surrounds them.
+    """What `--imitation key=value` can set: the trainer's settings and the target's.
 
     Attributes:
-        anneal: whether the target's learning rate falls linearly to 0 over a lifetime.
+        anneal: whether the target's learning rate falls linearly to 0 over each lifetime.
     """
 
     anneal: bool = True
@@ -35,12 +36,12 @@ class ImitationRunConfig(MetaRun):
     """Meta-training by imitation.
 
     Attributes:
-        target: the optimizer that is followed, `NAME[:key=value,...]`, by default with the task's
-            learning rate.
-        options: settings.
+        target: the optimizer to imitate, `NAME[:key=value,...]`; without a learning rate it has the
+            task's.
+        options: the settings.
 
     Raises:
-        ValueError: on construction, if anything in it is unknown or not allowed.
+        ValueError: on construction, if a value is unknown or not allowed.
     """
 
     target: str
@@ -65,8 +66,10 @@ class ImitationRunConfig(MetaRun):
 
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""
-        options = dataclasses.asdict(self.options)
-        return super().config() | {"target": self.target, "imitation": options}
+        config = super().config() | {"target": self.target}
+        if (content := weights_files.read(optim.OptimizerSpec.parse(self.target))) is not None:
+            config["target_sha256"] = weights_files.sha256(content)
+        return config | {"imitation": dataclasses.asdict(self.options)}
 
     @property
     def env_steps(self) -> int:
@@ -94,8 +97,8 @@ class ImitationRunConfig(MetaRun):
         if self.options.anneal:
             if not optim.accepts_schedule(spec.name):
                 raise ValueError(
-                    f"--target must take a schedule as learning rate, or --imitation anneal=false; "
-                    f"got {spec.name!r}."
+                    f"--target must accept a schedule as its learning rate unless --imitation "
+                    f"anneal=false is given; got {spec.name!r}."
                 )
             rate = optax.linear_schedule(spec.learning_rate, 0.0, updates)
         clip = optim.clip_by_network_norm(task.settings.max_grad_norm)

@@ -1,4 +1,4 @@
-"""Pipeline training as the command line runs it: settings, returns by age."""
+"""Pipeline training as the command line runs it: its settings, and returns by age."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ from meta.trainer import Trainer
 from meta.windows import Windows, first_order, windows
 
 RETURNS = "returns_by_age.csv"
-PARTS = 4  # of meta-training, whose returns are shown apart
+PARTS = 4  # equal parts of meta-training whose returns are reported separately
 
 
 @dataclasses.dataclass(frozen=True)
 class PipelineOptions(PipelineConfig):
-    """What `--pipeline key=value` changes: the trainer's settings and what surrounds them.
+    """What `--pipeline key=value` can set: the trainer's settings, those of windows and the run's.
 
     Attributes:
-        window: iterations of the learner that a meta-gradient goes back through, at least 1.
-        reset_interval: windows in a life; None for as many as the steps of a lifetime need.
-        meta_steps: steps of each environment in the rollout of the meta-loss; None for as many as
-            in any other.
-        first_order: whether what the learned optimizer is given counts as constant.
+        window: iterations of the learner that a meta-gradient reaches back through, at least 1.
+        reset_interval: windows in a life, at least 1; None for as many as `--steps` asks for.
+        meta_steps: steps of each environment in the rollout of the meta-loss, at least 1; None for
+            as many as in the learner's own rollouts.
+        first_order: whether the learned optimizer's inputs count as constants; see
+            `meta.windows.first_order`.
         rematerialise: see `meta.windows.windows`.
-        most_skipped: steps in a row without a finite meta-gradient after which the run is stopped.
+        most_skipped: steps in a row that may lack a finite meta-gradient before the run is stopped,
+            at least 1.
     """
 
     window: int = 4
@@ -55,7 +57,7 @@ class PipelineOptions(PipelineConfig):
 
     @classmethod
     def parse(cls, assignments: Sequence[str]) -> PipelineOptions:
-        """Reads `key=value` texts; `none` is what some may be.
+        """Reads `key=value` texts; for some keys the value may be `none`.
 
         Raises:
             ValueError: if a key is unknown or a value is not allowed.
@@ -64,7 +66,7 @@ class PipelineOptions(PipelineConfig):
 
     @property
     def trainer(self) -> PipelineConfig:
-        """The part of it that is the trainer's."""
+        """The settings that belong to the trainer."""
         names = [field.name for field in dataclasses.fields(PipelineConfig)]
         return PipelineConfig(**{name: getattr(self, name) for name in names})
 
@@ -77,7 +79,7 @@ class PipelineRunConfig(MetaRun):
         options: the settings.
 
     Raises:
-        ValueError: on construction, if anything in it is unknown or not allowed.
+        ValueError: on construction, if a value is unknown or not allowed.
     """
 
     options: PipelineOptions
@@ -124,13 +126,12 @@ class PipelineRunConfig(MetaRun):
 
     @property
     def env_steps(self) -> int:
-        """See `MetaRun`. The years before the first meta-iteration are not counted."""
+        """See `MetaRun`. Steps that agents lived before the first iteration are not counted."""
 
         def steps(task: MetaTask) -> int:
-            own = task.settings.num_steps
-            return task.settings.num_envs * (
-                own * self.options.window + (self.options.meta_steps or own)
-            )
+            own, fresh = task.settings.num_steps, self.options.meta_steps
+            fresh = own if fresh is None else fresh
+            return task.settings.num_envs * (own * self.options.window + fresh)
 
         return self.options.agents * sum(steps(task) for task in self.tasks)
 
@@ -155,7 +156,7 @@ class PipelineRunConfig(MetaRun):
         return pipeline(self.learned.init, self.windows(), self.options.trainer)
 
     def on_point(self, path: Path) -> None:
-        """Writes `returns_by_age.csv` anew."""
+        """Writes `returns_by_age.csv`, replacing the last one."""
         bins = self.options.age_bins
         rows = returns_by_age(path / METRICS, len(self.tasks), bins)
         write_rows(
@@ -166,8 +167,8 @@ class PipelineRunConfig(MetaRun):
                     "environment": self.tasks[task].environment,
                     "first_generation": first,
                     "last_generation": last,
-                    "age_from": b / bins * self.tasks[task].iterations(self.parts),
-                    "age_to": (b + 1) / bins * self.tasks[task].iterations(self.parts),
+                    "age_from": b * self.tasks[task].iterations(self.parts) / bins,
+                    "age_to": (b + 1) * self.tasks[task].iterations(self.parts) / bins,
                     "episodes": episodes,
                     "return_mean": "" if math.isnan(mean) else repr(mean),
                 }
@@ -182,13 +183,13 @@ def returns_by_age(
     """Mean returns of agents by age, in equal parts of the meta-training so far.
 
     Args:
-        metrics: `meta_metrics.csv` of pipeline training.
-        tasks: how many there are.
-        bins: `age_bins`.
+        metrics: the path of a `meta_metrics.csv` of pipeline training.
+        tasks: the number of tasks.
+        bins: the run's `age_bins`.
 
     Returns:
-        Rows of task, first and last meta-iteration of a part, bin, episodes and their mean return
-        (NaN where there were none). There are up to `PARTS` parts.
+        Rows of task, first and last meta-iteration of the part, age bin, number of episodes and
+        their mean return (NaN if there were none). There are up to `PARTS` parts.
     """
     with metrics.open(newline="") as file:
         logged = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Evolution on functions with known tops: every strategy, ranks, pairs, devices, decay."""
+"""Evolution on functions with known tops: every strategy, ranks, ties, pairs, devices, decay."""
 
 import re
 
@@ -8,13 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilations import compilations
+from evosax.core.fitness_shaping import (
+    centered_rank_fitness_shaping_fn,
+    weights_fitness_shaping_fn,
+)
 from hills import TOP, distance, hill, leaves, start, task
 from jax.sharding import AxisType, Mesh
 from probes import quick_jit
 
+from agents._promotion import relaxed_promotion
 from meta.evolution import evolution
 from meta.population import MEMBERS, evaluation, population_mesh
-from meta.strategies import STRATEGIES, EvolutionConfig, costs
+from meta.strategies import STRATEGIES, EvolutionConfig, costs, make_strategy
 from meta.task import Lifetimes
 
 KEY = jax.random.key(0)
@@ -108,6 +113,108 @@ def test_failed_members_have_the_worst_rank():
     assert all(np.isnan(now["fitness_best"]) == (now["failed"] == 32) for now in metrics)
     assert all(now["fitness_best"] <= 0.2 for now in metrics if now["failed"] < 32)
     assert -1.0 < float(trainer.meta_params(state)["a"][0]) < 0.1
+
+
+# Ties
+
+
+def shaping(strategy):
+    """What the strategy makes of the costs of 18 members, what evosax would, and the weights."""
+    config = EvolutionConfig(strategy, population=18)
+    with relaxed_promotion():
+        made, parameters = make_strategy(TOP, config, 2)
+    weights = getattr(parameters, "weights", None)
+    theirs = centered_rank_fitness_shaping_fn if weights is None else weights_fitness_shaping_fn
+
+    def compiled(function):
+        @jax.jit
+        def shape(cost):
+            with relaxed_promotion():
+                return function(None, cost, None, parameters)
+
+        return lambda cost: np.array(shape(cost))
+
+    return compiled(made.fitness_shaping_fn), compiled(theirs), weights
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_without_ties_costs_count_as_in_evosax(strategy):
+    """Bit for bit, also if one member failed; if several did, they are tied."""
+    shape, theirs, _ = shaping(strategy)
+    for seed in range(5):
+        cost = jax.random.normal(jax.random.key(seed), (18,))
+        for given in (cost, cost.at[seed].set(jnp.nan)):
+            np.testing.assert_array_equal(shape(given), theirs(given))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_members_that_tie_are_not_all_put_in_one_rank(strategy):
+    """Few numbers for many members: what they weigh together is what it is without ties."""
+    shape, _, weights = shaping(strategy)
+    untied = shape(jnp.arange(18.0))
+    patterns = [jnp.arange(18) < few for few in (1, 6, 9, 12, 17, 18)]
+    patterns += [jax.random.randint(jax.random.key(i), (18,), 0, i) for i in range(2, 8)]
+    for pattern in patterns:
+        cost = jnp.asarray(jax.random.permutation(KEY, pattern), jnp.float32)
+        shaped = shape(cost)
+        places = np.argsort(cost, stable=True)
+        if strategy == "sep_cma_es":
+            np.testing.assert_array_equal(shaped[places], weights)
+            continue
+        assert abs(shaped.sum()) < 1e-6
+        for value in np.unique(cost):
+            mean = untied[np.sort(cost) == value].mean()
+            np.testing.assert_allclose(shaped[cost == value], mean, atol=1e-6)
+
+
+def test_failed_members_attract_nobody():
+    """In Sep-CMA-ES, where only the better half has a weight, even if more than half failed."""
+    shape, _, weights = shaping("sep_cma_es")
+    cost = jnp.full((18,), jnp.nan).at[5].set(2.0).at[9].set(1.0)
+    expected = np.zeros(18, np.float32)
+    expected[[9, 5]] = weights[:2]
+    np.testing.assert_array_equal(shape(cost), expected)
+    np.testing.assert_array_equal(shape(jnp.full((18,), jnp.nan)), shape(jnp.zeros(18)))
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1e-3])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_plateau_teaches_nothing(strategy, sigma):
+    """Where all members earn the same, sigma stays; and the mean, but for Sep-CMA-ES's noise."""
+    stretches = 2 if STRATEGIES[strategy].truncated else 1
+    flat = task(lambda meta_params, key: jnp.zeros(()), stretches)
+    decay = {"sigma_decay": 1.0} if STRATEGIES[strategy].fixed_sigma else {}
+    config = EvolutionConfig(strategy, population=32, sigma=sigma, **decay)
+    trainer = evolution(lambda key: {"a": jnp.ones(20)}, [flat], config)
+    state, metrics = after(trainer, 50)
+    walked = np.abs(trainer.meta_params(state)["a"] - 1.0).max() / sigma
+    if strategy == "sep_cma_es":
+        assert 0.2 < metrics[-1]["sigma"] / sigma < 5.0
+    else:
+        assert metrics[-1]["sigma"] == pytest.approx(sigma, rel=1e-5)
+        assert walked < 1e-3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_climbs_onto_a_step(strategy):
+    """Half of the members earn 0 at first, and half 1: sigma does not vanish, nor do others walk.
+
+    Steps of SNES along the 19 other parameters are of noise alone, and as small as it is without
+    ties.
+    """
+    kind = STRATEGIES[strategy]
+    step = task(
+        lambda meta_params, key: jnp.where(meta_params["a"][0] > 0.0, 1.0, 0.0),
+        2 if kind.truncated else 1,
+    )
+    config = EvolutionConfig(strategy, population=32, sigma=1.0)
+    state, metrics = after(evolution(lambda key: {"a": jnp.zeros(20)}, [step], config), 50)
+    mean = np.array(state.strategy.mean)
+    assert metrics[-1]["fitness_mean"] > 0.8
+    assert mean[0] > 0.8
+    assert metrics[-1]["sigma"] > 0.2
+    if strategy != "sep_cma_es":
+        assert np.sqrt(np.mean(np.square(mean[1:]))) < 0.5
 
 
 # Tasks and seeds
@@ -236,10 +343,10 @@ def test_numbers_that_do_not_fit_together():
     for arguments, message in [
         (([hill(2)], EvolutionConfig()), "stretches of a lifetime must be 1 for openai_es; got 2"),
         (([hill()], EvolutionConfig("persistent_es")), "at least 2 for persistent_es; got 1"),
-        (([hill(), hill(2)], EvolutionConfig()), r"all with as many stretches; got \[1, 2\]"),
-        (([], EvolutionConfig()), r"at least one, and all with as many stretches; got \[\]"),
+        (([hill(), hill(2)], EvolutionConfig()), r"the same number of stretches; got \[1, 2\]"),
+        (([], EvolutionConfig()), r"not be empty, and all must have the same number .* got \[\]"),
         (([hill()] * 3, pairs), "population must be a multiple of 6, two for each task"),
-        (([hill()], EvolutionConfig(), on(3)), "64, must be a multiple of the mesh's 3 devices"),
+        (([hill()], EvolutionConfig(), on(3)), "a multiple of the mesh's 3 devices; got 64"),
     ]:
         with pytest.raises(ValueError, match=message):
             evolution(start, *arguments)

@@ -74,6 +74,13 @@ def test_offsets_are_the_authors():
     assert (counts.min(), counts.max()) == (1, 3)
 
 
+def test_offsets_are_floored_exactly():
+    """Where the quotient is whole, a product of floating point numbers may lie just below it."""
+    for interval, agents in [(31, 23), (3, 99), (46, 34), (1, 5), (7, 1)]:
+        exact = [j * (interval - 1) // max(agents - 1, 1) for j in range(agents)]
+        assert reset_offsets(interval, agents).tolist() == exact
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_all_ages_are_there_from_the_first_iteration_on(devices):
     offsets = reset_offsets(5, 8)
@@ -149,6 +156,32 @@ def test_clipping(options, norm):
     else:
         size = np.linalg.norm(full)
         np.testing.assert_allclose(step, full * ((norm or size) / size), rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"task_norm": 0.5}, {}])
+def test_a_task_whose_norm_overflows_is_not_left_out_unnoticed(options):
+    """The gradient is finite, its square is not: the whole step is skipped, and counted."""
+
+    def steep(meta_params, life):
+        return -height(meta_params) * jnp.where(life["age"] == 2.0, 1e25, 1.0)
+
+    config = PipelineConfig(agents=2, schedule="newborn", **options)
+    trainer = pipeline(start, [lives(6, steep), lives(6)], config, on(1))
+    states, metrics = after(trainer, 3)
+    assert [int(m["skipped"]) for m in metrics] == [0, 1, 1]
+    norms = [np.isfinite(m["task_gradient_norm"]).tolist() for m in metrics]
+    assert norms == [[True, True], [False, True], [True, True]]
+    before, at, behind = (trainer.meta_params(state)["a"] for state in states)
+    np.testing.assert_array_equal(before, at)
+    assert not np.array_equal(at, behind)
+
+
+def test_a_gradient_of_zero_has_no_norm_to_be_scaled_to():
+    flat = lives(6, lambda meta_params, life: 0.0 * height(meta_params))
+    config = PipelineConfig(agents=2, task_norm=0.5)
+    _, metrics = after(pipeline(start, [flat, lives(6)], config, on(1)), 2)
+    assert [int(m["skipped"]) for m in metrics] == [0, 0]
+    np.testing.assert_allclose([m["gradient_norm"] for m in metrics], 0.25, rtol=1e-5)
 
 
 def test_steps_without_a_finite_gradient_are_skipped_and_counted():
@@ -263,7 +296,7 @@ def test_configurations_that_make_no_sense(change, message):
 
 def test_numbers_that_do_not_fit_together():
     for arguments, message in [
-        (([], PipelineConfig()), "windows must be at least one, for a task; got none"),
+        (([], PipelineConfig()), "windows must not be empty, one for each task; got none"),
         (([lives(2)], PipelineConfig(), on(3)), "multiple of the mesh's 3 devices; got 64"),
         (([lives(2)], PipelineConfig(agents=8, agents_at_once=3), on(2)),
          "agents_at_once must divide the 4 agents of a device; got 3"),

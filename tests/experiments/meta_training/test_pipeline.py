@@ -154,6 +154,19 @@ def test_returns_by_age(finished: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(means, [2.0, math.nan, 4.0, math.nan])
 
 
+def test_ages_in_the_table_are_rounded_once(tmp_path: Path) -> None:
+    """Ten bins of a life of 24 iterations: 7.2, not 7.199999999999999."""
+    text = RUN.replace("reset_interval=4 age_bins=2", "reset_interval=12 age_bins=10")
+    names = [f"{name}_by_age_{i}_{b}" for name in ("episodes", "return") for i in "01"
+             for b in range(10)]  # fmt: skip
+    header = ",".join(["generation", *names])
+    (tmp_path / "meta_metrics.csv").write_text(f"{header}\n0{',1' * len(names)}\n")
+    parsed(text).on_point(tmp_path)
+    table = rows(tmp_path / "returns_by_age.csv")[:10]
+    assert [row["age_from"] for row in table] == [repr(24 * b / 10) for b in range(10)]
+    assert [row["age_to"] for row in table] == [repr(24 * b / 10) for b in range(1, 11)]
+
+
 class Interruption(BaseException):
     """Stands for a signal: nothing on the way up catches it."""
 
