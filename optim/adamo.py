@@ -280,7 +280,10 @@ def _matrix_correction(
     g, u, w = (leaf.reshape(shape).astype(dtype) for leaf in (grad, adam_update, param))
     # The budget is homogeneous in g: unit size avoids overflow. Dividing by 8 first keeps the
     # reciprocal, with which XLA may multiply instead, from being flushed to zero.
-    largest = _largest_magnitude(g) / 8
+    # Not the maximum of the bits as integers: on a CPU core it takes 0.8 us instead of 1.0 at
+    # 64 x 64, but 4 instead of 3 at 128, 19 instead of 13 at 256 and twice as long from 512 on;
+    # the whole update takes the same time either way.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(g))) / 8
     g = g / 8
     g = g / jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 1)
 
@@ -296,15 +299,6 @@ def _matrix_correction(
     scale = scale * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1), 1)
     correction = jnp.where(jnp.isfinite(residual_norm), scale * residual, 0)
     return correction.reshape(param.shape)
-
-
-def _largest_magnitude(x: jax.Array) -> jax.Array:
-    """Returns max |x|, with a derivative of zero: the budget does not depend on the unit of g."""
-    # Numbers without a sign are ordered as their bits are. XLA takes the maximum of integers four
-    # times as fast as that of floats, in which it has to look for NaN.
-    bits = jnp.int64 if x.dtype.itemsize == 8 else jnp.int32
-    largest = jnp.max(jax.lax.bitcast_convert_type(jnp.abs(x), bits))
-    return jax.lax.bitcast_convert_type(largest, x.dtype)
 
 
 def _orthogonality_residual(w: jax.Array) -> jax.Array:

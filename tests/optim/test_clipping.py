@@ -79,3 +79,22 @@ def test_vmap_clips_each_seed_alone():
 def test_max_norm_out_of_range(max_norm):
     with pytest.raises(ValueError, match="max_norm must be in"):
         optim.clip_by_network_norm(max_norm)
+
+
+def test_leaves_without_gradients():
+    """They count for nothing: functions, None, and integers whose gradients are zero."""
+    grads = {name: {**network, "activation": None} for name, network in GRADS.items()}
+    grads["actor"]["calls"] = jnp.int32(0)
+    params = {name: {**network, "activation": jax.nn.relu} for name, network in GRADS.items()}
+    params["actor"]["calls"] = jnp.int32(7)
+    transform = optim.clip_by_network_norm(1.0)
+    clipped, _ = transform.update(grads, transform.init(params), params)
+    calls = clipped["actor"].pop("calls")
+    assert (calls, calls.dtype) == (0, jnp.int32)
+    expected = clip(GRADS)
+    for name, network in clipped.items():
+        assert network.pop("activation") is None
+        jax.tree.map(np.testing.assert_allclose, network, expected[name])
+    grads["actor"]["calls"] = np.zeros((), jax.dtypes.float0)
+    with pytest.raises(ValueError, match="got float0 at 'actor/calls'; give None"):
+        transform.update(grads, transform.init(params), params)

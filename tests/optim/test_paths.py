@@ -1,9 +1,12 @@
 """Layers and entries of trees, by the names on the way to leaves."""
 
+import dataclasses
+
 import jax
 import pytest
+import trees
 
-from optim._paths import layer_positions, leaf_paths, match_leaves
+from optim._paths import as_mask, layer_positions, leaf_paths, match_leaves, match_tree
 
 
 def dense(*names):
@@ -90,3 +93,34 @@ def test_masked_leaves_are_none():
     tree = {"actor": dense("Dense_0", "Dense_1")}
     tree["actor"]["Dense_0"] = jax.tree.map(lambda _: None, tree["actor"]["Dense_0"])
     assert by_layer(tree) == {"actor/Dense_1": 0}
+
+
+def test_the_only_entry_below_a_leaf():
+    """As a variable of flax nnx is a level above its array, of which optimizers see the array."""
+    paths = leaf_paths({"actor": {"bias": 0, "kernel": 0}})
+    given = {"actor": {"bias": {"value": 1}, "kernel": {"value": 2}}}
+    assert match_leaves("mask", given, paths) == [1, 2]
+    given["actor"]["kernel"]["more"] = 3
+    with pytest.raises(ValueError, match="but nothing for actor/kernel"):
+        match_leaves("mask", given, paths)
+
+
+def test_trees_functions_and_modules_that_are_called():
+    tree = trees.Networks(actor={"kernel": 5.0}, critic=[6.0, 7.0])
+    expected = trees.Networks(actor={"kernel": 1}, critic=[2, 2])
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Called(trees.Networks):
+        def __call__(self):
+            raise AssertionError
+
+    for given in (
+        {"actor": 1, "critic": 2},
+        Called(actor=1, critic=2),
+        lambda tree: jax.tree.map(lambda leaf: 1 if leaf == 5 else 2, tree),
+        lambda tree: {"actor": {"kernel": 1}, "critic": 2},
+    ):
+        assert match_tree("mask", given, tree) == expected
+        assert as_mask("mask", given)(tree) == expected
+    assert as_mask("mask", None) is None

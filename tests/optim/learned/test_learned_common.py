@@ -1,5 +1,6 @@
 """What every learned optimizer must bear, whatever its architecture."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import trees
 from fixed_meta_params import ARCHITECTURES, FACTORIES, converging, drawn
 from quick import quick_jit
 from ranges import check_ranges
@@ -301,6 +303,32 @@ def test_schedule_of_the_learning_rate(name):
     assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(first))
     for leaf in jax.tree.leaves(second):
         np.testing.assert_array_equal(leaf, 0.0)
+
+
+# --- leaves without gradients -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_leaves_without_gradients(name):
+    """Of the architectures' own method; the rest is among the tests of all optimizers."""
+    optimizer = ARCHITECTURES[name]().transform(drawn(name))
+    module = trees.Module(jnp.ones((3, 2)), jnp.ones(2), jax.nn.relu, jnp.int32(7))
+    arrays = dataclasses.replace(module, activation=None)
+    grads = dataclasses.replace(arrays, calls=jnp.int32(0))
+
+    def run(initial, grads):
+        state = optimizer.init(initial)
+        updates, after = optimizer.update(grads, state, module)
+        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+        return updates
+
+    updates = jax.eval_shape(run, arrays, grads)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, grads)
+    assert updates.calls.dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"^params must hold arrays .* at 'activation'; "):
+        run(module, grads)
+    with pytest.raises(ValueError, match=r"^updates must hold arrays .* float0 at 'calls'; "):
+        run(arrays, dataclasses.replace(grads, calls=np.zeros((), jax.dtypes.float0)))
 
 
 # --- learning -----------------------------------------------------------------------------------
