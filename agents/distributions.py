@@ -31,7 +31,7 @@ class Categorical(NamedTuple):
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draws int32 actions of shape (...)."""
-        return jax.random.categorical(key, self.logits)
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def log_probability(self, action: jax.Array) -> jax.Array:
         """Logarithm of each action's probability, shape (...)."""
