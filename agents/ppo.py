@@ -14,6 +14,7 @@ from agents.advantages import generalized_advantages
 from agents.environment import Environment
 from agents.learner import Learner, Metrics, Policy
 from agents.networks import NONLINEARITIES, Actor, Critic
+from agents.updates import LossAndAux, descend
 from agents.wrappers import (
     AutoReset,
     Batch,
@@ -147,15 +148,10 @@ def ppo(
         + \tfrac{w_V}{2}\, \overline{\max\big((V - \hat V)^2, (V_c - \hat V)^2\big)} - w_H \bar H,
         \qquad V_c = V_{old} + \operatorname{clip}(V - V_{old}, \pm c)
 
-    Every call of the optimizer's `update` gets, beside gradients and parameters, the keyword
-    arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
-    minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
-    1), at most 1) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one.
-    It also gets `reset` (whether this is the first update on a new rollout) and, under optax's
-    names, what its line searches and second-order optimizers take: `grad` (the gradient before the
-    chain), and `value_fn` and `obj_fn`, both the Python function from parameters to the loss on the
-    same minibatch, which costs nothing where it is not called. One that knows nothing of all this
-    works unchanged. The learner clips no gradients: that is the chain's part.
+    Every call of the optimizer's `update` gets the keyword arguments of `agents.updates.descend`.
+    Here, `training_progress` is iteration / (iterations - 1), at most 1, and `batch_progress` is
+    epoch / (epochs - 1); both are 0 where there is only one. `reset` is true in the first update on
+    a new rollout. The learner clips no gradients: that is the chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
@@ -288,7 +284,7 @@ def ppo(
         )
         return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), samples)
 
-    def loss_of(params: dict[str, Any], samples: Samples) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def loss_of(params: dict[str, Any], samples: Samples) -> LossAndAux:
         distribution, actor_activations = actor.apply(
             {"params": params["actor"]}, samples.observation
         )
@@ -329,28 +325,16 @@ def ppo(
             params, optimizer_state = carry
             samples = jax.tree.map(lambda leaf: leaf[batch], all_samples)
 
-            def objective(params: Any) -> jax.Array:
-                return loss_of(params, samples)[0]
-
-            (loss, (activations, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-                params, samples
+            params, optimizer_state, metrics, norm = descend(
+                optimizer,
+                lambda params: loss_of(params, samples),
+                params,
+                optimizer_state,
+                training_progress=training_progress,
+                batch_progress=batch_progress,
+                reset=reset,
             )
-            with relaxed_promotion():
-                updates, optimizer_state = optimizer.update(
-                    gradients,
-                    optimizer_state,
-                    params,
-                    value=loss,
-                    activations=activations,
-                    training_progress=training_progress,
-                    batch_progress=batch_progress,
-                    reset=reset,
-                    grad=gradients,
-                    value_fn=objective,
-                    obj_fn=objective,
-                )
-            metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
-            return (optax.apply_updates(params, updates), optimizer_state), metrics
+            return (params, optimizer_state), metrics | {"gradient_norm": norm}
 
         if config.rematerialise:
             update = jax.checkpoint(update, prevent_cse=False)  # a scan's body is not merged

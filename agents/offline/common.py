@@ -11,14 +11,14 @@ import numpy as np
 import optax
 from flax import struct
 
-from agents._promotion import relaxed_promotion
+from agents import updates
 from agents.learner import Metrics, Policy
 from agents.networks import Activations
 from agents.offline.networks import INITIALIZATIONS, Critic, applied
+from agents.updates import LossAndAux as LossAndAux
 
 Number = float | jax.Array
 Params = dict[str, Any]
-LossAndAux = tuple[jax.Array, tuple[Activations, Metrics]]
 
 
 class Transitions(NamedTuple):
@@ -260,7 +260,11 @@ def descend(
     optimizer_state: optax.OptState,
     progress: jax.Array,
 ) -> tuple[Any, optax.OptState, Metrics, jax.Array]:
-    """One update, with every extra argument that this project's optimizers may ask for.
+    """One update, as in `agents.updates.descend`, of an offline learner.
+
+    A batch is used once, so `batch_progress` is 0. No objective is new: batches are drawn from the
+    same data throughout, and targets move a little with every averaging. An optimizer that looks at
+    `reset` therefore cannot be used.
 
     Args:
         optimizer: the transformation.
@@ -271,21 +275,37 @@ def descend(
 
     Returns:
         New parameters and state, the loss's metrics, and the norm of the gradient.
+
+    Raises:
+        ValueError: if the optimizer asks whether the objective is new.
     """
-    (value, (activations, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    with relaxed_promotion():
-        updates, optimizer_state = optimizer.update(
-            gradients,
-            optimizer_state,
-            params,
-            value=value,
-            activations=activations,
-            training_progress=progress,
-            batch_progress=jnp.zeros((), jnp.float32),
-            obj_fn=lambda params: loss(params)[0],
+    return updates.descend(
+        optimizer,
+        loss,
+        params,
+        optimizer_state,
+        training_progress=progress,
+        batch_progress=jnp.zeros((), jnp.float32),
+        reset=_NeverNew(),
+    )
+
+
+class _NeverNew:
+    """What optimizers get as `reset` where no objective is ever new.
+
+    `False` would be true of most updates and yet wrong: an optimizer that waits for a new objective
+    would in silence be another one. So whatever looks at the value is refused.
+    """
+
+    def _refuse(self, *arguments: Any, **options: Any) -> Any:
+        raise ValueError(
+            "an optimizer that starts anew with every new objective needs a period with offline "
+            "learners, whose objectives change a little with every update; got none: give one, as "
+            "in adam_rel:period=1000."
         )
-    params = optax.apply_updates(params, updates)
-    return params, optimizer_state, metrics, optax.tree.norm(gradients)
+
+    __jax_array__ = property(_refuse)
+    __array__ = __bool__ = _refuse
 
 
 def training_progress(iteration: jax.Array, iterations: int | jax.Array) -> jax.Array:
