@@ -12,8 +12,9 @@ from flax import struct
 from agents._promotion import relaxed_promotion
 from agents.advantages import generalized_advantages
 from agents.environment import Environment
-from agents.learner import Learner, Metrics, Policy
+from agents.learner import Learner, Metrics
 from agents.networks import NONLINEARITIES, Actor, Critic
+from agents.policies import NetworkPolicy, network_policy
 from agents.updates import LossAndAux, descend
 from agents.wrappers import (
     AutoReset,
@@ -22,6 +23,7 @@ from agents.wrappers import (
     NormalizeObservation,
     NormalizeReward,
 )
+from optim.evaluation import evaluation_params
 
 Number = float | jax.Array
 T = TypeVar("T")
@@ -39,7 +41,7 @@ class PPOConfig:
         num_envs: static; environments run side by side.
         num_steps: static; environment steps of each of them in a rollout.
         epochs: static; passes over each rollout.
-        minibatches: static; updates in each pass. Divides num_envs * num_steps.
+        minibatches: static; updates in each pass. Divides num_envs * num_steps, which is below 2^31.
         discount: gamma in [0, 1].
         trace_decay: lambda of generalised advantage estimation, in [0, 1].
         clip: the probability ratio and the value are clipped to within this of where they were.
@@ -157,8 +159,8 @@ def ppo(
         environment: a single environment, as `agents.environments.make` gives it.
         config: settings.
         optimizer: any optax transformation, for the tree `{"actor": ..., "critic": ...}`.
-        act_by_mean: whether `policy` takes the mean of its distribution instead of a sample; for
-            `Box` actions only.
+        act_by_mean: whether `policy` is greedy where it is not told; greedy policies take the
+            likeliest action, which for `Box` actions is the distribution's mean.
 
     Returns:
         The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
@@ -169,8 +171,8 @@ def ppo(
         `gradient_norm` (before any clipping).
 
     Raises:
-        ValueError: if a count is below 1, the minibatches do not divide a rollout, or the
-            nonlinearity is unknown.
+        ValueError: if a count is below 1, a rollout has 2^31 steps or more or is not divided by the
+            minibatches, or the nonlinearity is unknown.
 
     References:
         Schulman et al., Proximal Policy Optimization Algorithms, 2017,
@@ -374,13 +376,15 @@ def ppo(
         )
         return state, metrics
 
-    def policy(state: PPOState) -> Policy:
-        def act(key: jax.Array, observation: jax.Array) -> jax.Array:
-            observation = environment.normalize_observation(state.environment_state, observation)
-            distribution, _ = actor.apply({"params": state.params["actor"]}, observation)
-            return distribution.mean if act_by_mean else distribution.sample(key)
-
-        return act
+    def policy(state: PPOState, greedy: bool = act_by_mean) -> NetworkPolicy:
+        return network_policy(
+            actor,
+            evaluation_params(state.optimizer_state, state.params)["actor"],
+            environment.observation_normalizer(state.environment_state),
+            environment.observation_shape,
+            environment.action_space,
+            greedy,
+        )
 
     def play(state: PPOState) -> tuple[PPOState, Samples]:
         state, transitions = rollout(state)
@@ -407,6 +411,10 @@ def _check(config: PPOConfig) -> None:
     for name in ("num_envs", "num_steps", "epochs", "minibatches"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    if config.steps_per_iteration >= 2**31:  # samples are numbered in int32
+        raise ValueError(
+            f"num_envs * num_steps must be below 2147483648; got {config.steps_per_iteration}."
+        )
     if config.steps_per_iteration % config.minibatches:
         raise ValueError(
             f"minibatches must divide num_envs * num_steps = {config.steps_per_iteration}; "

@@ -12,9 +12,11 @@ import optax
 from flax import struct
 
 from agents import updates
-from agents.learner import Metrics, Policy
+from agents.learner import Metrics
 from agents.networks import Activations
+from agents.normalization import Normalizer as Normalizer
 from agents.offline.networks import INITIALIZATIONS, Critic, applied
+from agents.policies import NetworkPolicy
 from agents.updates import LossAndAux as LossAndAux
 
 Number = float | jax.Array
@@ -31,18 +33,6 @@ class Transitions(NamedTuple):
     terminated: jax.Array  # shape=(n,), dtype=bool; an episode that was cut off has not terminated
     next_action: jax.Array  # shape=(n, action_size); anything where the data hold none
     has_next_action: jax.Array  # shape=(n,), dtype=bool; False in an episode's last transition
-
-
-class Normalizer(NamedTuple):
-    """Shift and scale of observations, each of shape (observation_size,)."""
-
-    mean: jax.Array
-    std: jax.Array
-
-    def __call__(self, observation: jax.Array) -> jax.Array:
-        """Normalises observations of any leading shape."""
-        shape = (1,) * (observation.ndim - 1) + self.mean.shape
-        return (observation - self.mean.reshape(shape)) / self.std.reshape(shape)
 
 
 class OfflineState(NamedTuple):
@@ -85,9 +75,10 @@ class OfflineLearner(NamedTuple):
     """`iterate(state, transitions) -> (state, metrics)`: `critic_steps` updates of the critic, each
     on a batch drawn anew, and the other updates that go with them. Metrics are means over them."""
 
-    policy: Callable[[OfflineState], Policy]
+    policy: Callable[[OfflineState], NetworkPolicy]
     """`policy(state) -> act`, where `act(key, observation)` gives the actions, in [-1, 1] and
-    without noise, for raw observations of any leading shape."""
+    without noise, for raw observations of any leading shape. It uses the parameters that the
+    actor's optimizer means to be used, see `optim.evaluation_params`."""
 
     temporal_difference: Callable[[OfflineState, Transitions], TemporalDifference] | None = None
     """`temporal_difference(state, batch)`, without target smoothing. None where the critic follows
