@@ -19,6 +19,16 @@ def relaxed_promotion() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def plain_types() -> Iterator[None]:
+    """Relaxed promotion, and numbers of 32 bits, within, whatever the user's settings are.
+
+    Where `jax_enable_x64` is on, an environment's library mixes float32 and float64, or fails.
+    """
+    with jax.enable_x64(False), relaxed_promotion():
+        yield
+
+
 def strong(tree: T) -> T:
     """Turns Python numbers and weakly typed arrays into arrays with a type of their own.
 

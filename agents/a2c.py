@@ -4,8 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from agents.ppo import PPOConfig
+
+# What A2C uses, of the settings of PPO that it does not have.
+_USED = {"epochs": 1, "minibatches": 1, "clip": math.inf}
+
+
+def check_a2c(settings: Mapping[str, Any]) -> None:
+    """Refuses settings that A2C would ignore.
+
+    Args:
+        settings: those that were set, by the names of `agents.ppo.PPOConfig`'s fields. Tracers have
+            no value yet and pass.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, used in _USED.items():
+        value = settings.get(name, used)
+        if not isinstance(value, jax.core.Tracer) and value != used:
+            raise ValueError(
+                f"a2c makes one epoch of one minibatch without clipping; got {name}={value}."
+            )
 
 
 def a2c_config(config: PPOConfig) -> PPOConfig:
@@ -21,10 +46,14 @@ def a2c_config(config: PPOConfig) -> PPOConfig:
     targets. One learner serves both, and whatever is tested on one is tested on the other.
 
     Args:
-        config: settings; those that A2C does not have are replaced.
+        config: settings. `epochs`, `minibatches` and `clip`, which A2C does not have, may be left
+            at PPO's defaults or be A2C's: 1, 1 and infinity.
 
     Returns:
         The settings of A2C.
+
+    Raises:
+        ValueError: if one of these three is another, which A2C would ignore.
 
     References:
         Mnih et al., Asynchronous Methods for Deep Reinforcement Learning, 2016,
@@ -43,6 +72,13 @@ def a2c_config(config: PPOConfig) -> PPOConfig:
         >>> config.updates_per_iteration, config.normalize_advantages
         (1, False)
     """
-    return dataclasses.replace(
-        config, epochs=1, minibatches=1, clip=math.inf, normalize_advantages=False
+    defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
+    given = {name: getattr(config, name) for name in _USED}
+    check_a2c(
+        {
+            name: value
+            for name, value in given.items()
+            if isinstance(value, jax.core.Tracer) or value != defaults[name]
+        }
     )
+    return dataclasses.replace(config, normalize_advantages=False, **_USED)

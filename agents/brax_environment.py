@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agents._promotion import relaxed_promotion, strong, typed_like
+from agents._promotion import plain_types, strong, typed_like
 from agents.environment import Box, Environment, Info
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
@@ -45,6 +45,8 @@ class BraxState(NamedTuple):
 class BraxEnvironment(Environment):
     """A Brax environment, truncated after `max_episode_steps` steps.
 
+    It computes with numbers of 32 bits, also where `jax_enable_x64` is on.
+
     Args:
         name: one that Brax has, e.g. "ant".
         backend: physics pipeline, one of `BACKENDS`. Returns differ between pipelines by factors,
@@ -60,11 +62,11 @@ class BraxEnvironment(Environment):
         with _without_warnings():
             from brax import envs
 
-            with relaxed_promotion():
+            with plain_types():
                 self._environment = envs.get_environment(name, backend=backend)
         self.name = name
         self.backend = backend
-        with relaxed_promotion():
+        with plain_types():
             shapes = jax.eval_shape(self._environment.reset, jax.random.key(0))
         self.observation_shape = tuple(shapes.obs.shape)
         self.action_space = Box(int(self._environment.action_size), -1.0, 1.0)
@@ -72,9 +74,8 @@ class BraxEnvironment(Environment):
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, BraxState]:
         """See `Environment.reset`."""
-        with relaxed_promotion():
-            state = self._environment.reset(key)
-        state = strong(state)
+        with plain_types():
+            state = strong(self._environment.reset(key))
         return state.obs, BraxState(state, jnp.zeros((), jnp.int32))
 
     def step(
@@ -82,12 +83,11 @@ class BraxEnvironment(Environment):
     ) -> tuple[jax.Array, BraxState, jax.Array, jax.Array, jax.Array, Info]:
         """See `Environment.step`; Brax's dynamics use no randomness."""
         del key
-        action = jnp.clip(action, -1.0, 1.0)
+        action = jnp.asarray(jnp.clip(action, -1.0, 1.0), jnp.float32)
         # Brax writes its metrics into the state that it is given: give it a copy.
         copy = jax.tree.map(lambda x: x, state.brax)
-        with relaxed_promotion():
-            brax_state = self._environment.step(copy, action)
-        brax_state = typed_like(brax_state, state.brax)
+        with plain_types():
+            brax_state = typed_like(self._environment.step(copy, action), state.brax)
         step = state.step + 1
         terminated = brax_state.done > 0.5
         truncated = jnp.logical_and(step >= self.max_episode_steps, ~terminated)

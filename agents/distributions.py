@@ -31,7 +31,11 @@ class Categorical(NamedTuple):
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draws int32 actions of shape (...)."""
-        return jax.random.categorical(key, self.logits)
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def mode(self) -> jax.Array:
+        """The likeliest actions, int32 of shape (...)."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_probability(self, action: jax.Array) -> jax.Array:
         """Logarithm of each action's probability, shape (...)."""
@@ -66,6 +70,10 @@ class DiagonalGaussian(NamedTuple):
         """Draws float actions of shape (..., n)."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> jax.Array:
+        """The likeliest actions, which are the means."""
+        return self.mean
 
     def log_probability(self, action: jax.Array) -> jax.Array:
         """Logarithm of each action's density, shape (...)."""

@@ -69,7 +69,14 @@ class Environment(abc.ABC):
             `AutoReset` it still is, while `observation` is already the next episode's first.
         """
 
-    def normalize_observation(self, state: State, observation: jax.Array) -> jax.Array:
-        """Applies the statistics held in `state` to a raw observation (here there are none)."""
+    def observation_normalizer(self, state: State) -> Any:
+        """What turns raw observations into those that learners see: a pytree that can be called.
+
+        It holds the statistics in `state`; None stands for observations as they are.
+        """
         del state
-        return observation
+
+    def normalize_observation(self, state: State, observation: jax.Array) -> jax.Array:
+        """Applies the statistics held in `state` to a raw observation."""
+        normalizer = self.observation_normalizer(state)
+        return observation if normalizer is None else normalizer(observation)

@@ -99,7 +99,7 @@ class GymnasiumEnvironment(Environment):
             self._step_all,
             self._step_shapes,
             state.physics,
-            jnp.clip(action, -1.0, 1.0),
+            jnp.asarray(jnp.clip(action, -1.0, 1.0), jnp.float32),
             vmap_method="broadcast_all",
         )
         step = state.step + 1
@@ -166,7 +166,7 @@ def _step(
 
 def _stacked(results: list[tuple[NDArray[Any], ...]], lead: tuple[int, ...]) -> Any:
     columns = (np.stack(column) for column in zip(*results, strict=True))
-    return tuple(column.reshape(*lead, *column.shape[1:]) for column in columns)
+    return tuple(column.reshape((*lead, *column.shape[1:])) for column in columns)
 
 
 def _physics(simulator: Any) -> NDArray[np.uint32]:

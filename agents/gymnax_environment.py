@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from agents import gridworlds as gridworlds  # registers them
-from agents._promotion import relaxed_promotion, strong, typed_like
+from agents._promotion import plain_types, strong, typed_like
 from agents.environment import Box, Discrete, Environment, Info, State
 
 
@@ -23,6 +23,8 @@ def default_parameters(name: str) -> Any:
 class GymnaxEnvironment(Environment):
     """A Gymnax environment, with its own time limit reported as truncation.
 
+    It computes with numbers of 32 bits, also where `jax_enable_x64` is on.
+
     Args:
         name: any name that Gymnax knows with a discrete or box action space.
         **parameters: replacements for fields of the environment's default parameters, e.g.
@@ -30,14 +32,17 @@ class GymnaxEnvironment(Environment):
     """
 
     def __init__(self, name: str, **parameters: Any) -> None:
-        self._environment, default = gymnax.make(name)
+        with plain_types():
+            self._environment, default = gymnax.make(name)
         known = [field.name for field in dataclasses.fields(default)]
         if unknown := sorted(set(parameters) - set(known)):
             raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}.")
         self._parameters = default.replace(**parameters)
         self.name = name
-        self.observation_shape = tuple(self._environment.observation_space(self._parameters).shape)
-        space = self._environment.action_space(self._parameters)
+        with plain_types():
+            observations = self._environment.observation_space(self._parameters)
+            space = self._environment.action_space(self._parameters)
+        self.observation_shape = tuple(observations.shape)
         if isinstance(space, spaces.Discrete):
             self.action_space = Discrete(int(space.n))
         else:
@@ -46,7 +51,7 @@ class GymnaxEnvironment(Environment):
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, State]:
         """See `Environment.reset`."""
-        with relaxed_promotion():
+        with plain_types():
             return strong(self._environment.reset_env(key, self._parameters))
 
     def step(
@@ -55,15 +60,18 @@ class GymnaxEnvironment(Environment):
         """See `Environment.step`."""
         if isinstance(self.action_space, Box):
             action = jnp.clip(action, self.action_space.low, self.action_space.high)
-        with relaxed_promotion():
+            action = jnp.asarray(action, jnp.float32)
+        else:
+            action = jnp.asarray(action, jnp.int32)
+        with plain_types():
             observation, next_state, reward, terminated, _ = self._environment.step_env(
                 key, state, action, self._parameters
             )
             over_time = self._environment.is_truncated(next_state, self._parameters)
-        next_state = typed_like(next_state, state)
-        terminated = jnp.asarray(terminated, bool)
-        truncated = jnp.logical_and(over_time, ~terminated)
-        reward = jnp.asarray(reward, jnp.float32).reshape(())
-        observation = strong(observation)
+            next_state = typed_like(next_state, state)
+            terminated = jnp.asarray(terminated, bool)
+            truncated = jnp.logical_and(over_time, ~terminated)
+            reward = jnp.asarray(reward, jnp.float32).reshape(())
+            observation = strong(observation)
         info = {"final_observation": observation}
         return observation, next_state, reward, terminated, truncated, info

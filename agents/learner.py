@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from agents.policies import NetworkPolicy
+
 Metrics = dict[str, jax.Array]
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -24,9 +26,10 @@ class Learner(NamedTuple):
     iterate: Callable[[Any], tuple[Any, Metrics]]
     """`iterate(state) -> (state, metrics)`: one rollout and the updates that follow from it."""
 
-    policy: Callable[[Any], Policy]
-    """`policy(state) -> act`, where `act(key, observation)` gives actions for raw observations of
-    any leading shape."""
+    policy: Callable[..., NetworkPolicy]
+    """`policy(state, greedy=False) -> act`, where `act(key, observation)` gives actions for raw
+    observations of any leading shape: samples, or where `greedy` is true the likeliest. It uses the
+    parameters that the optimizer means to be used, see `optim.evaluation_params`."""
 
     play: Callable[[Any], tuple[Any, Any]]
     """`play(state) -> (state, samples)`: a rollout and no updates."""

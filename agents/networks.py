@@ -95,7 +95,9 @@ class Actor(nn.Module):
         )
         if isinstance(self.action_space, Discrete):
             return Categorical(x), activations
-        log_std = self.param("log_std", nn.initializers.zeros, (self.action_space.size,))
+        log_std = self.param(
+            "log_std", nn.initializers.zeros, (self.action_space.size,), jnp.float32
+        )
         activations["log_std"] = jnp.mean(jnp.exp(log_std), keepdims=True)
         log_std = jnp.broadcast_to(log_std.reshape((1,) * (x.ndim - 1) + log_std.shape), x.shape)
         return DiagonalGaussian(x, log_std), activations

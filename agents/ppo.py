@@ -12,8 +12,10 @@ from flax import struct
 from agents._promotion import relaxed_promotion
 from agents.advantages import generalized_advantages
 from agents.environment import Environment
-from agents.learner import Learner, Metrics, Policy
+from agents.learner import Learner, Metrics
 from agents.networks import NONLINEARITIES, Actor, Critic
+from agents.policies import NetworkPolicy, network_policy
+from agents.updates import LossAndAux, descend
 from agents.wrappers import (
     AutoReset,
     Batch,
@@ -21,6 +23,7 @@ from agents.wrappers import (
     NormalizeObservation,
     NormalizeReward,
 )
+from optim.evaluation import evaluation_params
 
 Number = float | jax.Array
 T = TypeVar("T")
@@ -38,7 +41,7 @@ class PPOConfig:
         num_envs: static; environments run side by side.
         num_steps: static; environment steps of each of them in a rollout.
         epochs: static; passes over each rollout.
-        minibatches: static; updates in each pass. Divides num_envs * num_steps.
+        minibatches: static; updates in each pass. Divides num_envs * num_steps, which is below 2^31.
         discount: gamma in [0, 1].
         trace_decay: lambda of generalised advantage estimation, in [0, 1].
         clip: the probability ratio and the value are clipped to within this of where they were.
@@ -147,22 +150,17 @@ def ppo(
         + \tfrac{w_V}{2}\, \overline{\max\big((V - \hat V)^2, (V_c - \hat V)^2\big)} - w_H \bar H,
         \qquad V_c = V_{old} + \operatorname{clip}(V - V_{old}, \pm c)
 
-    Every call of the optimizer's `update` gets, beside gradients and parameters, the keyword
-    arguments `value` (the loss), `activations` (mean absolute activation of every unit over the
-    minibatch, a tree that mirrors the parameters), `training_progress` (iteration / (iterations -
-    1), at most 1) and `batch_progress` (epoch / (epochs - 1)); both are 0 where there is only one.
-    It also gets `reset` (whether this is the first update on a new rollout) and, under optax's
-    names, what its line searches and second-order optimizers take: `grad` (the gradient before the
-    chain), and `value_fn` and `obj_fn`, both the Python function from parameters to the loss on the
-    same minibatch, which costs nothing where it is not called. One that knows nothing of all this
-    works unchanged. The learner clips no gradients: that is the chain's part.
+    Every call of the optimizer's `update` gets the keyword arguments of `agents.updates.descend`.
+    Here, `training_progress` is iteration / (iterations - 1), at most 1, and `batch_progress` is
+    epoch / (epochs - 1); both are 0 where there is only one. `reset` is true in the first update on
+    a new rollout. The learner clips no gradients: that is the chain's part.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
         config: settings.
         optimizer: any optax transformation, for the tree `{"actor": ..., "critic": ...}`.
-        act_by_mean: whether `policy` takes the mean of its distribution instead of a sample; for
-            `Box` actions only.
+        act_by_mean: whether `policy` is greedy where it is not told; greedy policies take the
+            likeliest action, which for `Box` actions is the distribution's mean.
 
     Returns:
         The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
@@ -173,8 +171,8 @@ def ppo(
         `gradient_norm` (before any clipping).
 
     Raises:
-        ValueError: if a count is below 1, the minibatches do not divide a rollout, or the
-            nonlinearity is unknown.
+        ValueError: if a count is below 1, a rollout has 2^31 steps or more or is not divided by the
+            minibatches, or the nonlinearity is unknown.
 
     References:
         Schulman et al., Proximal Policy Optimization Algorithms, 2017,
@@ -288,7 +286,7 @@ def ppo(
         )
         return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), samples)
 
-    def loss_of(params: dict[str, Any], samples: Samples) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def loss_of(params: dict[str, Any], samples: Samples) -> LossAndAux:
         distribution, actor_activations = actor.apply(
             {"params": params["actor"]}, samples.observation
         )
@@ -329,28 +327,16 @@ def ppo(
             params, optimizer_state = carry
             samples = jax.tree.map(lambda leaf: leaf[batch], all_samples)
 
-            def objective(params: Any) -> jax.Array:
-                return loss_of(params, samples)[0]
-
-            (loss, (activations, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-                params, samples
+            params, optimizer_state, metrics, norm = descend(
+                optimizer,
+                lambda params: loss_of(params, samples),
+                params,
+                optimizer_state,
+                training_progress=training_progress,
+                batch_progress=batch_progress,
+                reset=reset,
             )
-            with relaxed_promotion():
-                updates, optimizer_state = optimizer.update(
-                    gradients,
-                    optimizer_state,
-                    params,
-                    value=loss,
-                    activations=activations,
-                    training_progress=training_progress,
-                    batch_progress=batch_progress,
-                    reset=reset,
-                    grad=gradients,
-                    value_fn=objective,
-                    obj_fn=objective,
-                )
-            metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
-            return (optax.apply_updates(params, updates), optimizer_state), metrics
+            return (params, optimizer_state), metrics | {"gradient_norm": norm}
 
         if config.rematerialise:
             update = jax.checkpoint(update, prevent_cse=False)  # a scan's body is not merged
@@ -390,13 +376,15 @@ def ppo(
         )
         return state, metrics
 
-    def policy(state: PPOState) -> Policy:
-        def act(key: jax.Array, observation: jax.Array) -> jax.Array:
-            observation = environment.normalize_observation(state.environment_state, observation)
-            distribution, _ = actor.apply({"params": state.params["actor"]}, observation)
-            return distribution.mean if act_by_mean else distribution.sample(key)
-
-        return act
+    def policy(state: PPOState, greedy: bool = act_by_mean) -> NetworkPolicy:
+        return network_policy(
+            actor,
+            evaluation_params(state.optimizer_state, state.params)["actor"],
+            environment.observation_normalizer(state.environment_state),
+            environment.observation_shape,
+            environment.action_space,
+            greedy,
+        )
 
     def play(state: PPOState) -> tuple[PPOState, Samples]:
         state, transitions = rollout(state)
@@ -423,6 +411,10 @@ def _check(config: PPOConfig) -> None:
     for name in ("num_envs", "num_steps", "epochs", "minibatches"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    if config.steps_per_iteration >= 2**31:  # samples are numbered in int32
+        raise ValueError(
+            f"num_envs * num_steps must be below 2147483648; got {config.steps_per_iteration}."
+        )
     if config.steps_per_iteration % config.minibatches:
         raise ValueError(
             f"minibatches must divide num_envs * num_steps = {config.steps_per_iteration}; "

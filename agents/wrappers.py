@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.environment import Environment, Info, State
+from agents.normalization import ObservationScaling
 
 Step = tuple[jax.Array, State, jax.Array, jax.Array, jax.Array, Info]
 
@@ -186,18 +187,16 @@ class NormalizeObservation(Wrapper):
         super().__init__(environment)
         self._epsilon = epsilon
 
-    def _normalize(self, moments: RunningMoments, observation: jax.Array) -> jax.Array:
-        lead = (1,) * (observation.ndim - moments.mean.ndim)
-        mean = moments.mean.reshape(lead + moments.mean.shape)
-        scale = jax.lax.rsqrt(moments.variance + self._epsilon).reshape(mean.shape)
-        return (observation.astype(jnp.float32) - mean) * scale
+    def _scaling(self, moments: RunningMoments) -> ObservationScaling:
+        return ObservationScaling(moments.mean, jax.lax.rsqrt(moments.variance + self._epsilon))
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, NormalizeObservationState]:
         """See `Environment.reset`."""
         observation, inner = self.environment.reset(key)
         moments = RunningMoments.zeros(self.observation_shape)
         moments = moments.update(observation.astype(jnp.float32))
-        return self._normalize(moments, observation), NormalizeObservationState(inner, moments)
+        scaling = self._scaling(moments)
+        return scaling(observation), NormalizeObservationState(inner, moments)
 
     def step(self, key: jax.Array, state: NormalizeObservationState, action: jax.Array) -> Step:
         """See `Environment.step`."""
@@ -205,16 +204,14 @@ class NormalizeObservation(Wrapper):
             key, state.inner, action
         )
         moments = state.moments.update(observation.astype(jnp.float32))
-        info = info | {"final_observation": self._normalize(moments, info["final_observation"])}
+        scaling = self._scaling(moments)
+        info = info | {"final_observation": scaling(info["final_observation"])}
         next_state = NormalizeObservationState(inner, moments)
-        observation = self._normalize(moments, observation)
-        return observation, next_state, reward, terminated, truncated, info
+        return scaling(observation), next_state, reward, terminated, truncated, info
 
-    def normalize_observation(
-        self, state: NormalizeObservationState, observation: jax.Array
-    ) -> jax.Array:
-        """See `Environment.normalize_observation`."""
-        return self._normalize(state.moments, observation)
+    def observation_normalizer(self, state: NormalizeObservationState) -> ObservationScaling:
+        """See `Environment.observation_normalizer`."""
+        return self._scaling(state.moments)
 
 
 class NormalizeRewardState(NamedTuple):
@@ -264,8 +261,6 @@ class NormalizeReward(Wrapper):
         reward = reward * jax.lax.rsqrt(moments.variance + self._epsilon)
         return observation, next_state, reward, terminated, truncated, info
 
-    def normalize_observation(
-        self, state: NormalizeRewardState, observation: jax.Array
-    ) -> jax.Array:
-        """See `Environment.normalize_observation`."""
-        return self.environment.normalize_observation(state.inner, observation)
+    def observation_normalizer(self, state: NormalizeRewardState) -> Any:
+        """See `Environment.observation_normalizer`."""
+        return self.environment.observation_normalizer(state.inner)

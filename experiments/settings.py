@@ -76,6 +76,11 @@ class Settings:
             "nonlinearity", self.nonlinearity, "relu or tanh", self.nonlinearity in ("relu", "tanh")
         )
         rollout = self.num_envs * self.num_steps
+        # Samples of a rollout and updates on it are counted in int32.
+        for one, other in (("num_steps", "num_envs"), ("epochs", "minibatches")):
+            most = (2**31 - 1) // getattr(self, other)
+            allowed = f"in [1, {most}] where {other} is {getattr(self, other)}"
+            _require(one, getattr(self, one), allowed, getattr(self, one) <= most)
         _require(
             "minibatches",
             self.minibatches,

@@ -35,6 +35,7 @@ from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
 from optim.clipping import clip_by_network_norm as clip_by_network_norm
 from optim.critical_momenta import adam_cm as adam_cm
 from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
+from optim.evaluation import evaluation_params as evaluation_params
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
 from optim.extra_args import with_only_extra_args as with_only_extra_args
@@ -106,6 +107,7 @@ __all__ = [
     "clip_by_network_norm",
     "describe",
     "details",
+    "evaluation_params",
     "exadam",
     "kron",
     "l2lgd2",

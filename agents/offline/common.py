@@ -11,14 +11,16 @@ import numpy as np
 import optax
 from flax import struct
 
-from agents._promotion import relaxed_promotion
-from agents.learner import Metrics, Policy
+from agents import updates
+from agents.learner import Metrics
 from agents.networks import Activations
+from agents.normalization import Normalizer as Normalizer
 from agents.offline.networks import INITIALIZATIONS, Critic, applied
+from agents.policies import NetworkPolicy
+from agents.updates import LossAndAux as LossAndAux
 
 Number = float | jax.Array
 Params = dict[str, Any]
-LossAndAux = tuple[jax.Array, tuple[Activations, Metrics]]
 
 
 class Transitions(NamedTuple):
@@ -31,18 +33,6 @@ class Transitions(NamedTuple):
     terminated: jax.Array  # shape=(n,), dtype=bool; an episode that was cut off has not terminated
     next_action: jax.Array  # shape=(n, action_size); anything where the data hold none
     has_next_action: jax.Array  # shape=(n,), dtype=bool; False in an episode's last transition
-
-
-class Normalizer(NamedTuple):
-    """Shift and scale of observations, each of shape (observation_size,)."""
-
-    mean: jax.Array
-    std: jax.Array
-
-    def __call__(self, observation: jax.Array) -> jax.Array:
-        """Normalises observations of any leading shape."""
-        shape = (1,) * (observation.ndim - 1) + self.mean.shape
-        return (observation - self.mean.reshape(shape)) / self.std.reshape(shape)
 
 
 class OfflineState(NamedTuple):
@@ -85,9 +75,10 @@ class OfflineLearner(NamedTuple):
     """`iterate(state, transitions) -> (state, metrics)`: `critic_steps` updates of the critic, each
     on a batch drawn anew, and the other updates that go with them. Metrics are means over them."""
 
-    policy: Callable[[OfflineState], Policy]
+    policy: Callable[[OfflineState], NetworkPolicy]
     """`policy(state) -> act`, where `act(key, observation)` gives the actions, in [-1, 1] and
-    without noise, for raw observations of any leading shape."""
+    without noise, for raw observations of any leading shape. It uses the parameters that the
+    actor's optimizer means to be used, see `optim.evaluation_params`."""
 
     temporal_difference: Callable[[OfflineState, Transitions], TemporalDifference] | None = None
     """`temporal_difference(state, batch)`, without target smoothing. None where the critic follows
@@ -260,7 +251,11 @@ def descend(
     optimizer_state: optax.OptState,
     progress: jax.Array,
 ) -> tuple[Any, optax.OptState, Metrics, jax.Array]:
-    """One update, with every extra argument that this project's optimizers may ask for.
+    """One update, as in `agents.updates.descend`, of an offline learner.
+
+    A batch is used once, so `batch_progress` is 0. No objective is new: batches are drawn from the
+    same data throughout, and targets move a little with every averaging. An optimizer that looks at
+    `reset` therefore cannot be used.
 
     Args:
         optimizer: the transformation.
@@ -271,21 +266,37 @@ def descend(
 
     Returns:
         New parameters and state, the loss's metrics, and the norm of the gradient.
+
+    Raises:
+        ValueError: if the optimizer asks whether the objective is new.
     """
-    (value, (activations, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    with relaxed_promotion():
-        updates, optimizer_state = optimizer.update(
-            gradients,
-            optimizer_state,
-            params,
-            value=value,
-            activations=activations,
-            training_progress=progress,
-            batch_progress=jnp.zeros((), jnp.float32),
-            obj_fn=lambda params: loss(params)[0],
+    return updates.descend(
+        optimizer,
+        loss,
+        params,
+        optimizer_state,
+        training_progress=progress,
+        batch_progress=jnp.zeros((), jnp.float32),
+        reset=_NeverNew(),
+    )
+
+
+class _NeverNew:
+    """What optimizers get as `reset` where no objective is ever new.
+
+    `False` would be true of most updates and yet wrong: an optimizer that waits for a new objective
+    would in silence be another one. So whatever looks at the value is refused.
+    """
+
+    def _refuse(self, *arguments: Any, **options: Any) -> Any:
+        raise ValueError(
+            "an optimizer that starts anew with every new objective needs a period with offline "
+            "learners, whose objectives change a little with every update; got none: give one, as "
+            "in adam_rel:period=1000."
         )
-    params = optax.apply_updates(params, updates)
-    return params, optimizer_state, metrics, optax.tree.norm(gradients)
+
+    __jax_array__ = property(_refuse)
+    __array__ = __bool__ = _refuse
 
 
 def training_progress(iteration: jax.Array, iterations: int | jax.Array) -> jax.Array:

@@ -11,7 +11,8 @@ import optax
 from flax import struct
 
 from agents._promotion import relaxed_promotion
-from agents.learner import Metrics, Policy
+from agents.environment import Box
+from agents.learner import Metrics
 from agents.offline.common import (
     LossAndAux,
     Normalizer,
@@ -32,6 +33,8 @@ from agents.offline.common import (
     twin_values,
 )
 from agents.offline.networks import Critic, GaussianActor, applied
+from agents.policies import NetworkPolicy, network_policy
+from optim.evaluation import evaluation_params
 
 
 @struct.dataclass
@@ -280,13 +283,14 @@ def iql(
         state = state._replace(iteration=state.iteration + 1)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    def policy(state: OfflineState) -> Policy:
-        def act(key: jax.Array, observation: jax.Array) -> jax.Array:
-            del key
-            if normalizer is not None:
-                observation = normalizer(observation)
-            return applied(networks.actor, state.params["actor"], observation)[0].mean
-
-        return act
+    def policy(state: OfflineState) -> NetworkPolicy:
+        return network_policy(
+            networks.actor,
+            evaluation_params(state.optimizer_state["actor"], state.params["actor"]),
+            normalizer,
+            (observation_size,),
+            Box(action_size, -1.0, 1.0),
+            greedy=True,
+        )
 
     return OfflineLearner(init, iterate, policy)

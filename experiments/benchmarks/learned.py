@@ -34,10 +34,9 @@ import optim
 from experiments.benchmarks import timing
 from experiments.command_line.main import prepare_xla
 from experiments.meta_training.architectures import LearnedOptimizer
-from experiments.meta_training.tasks import LEARNERS, MetaTask
-from experiments.online.tasks import TASKS, parse_environment
+from experiments.meta_training.tasks import LEARNERS, MetaTask, task_settings
 from experiments.reports.statistics import mean, stratified_bootstrap
-from experiments.settings import change_settings, whole_number
+from experiments.settings import whole_number
 from meta.population import evaluation
 from meta.task import lifetimes
 from meta.trainer import MetaParams
@@ -61,8 +60,7 @@ def meta_task(
     reward_scale: float = 1.0,
 ) -> MetaTask:
     """A task with its settings, returns as they are."""
-    settings = TASKS[parse_environment(text)[0]].settings
-    settings = change_settings(settings, [*assignments, "anneal=false"])
+    settings = task_settings(text, assignments, learner)
     return MetaTask(text, steps, 1.0, settings, learner, reward_scale=reward_scale)
 
 

@@ -6,12 +6,12 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import optax
 
 import optim
-from agents.a2c import a2c_config
+from agents.a2c import a2c_config, check_a2c
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.online.tasks import TASKS, make_environment, parse_environment
@@ -32,7 +32,8 @@ class MetaTask:
         environment: `NAME[:key=value,...]`.
         steps: environment steps of a lifetime, at least; whole iterations are done.
         normaliser: what its returns are divided by.
-        settings: of PPO, and the norm to which gradients are clipped before the optimizer.
+        settings: of PPO, and the norm to which gradients are clipped before the optimizer; for
+            A2C, as `task_settings` gives them.
         learner: one of `LEARNERS`.
         learning_rate: for learned optimizers that take one; None for what the optimizer's text
             says, or its default.
@@ -60,12 +61,24 @@ class MetaTask:
             raise unknown("learner", self.learner, LEARNERS)
         if not 0.0 < self.reward_scale < math.inf:
             raise ValueError(f"a reward scale must be in (0, inf); got {self.reward_scale!r}.")
+        if self.learner == "a2c":
+            check_a2c({name: getattr(self.settings, name) for name in ("epochs", "minibatches")})
         self.task(stretches=1)  # says what is not allowed
 
     def iterations(self, stretches: int) -> int:
         """Rollouts of a lifetime of so many equal stretches."""
         rollout = self.settings.num_envs * self.settings.num_steps
         return math.ceil(self.steps / rollout / stretches) * stretches
+
+    def config(self, stretches: int) -> dict[str, Any]:
+        """What `config.json` says of it; the clip of A2C, which does not clip, is null."""
+        settings = dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)}
+        if self.learner == "a2c":
+            settings["clip"] = None
+        return dataclasses.asdict(self) | {
+            "iterations": self.iterations(stretches),
+            "settings": settings,
+        }
 
     def task(self, stretches: int) -> Task:
         """What a trainer is given."""
@@ -121,7 +134,9 @@ def meta_tasks(request: MetaRequest) -> tuple[MetaTask, ...]:
     )
     learner = request.learner or "ppo"
     return tuple(
-        MetaTask(text, length, scale, _settings(text, request.set), learner, rate, reward)
+        MetaTask(
+            text, length, scale, task_settings(text, request.set, learner), learner, rate, reward
+        )
         for text, length, scale, rate, reward in zip(
             tasks, lengths, scales, rates, rewards, strict=True
         )
@@ -153,6 +168,22 @@ def _published(task: str, alone: bool) -> float:
     return 1.0 if normaliser is None else normaliser
 
 
-def _settings(task: str, assignments: Sequence[str]) -> Settings:
-    settings = TASKS[parse_environment(task)[0]].settings
-    return change_settings(dataclasses.replace(settings, anneal=False), assignments)
+def task_settings(task: str, assignments: Sequence[str], learner: str) -> Settings:
+    """The settings of a task of meta-training.
+
+    Args:
+        task: the environment, `NAME[:key=value,...]`.
+        assignments: changes to its published settings, `key=value`.
+        learner: one of `LEARNERS`. A2C makes one epoch of one minibatch, and does not clip.
+
+    Raises:
+        ValueError: if a change is not allowed, or is one that A2C would ignore.
+    """
+    settings = dataclasses.replace(TASKS[parse_environment(task)[0]].settings, anneal=False)
+    if learner == "a2c":
+        settings = dataclasses.replace(settings, epochs=1, minibatches=1)
+    settings = change_settings(settings, assignments)
+    if learner == "a2c":
+        changed = {assignment.partition("=")[0] for assignment in assignments}
+        check_a2c({name: value for name, value in vars(settings).items() if name in changed})
+    return settings

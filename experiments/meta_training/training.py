@@ -116,15 +116,7 @@ class MetaRun(abc.ABC):
             "format": _FORMAT,
             "method": self.method,
             "optimizer": self.optimizer,
-            "tasks": {
-                str(index): dataclasses.asdict(task)
-                | {
-                    "iterations": task.iterations(self.parts),
-                    "settings": dataclasses.asdict(task.settings)
-                    | {"widths": list(task.settings.widths)},
-                }
-                for index, task in enumerate(self.tasks)
-            },
+            "tasks": {str(index): task.config(self.parts) for index, task in enumerate(self.tasks)},
             "generations": self.generations,
             "evaluate_every": self.evaluate_every,
             "evaluation_seeds": self.evaluation_seeds,

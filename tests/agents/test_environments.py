@@ -113,6 +113,87 @@ def test_brax_contract(name):
     assert_contract(environment)
 
 
+QUICK_IN_X64 = (*environments.GYMNAX, "small_dense_short", "inverted_pendulum", "Hopper-v5")
+
+
+@pytest.mark.filterwarnings("error:Explicitly requested dtype")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK_IN_X64 else pytest.mark.slow)
+        for name in (*environments.environment_names(), "Hopper-v5")
+    ],
+)
+def test_contract_where_x64_is_on(name):
+    """Also by an environment that was made there."""
+    needs_gymnasium(name)
+    with jax.enable_x64(True):
+        assert_contract(environments.make(name))
+
+
+# One environment of each adapter and each kind of actions; of Brax, what is compiled fastest.
+ADAPTERS = {
+    "CartPole-v1": {},
+    "Pendulum-v1": {},
+    "small_dense_short": {},
+    "inverted_pendulum": {"backend": "spring"},
+    "Hopper-v5": {},
+}
+
+
+def needs_gymnasium(name):
+    if name in environments.GYMNASIUM:
+        pytest.importorskip("gymnasium.envs.mujoco")
+
+
+def three_steps(environment, key):
+    """What the first observation and three steps give."""
+    size = environment.action_space.size
+    # As NumPy's default types, which are float64 and int64 where x64 is on.
+    if isinstance(environment.action_space, Discrete):
+        actions = np.array([1, 0, size - 1])
+    else:
+        actions = np.array([0.5, -0.7, 2.0])[:, None] * np.ones((1, size))
+    first, state = environment.reset(key)
+
+    def step(state, action):
+        observation, state, *rest = environment.step(key, state, action)
+        return state, (observation, *rest)
+
+    return first, jax.lax.scan(step, state, jnp.asarray(actions))[1]
+
+
+@functools.cache
+def alone(name):
+    play = functools.partial(three_steps, made(name, **ADAPTERS[name]))
+    return quick_jit(play)(jax.random.split(KEY, 2)[1])
+
+
+def assert_close(found, expected):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, expected
+    )
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_alone_and_side_by_side(name):
+    """Every adapter works without `vmap` and with it, and gives the same numbers."""
+    needs_gymnasium(name)
+    play = functools.partial(three_steps, made(name, **ADAPTERS[name]))
+    together = quick_jit(jax.vmap(play))(jax.random.split(KEY, 2))
+    assert_close(jax.tree.map(lambda x: x[1], together), alone(name))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_same_numbers_where_x64_is_on(name):
+    needs_gymnasium(name)
+    expected = alone(name)
+    with jax.enable_x64(True):
+        environment = environments.make(name, **ADAPTERS[name])
+        found = quick_jit(functools.partial(three_steps, environment))(jax.random.split(KEY, 2)[1])
+    assert_close(found, expected)
+
+
 def play(environment, steps, key=KEY):
     """Random actions under automatic resets; every result of `step` but the states."""
     environment = EpisodeStatistics(AutoReset(environment))

@@ -62,6 +62,22 @@ def test_errors(text: str, message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["num_envs=65536", "num_steps=32768"],
+         "setting 'num_steps' must be in [1, 32767] where num_envs is 65536; got 32768."),
+        (["num_envs=1024", "num_steps=1024", "minibatches=1048576", "epochs=2048"],
+         "setting 'epochs' must be in [1, 2047] where minibatches is 1048576; got 2048."),
+    ],
+)  # fmt: skip
+def test_what_int32_cannot_count_is_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match="setting") as caught:
+        change_settings(Settings(), texts)
+    assert str(caught.value) == message
+    assert change_settings(Settings(), [*texts[:-1], texts[-1].replace("8", "7")])
+
+
 def test_every_setting_of_ppo_is_passed_on() -> None:
     config = ppo_config(Settings(epochs=9, widths=(3,), discount=0.5), iterations=17)
     assert config == PPOConfig(iterations=17, epochs=9, widths=(3,), discount=0.5)

@@ -156,7 +156,8 @@ def test_rematerialised_meta_gradient_is_the_same():
 @pytest.mark.parametrize("continuous", [False, True])
 def test_a2c_is_a_limit_of_ppo(continuous):
     """Gradient of the loss on a rollout: that of the textbook's loss, written out."""
-    config = a2c_config(dataclasses.replace(CONFIG, reward_scale=3.0, value_weight=1.0))
+    a2c = {"epochs": 1, "minibatches": 1, "reward_scale": 3.0, "value_weight": 1.0}
+    config = a2c_config(dataclasses.replace(CONFIG, **a2c))
     environment = probes.ObservationAction(continuous)
     learner = ppo(environment, config, optax.sgd(0.1))
     state, samples = learner.play(learner.init(KEY))

@@ -32,7 +32,7 @@ RUN = (
     "--normalisers 10 500 --generations 7 --evaluate-every 3 --evaluation-seeds 2 --seed 5 "
     "--no-cache --pipeline agents=4 window=2 reset_interval=4 age_bins=2 most_skipped=2 "
     "optimizer=adam:learning_rate=0.1 --learner a2c --reward-scales 1 10 "
-    "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
+    "--set num_envs=4 num_steps=16 widths=8x8"
 )
 
 
@@ -132,6 +132,8 @@ def test_files(finished: Path) -> None:
     assert [config["tasks"][i]["iterations"] for i in "01"] == [8, 8]
     assert [config["tasks"][i]["reward_scale"] for i in "01"] == [1.0, 10.0]
     assert config["tasks"]["0"]["learner"] == "a2c"
+    settings = config["tasks"]["0"]["settings"]
+    assert [settings[key] for key in ("epochs", "minibatches", "clip")] == [1, 1, None]
     assert load_file(finished / "meta_params.safetensors").keys() == {"rate", "sign"}
 
 
@@ -307,6 +309,12 @@ def test_options() -> None:
          "--steps and the reset_interval of --pipeline exclude each other."),
         ("--learner a2c", "--learning-rates 1e-3",
          "'tiny' takes no learning rate; leave it out."),
+        ("--set ", "--set epochs=4 ",
+         "a2c makes one epoch of one minibatch without clipping; got epochs=4."),
+        ("--set ", "--set epochs=1 minibatches=4 ",
+         "a2c makes one epoch of one minibatch without clipping; got minibatches=4."),
+        ("--set ", "--set clip=0.2 ",
+         "a2c makes one epoch of one minibatch without clipping; got clip=0.2."),
         ("--learner a2c", "--preset cath", "unknown preset 'cath'; the nearest is 'catch'."),
         ("--method pipeline", "--preset catch", "--preset needs --method pipeline."),
         ("--method pipeline", "", "--pipeline needs --method pipeline."),
