@@ -227,8 +227,10 @@ def test_damaged_results_are_made_again(uninterrupted: Path, tmp_path: Path) -> 
 def test_results_that_were_changed_are_not_believed(tmp_path: Path) -> None:
     train(tiny_run(), tmp_path / "run")
     file = tmp_path / "run" / "metrics.csv"
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join([*lines[:5], lines[5].replace("1", "2", 9), *lines[6:]]))
+    lines = file.read_text().splitlines()
+    digit = int(lines[5][-1])
+    lines[5] = lines[5][:-1] + str((digit + 1) % 10)
+    file.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(Stopped, match=r"its metrics.csv is not as it was logged; nothing was"):
         train(tiny_run(), tmp_path / "run", resume=True)
 

@@ -137,6 +137,10 @@ def test_damaged_configuration_is_named(found: dict[str, Any]) -> None:
     given = ONLINE | {key: value for key, value in found.items() if key != "steps"}
     with pytest.raises(ValueError, match=r"^cannot resume run: its config.json is damaged; use"):
         check_same(Path("run"), given, ONLINE | found)
+    with pytest.raises(ValueError, match="damaged"):
+        check_same(
+            Path("run"), given, {key: value for key, value in given.items() if key != "steps"}
+        )
 
 
 def test_settings_that_change_numbers_are_compared(tmp_path: Path) -> None:
