@@ -12,7 +12,7 @@ import jax
 from agents.ppo import PPOConfig
 
 # What A2C uses, of the settings of PPO that it does not have.
-_USED = {"epochs": 1, "minibatches": 1, "clip": math.inf}
+_USED: dict[str, Any] = {"epochs": 1, "minibatches": 1, "clip": math.inf}
 
 
 def check_a2c(settings: Mapping[str, Any]) -> None:

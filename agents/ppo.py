@@ -41,7 +41,8 @@ class PPOConfig:
         num_envs: static; environments run side by side.
         num_steps: static; environment steps of each of them in a rollout.
         epochs: static; passes over each rollout.
-        minibatches: static; updates in each pass. Divides num_envs * num_steps, which is below 2^31.
+        minibatches: static; updates in each pass. Divides num_envs * num_steps, which must be below
+            2^31.
         discount: gamma in [0, 1].
         trace_decay: lambda of generalised advantage estimation, in [0, 1].
         clip: the probability ratio and the value are clipped to within this of where they were.

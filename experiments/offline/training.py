@@ -32,6 +32,7 @@ from agents.offline.common import (
     collapse_line,
     observation_statistics,
 )
+from agents.policies import NetworkPolicy
 from experiments.offline.algorithms import (
     adam_numbers,
     algorithm_named,
@@ -371,7 +372,12 @@ def _seeds_program(run: OfflineRun, on_note: Callable[[str], None]) -> Program:
             returns, lengths = jax.device_get(program.evaluate(state, keys, jnp.uint32(run.points)))
         return evaluation_rows(run.seeds, run.evaluation_episodes, returns, lengths)
 
-    return Program(lambda: program.init(keys), advance, final_evaluation)
+    def policies(state: Any) -> NetworkPolicy:
+        dataset = run.data.dataset
+        found: NetworkPolicy = program.policies(state)
+        return found.with_bounds(dataset.action_low, dataset.action_high)
+
+    return Program(lambda: program.init(keys), advance, policies, final_evaluation)
 
 
 class _Compiled(NamedTuple):
@@ -379,6 +385,7 @@ class _Compiled(NamedTuple):
 
     init: Callable[..., Any]  # keys -> state
     advance: Callable[..., Any]  # (state, transitions) -> (state, metrics, finite)
+    policies: Callable[..., Any]  # state -> policies
     evaluate: Callable[..., Any]  # (state, keys, point) -> (returns, lengths)
 
 
@@ -416,6 +423,7 @@ def _compiled(run: OfflineRun, mesh: Mesh) -> _Compiled:
             shard(advance, in_specs=(seeds, everywhere), out_specs=(seeds, seeds, seeds)),
             donate_argnums=0,
         ),
+        jax.jit(shard(jax.vmap(learner.policy), in_specs=seeds, out_specs=seeds)),
         jax.jit(shard(evaluation, in_specs=(seeds, seeds, everywhere), out_specs=seeds)),
     )
 

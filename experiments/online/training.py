@@ -36,10 +36,11 @@ from experiments.runs.training import (
     seed_mesh,
     train_seeds,
 )
-from experiments.settings import Settings
+from experiments.settings import Settings, unknown
 
 POINTS = 100  # logged points in a run, at most, unless it is prolonged
 EVALUATION_EPISODES = 64
+EVALUATION_ACTIONS = ("sampled", "greedy")
 _EVALUATION_STREAM = 2**31  # folded into a seed's key; iterations never get as far
 
 
@@ -53,6 +54,8 @@ class RunConfig:
         steps: environment steps of each seed, at least; whole iterations are done.
         seeds: which seeds, different whole numbers in [0, 2**32 - 1].
         settings: of PPO and of the chain around the optimizer.
+        evaluation_actions: those of the evaluation after training, one of `EVALUATION_ACTIONS`:
+            sampled from the policy, as in training, or greedy, its likeliest ones.
         prolonged_at: steps at which it ended, each whole iterations, before it was prolonged. The
             first of them say how often it is logged.
 
@@ -66,12 +69,15 @@ class RunConfig:
     steps: int
     seeds: tuple[int, ...]
     settings: Settings
+    evaluation_actions: str = "sampled"
     prolonged_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         make_environment(self.environment)
         weights_files.make(self.spec, self.weights_content)  # says what is not allowed
         check_seeds(self.seeds)
+        if self.evaluation_actions not in EVALUATION_ACTIONS:
+            raise unknown("kind of evaluation", self.evaluation_actions, EVALUATION_ACTIONS)
         updates = self.settings.epochs * self.settings.minibatches
         most = (2**31 - 1) // updates * self.steps_per_iteration  # updates are counted in int32
         if not 1 <= self.steps <= most:
@@ -148,6 +154,7 @@ class RunConfig:
             "algorithm": "ppo",
             "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
             "evaluation_episodes": EVALUATION_EPISODES,
+            "evaluation_actions": self.evaluation_actions,
             "normaliser": TASKS[name].normaliser(options),
         } | ({"weights_sha256": self.weights} if self.weights else {})
 
@@ -234,7 +241,12 @@ def _program(run: RunConfig) -> Program:
         returns, lengths = jax.device_get(program.evaluate(numbers, state, keys))
         return evaluation_rows(run.seeds, EVALUATION_EPISODES, returns, lengths)
 
-    return Program(lambda: program.init(numbers, keys), advance, final_evaluation)
+    return Program(
+        lambda: program.init(numbers, keys),
+        advance,
+        lambda state: program.policies(numbers, state),
+        final_evaluation,
+    )
 
 
 def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
@@ -250,7 +262,8 @@ def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
         spec = without_learning_rate(spec)
     else:  # a learned optimizer takes no notice of a rate, nor of what its file is called
         spec, rate = dataclasses.replace(spec, weights=""), 1.0
-    program = _compiled(run.environment, spec, weights, run.settings, mesh)
+    greedy = run.evaluation_actions == "greedy"
+    program = _compiled(run.environment, spec, weights, run.settings, greedy, mesh)
     keys = seed_keys(run.seeds, mesh)
     learning_rates = jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)
     return program, Numbers(learning_rates, jnp.int32(run.iterations)), keys
@@ -268,6 +281,7 @@ class Compiled(NamedTuple):
 
     init: Callable[..., Any]  # (numbers, keys) -> state
     advance: Callable[..., Any]  # (numbers, state, iterations) -> (state, stretch)
+    policies: Callable[..., Any]  # (numbers, state) -> policies
     evaluate: Callable[..., Any]  # (numbers, state, keys) -> (returns, lengths)
 
 
@@ -277,6 +291,7 @@ def _compiled(
     spec: optim.OptimizerSpec,
     weights: bytes | None,  # a file of the same name may hold others later
     settings: Settings,
+    greedy: bool,
     mesh: Mesh,
 ) -> Compiled:
     environment = make_environment(environment_text)
@@ -304,11 +319,14 @@ def _compiled(
         state, sums = jax.lax.fori_loop(0, iterations, step, (state, sums))
         return state, (sums, iterations, jax.vmap(all_finite)(state.params))
 
+    def policies(numbers: Numbers, state: Any) -> Any:
+        return each(lambda numbers, state: learner(numbers).policy(state))(numbers, state)
+
     def evaluation(numbers: Numbers, state: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         def one(numbers: Numbers, state_and_key: Any) -> tuple[jax.Array, jax.Array]:
             state, key = state_and_key
             key = jax.random.fold_in(key, _EVALUATION_STREAM)
-            policy = learner(numbers).policy(state)
+            policy = learner(numbers).policy(state, greedy)
             return evaluate(environment, policy, key, EVALUATION_EPISODES)
 
         return each(one)(numbers, (state, keys))
@@ -326,6 +344,7 @@ def _compiled(
             ),
             donate_argnums=1,
         ),
+        jax.jit(shard(policies, in_specs=(numbers_spec, seeds), out_specs=seeds)),
         jax.jit(shard(evaluation, in_specs=(numbers_spec, seeds, seeds), out_specs=seeds)),
     )
 

@@ -6,6 +6,7 @@
 - `metrics.csv`: a row per logged point and seed (`meta_metrics.csv` of meta-training: a row per
   point). It holds no times, so that a run and its resumed twin write the same bytes;
 - `timing.csv`: seconds of wall time since the start, per logged point;
+- `agents.safetensors`: the trained policies of all seeds, see `agents.load_policy`;
 - `evaluation.csv`: fresh episodes after training. It is written last: a run that has it is done;
 - `weights.safetensors`, and offline those of other networks than the critic: learned optimizers'
   weights, as they were when the run began; `start.safetensors`: where meta-training began;
@@ -53,6 +54,7 @@ _FILES = (
     "meta_metrics.csv",
     "timing.csv",
     "evaluation.csv",
+    "agents.safetensors",
     "weights.safetensors",
     "actor_weights.safetensors",
     "value_weights.safetensors",
@@ -240,7 +242,8 @@ class RunDirectory:
             following = last + 1
             self._start -= seconds
         if self._longer is not None:
-            (self.path / "evaluation.csv").unlink(missing_ok=True)  # of the shorter run
+            for file in ("evaluation.csv", "agents.safetensors"):  # of the shorter run
+                (self.path / file).unlink(missing_ok=True)
             self._write_config(self._longer)
         self._saved = time.monotonic()
         return following, state

@@ -83,7 +83,8 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         top = key.split(".")[0]
         if top in (*CIRCUMSTANCES, _ENDS, total) or (key == "iterations" and not same_length):
             continue
-        is_new = top == _NUMERICS or key.endswith("_sha256")  # earlier versions say less
+        # Earlier versions say less.
+        is_new = top in (_NUMERICS, "evaluation_actions") or key.endswith("_sha256")
         if is_new and not (key in given and key in found):
             continue
         if key in _TITLES and _DATA_SHA256 in given and _DATA_SHA256 in found:
@@ -106,6 +107,8 @@ def _digests(key: str) -> tuple[str, ...]:
     """Where the digest of the weights may stand that an optimizer's text names."""
     if key in ("optimizer", "resolved_optimizer"):
         return "weights_sha256", "critic_weights_sha256", "start_sha256"
+    if key == "target":  # of imitation
+        return ("target_sha256",)
     group, _, name = key.partition(".")
     return (f"{name}_weights_sha256",) if group == "other_optimizers" else ()
 

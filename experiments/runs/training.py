@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from agents.policies import POLICIES_FILE, NetworkPolicy, save_policies
 from experiments.runs.directory import RunDirectory
 from experiments.runs.stopping import deferred
 
@@ -22,10 +23,9 @@ class Program(NamedTuple):
     """What is trained: functions of states whose arrays have a leading axis of seeds."""
 
     init: Callable[[], Any]  # () -> state
-    advance: Callable[
-        [int, Any], tuple[Any, list[dict[str, Any]]]
-    ]  # (point, state) -> (state, rows)
-    evaluate: Callable[[Any], list[dict[str, Any]]]  # state -> rows of evaluation.csv
+    advance: Callable[[int, Any], tuple[Any, list[Row]]]  # (point, state) -> (state, rows)
+    policies: Callable[[Any], NetworkPolicy]  # state -> the trained ones
+    evaluate: Callable[[Any], list[Row]]  # state -> rows of evaluation.csv
 
 
 class Point(NamedTuple):
@@ -86,7 +86,7 @@ def train_seeds(
         if directory.is_finished(points):
             on_start(step(points))
             return
-        init, advance, evaluate = program()
+        init, advance, policies, evaluate = program()
         first, state = directory.begin(init())
         on_start(step(first))
         with deferred():
@@ -95,7 +95,15 @@ def train_seeds(
                 is_last = index + 1 == points
                 seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
                 on_point(Point(index, step(index + 1), seconds, rows))
+        by_seed = _by_seed(config["seeds"], policies(state))
+        save_policies(path / POLICIES_FILE, by_seed, config["algorithm"])
         directory.write("evaluation.csv", evaluate(state))
+
+
+def _by_seed(seeds: Sequence[int], policies: NetworkPolicy) -> dict[int, NetworkPolicy]:
+    """Policies whose arrays have a leading axis of seeds, or are longer, one by one."""
+    on_host = jax.device_get(policies)
+    return {seed: jax.tree.map(lambda x, i=i: x[i], on_host) for i, seed in enumerate(seeds)}
 
 
 def evaluation_rows(

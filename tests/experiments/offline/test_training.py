@@ -21,6 +21,7 @@ import pytest
 import quick
 from run_directories import results
 
+import agents
 import optim
 from agents.offline.pars import PARSConfig
 from experiments.command_line.main import _parse, main
@@ -405,6 +406,22 @@ def test_presets_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert list(command.paths().values()) == list(preset.critic_optimizers)
     settings_of(preset.algorithm, preset.settings)
     assert command.dataset == f"runs/{name}/data/{preset.collection.name}"
+
+
+def test_policies_are_kept_with_the_bounds_of_the_data(data: Path, tmp_path: Path) -> None:
+    run = run_of(data)
+    train_offline(run, tmp_path / "run", on_note=lambda note: None)
+    low, high = run.data.dataset.action_low, run.data.dataset.action_high
+    for seed in run.seeds:
+        policy = agents.load_policy(tmp_path / "run", seed)
+        assert policy.low == tuple(map(float, low))
+        assert policy.high == tuple(map(float, high))
+        observations = run.data.transitions.observation
+        np.testing.assert_allclose(
+            policy.act(observations),
+            low + (policy(None, observations) + 1) / 2 * (high - low),
+            rtol=1e-6,
+        )
 
 
 # Interruptions
