@@ -419,7 +419,7 @@ def test_policies_are_kept_with_the_bounds_of_the_data(data: Path, tmp_path: Pat
         observations = run.data.transitions.observation
         np.testing.assert_allclose(
             policy.act(observations),
-            low + (policy(None, observations) + 1) / 2 * (high - low),
+            low + (np.asarray(policy(None, observations)) + 1) / 2 * (high - low),
             rtol=1e-6,
         )
 
