@@ -1,4 +1,4 @@
-"""Evolution: meta-training by selection among meta-parameters, judged by whole lifetimes."""
+"""Evolution: meta-training without gradients, by the fitness of lifetimes."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def evolution(
     `noise_reuse_es`) play one stretch of each member's lifetime per generation. When the lifetimes
     are over, all members begin new ones together.
 
-    Members of equal fitness share the average of their ranks (SNES: of their weights), so that a
-    generation in which all are equal does not move the mean. Sep-CMA-ES ranks them in an order that
-    is random, because averages would shrink its sigma: where all are equal, its mean takes a random
-    step.
+    Members of equal fitness share the average of their ranks (in SNES, of their weights), so that a
+    generation in which all are equal adds nothing to the mean's movement. Sep-CMA-ES ranks equal
+    members in random order, because averages would shrink its sigma. If all are equal, its mean
+    takes a random step.
 
     All lifetimes of a generation form one compiled program, in which members are spread over the
     devices of the mesh, including those of other processes that jax has been told of. Their fitness

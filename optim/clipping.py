@@ -47,8 +47,12 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
         <https://arxiv.org/abs/1211.5063>`_, 2012, arXiv 1211.5063.
 
     .. note::
-      Flax's `{"params": ...}` is one network. In a tree without that level, as
-      `{"kernel": ..., "bias": ...}`, each entry counts as a network.
+        Flax's `{"params": ...}` is one network. In a tree without that level, as
+        `{"kernel": ..., "bias": ...}`, each entry counts as a network.
+
+    .. note::
+        As under optax, a finite gradient whose squared norm overflows (in float32, a norm above
+        1.8e19) is clipped to zero.
     """
     check_range("max_norm", max_norm, 0.0, open_low=True)
     clip = optax.clip_by_global_norm(max_norm)
