@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,21 @@ def network_policy(
     return NetworkPolicy(params, normalizer, network, observation_shape, low, high, greedy)
 
 
+def policies_of_seeds(policies: NetworkPolicy, seeds: Sequence[int]) -> dict[int, NetworkPolicy]:
+    """Takes apart policies that share their arrays, as `save_policies` takes them.
+
+    Args:
+        policies: what `jax.vmap(learner.policy)(states)` gives; on any devices.
+        seeds: those of the first axis of its arrays, in order. What is beyond them is dropped.
+
+    Returns:
+        The policy of each seed, on the host.
+    """
+    on_host = jax.device_get(policies)
+    take = lambda index: jax.tree.map(lambda x: x[index], on_host)  # noqa: E731
+    return {seed: take(index) for index, seed in enumerate(seeds)}
+
+
 def save_policies(path: str | Path, policies: Mapping[int, NetworkPolicy], algorithm: str) -> None:
     """Writes the policies of a run's seeds to one file, in one step: it is never there half.
 
@@ -164,7 +179,7 @@ def save_policies(path: str | Path, policies: Mapping[int, NetworkPolicy], algor
     for seed, policy in policies.items():
         if descriptions[seed] != first:
             raise ValueError(
-                f"policies must have one description; got {first} and {descriptions[seed]}."
+                f"policies must differ in their arrays alone; got {first} and {descriptions[seed]}."
             )
         arrays = _arrays(policy)
         digests[str(seed)] = _digest(arrays)
@@ -223,9 +238,9 @@ def load_policy(run: str | Path, seed: int) -> NetworkPolicy:
         raise ValueError(f"{path} must be a run directory or a file of policies; there is none.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = _header(path, file.metadata())
-            if str(seed) not in header["seeds"]:
-                seeds = ", ".join(header["seeds"])
+            header, digests = _header(path, file.metadata())
+            if str(seed) not in digests:
+                seeds = ", ".join(digests)
                 raise ValueError(f"seed must be one of those in {path}, {seeds}; got {seed}.")
             prefix = f"{seed}/"
             arrays = {
@@ -237,12 +252,15 @@ def load_policy(run: str | Path, seed: int) -> NetworkPolicy:
         raise ValueError(
             f"{path} must be a safetensors file; got another one, or a damaged one."
         ) from None
-    if _digest(arrays) != header["seeds"][str(seed)]:
+    if _digest(arrays) != digests[str(seed)]:
         raise ValueError(f"{path} is damaged: its numbers are not those that were written.")
     return _policy(path, header, arrays)
 
 
-def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+def _header(
+    path: Path, metadata: Mapping[str, str] | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """A file's header, and the digests of its seeds' arrays."""
     try:
         header = json.loads((metadata or {})["header"])
         written_by, version = header["format"], header["version"]
@@ -252,7 +270,13 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise ValueError(f"{path} must hold policies that rl-optim has saved; got another file.")
     if version != _VERSION:
         raise ValueError(f"{path} must be of version {_VERSION} of its format; got {version}.")
-    return header
+    if not isinstance(header.get("seeds"), dict):
+        raise _not_understood(path)
+    return header, header["seeds"]
+
+
+def _not_understood(path: Path) -> ValueError:
+    return ValueError(f"{path} must describe a policy; its header is not understood.")
 
 
 def _description(policy: NetworkPolicy) -> dict[str, Any]:
@@ -307,9 +331,14 @@ def _policy(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarr
                 node[keys[-1]] = jnp.asarray(array)
         scaling = header["normalizer"]
         normalizer = None if scaling is None else _NORMALIZERS[scaling](**statistics)
-        return NetworkPolicy(params, normalizer, network, shape, low, high, greedy=True)
+        observation = jax.ShapeDtypeStruct(shape, jnp.float32)
+        expected = jax.eval_shape(network.init, jax.random.key(0), observation)["params"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} must describe a policy; its header is not understood.") from None
+        raise _not_understood(path) from None
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, expected)]
+    if shapes[0] != shapes[1] or any(x.shape != shape for x in statistics.values()):
+        raise _not_understood(path)
+    return NetworkPolicy(params, normalizer, network, shape, low, high, greedy=True)
 
 
 def _arrays(policy: NetworkPolicy) -> dict[str, np.ndarray]:

@@ -39,10 +39,10 @@ class PPOConfig:
     Attributes:
         iterations: rollouts in a lifetime; sets the scale of `training_progress`.
         num_envs: static; environments run side by side.
-        num_steps: static; environment steps of each of them in a rollout.
+        num_steps: static; environment steps of each of them in a rollout. num_envs * num_steps is
+            below 2^31.
         epochs: static; passes over each rollout.
-        minibatches: static; updates in each pass. Divides num_envs * num_steps, which must be below
-            2^31.
+        minibatches: static; updates in each pass. Divides num_envs * num_steps.
         discount: gamma in [0, 1].
         trace_decay: lambda of generalised advantage estimation, in [0, 1].
         clip: the probability ratio and the value are clipped to within this of where they were.

@@ -41,6 +41,13 @@ def test_categorical_samples():
         np.testing.assert_allclose(counts / 20_000, p, atol=0.015)  # four standard errors
 
 
+def test_modes_are_where_probability_is_largest():
+    categorical = Categorical(jnp.asarray(LOGITS))
+    np.testing.assert_array_equal(categorical.mode(), LOGITS.argmax(axis=-1))
+    assert categorical.mode().dtype == jnp.int32
+    np.testing.assert_array_equal(DiagonalGaussian(jnp.asarray(MEAN), LOG_STD).mode(), MEAN)
+
+
 def test_gaussian_log_probability():
     actions = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
     expected = scipy.stats.norm.logpdf(actions, MEAN, np.exp(LOG_STD)).sum(axis=-1)

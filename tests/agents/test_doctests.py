@@ -7,7 +7,10 @@ import pytest
 import agents
 
 MODULES = [f"agents.{module.name}" for module in pkgutil.iter_modules(agents.__path__)]
-WITH_EXAMPLES = {"advantages", "distributions", "environments", "evaluation", "gridworlds", "ppo"}
+WITH_EXAMPLES = {
+    *("a2c", "advantages", "distributions", "environments", "evaluation", "gridworlds"),
+    *("policies", "ppo"),
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -220,6 +220,85 @@ def test_policy_normalises_raw_observations():
     np.testing.assert_array_equal(actions[clear], jnp.argmax(logits, axis=-1)[clear])
 
 
+@both_kinds
+def test_greedy_policy_takes_the_likeliest_action(continuous):
+    environment, probe = probes.ObservationAction(continuous), probes.ObservationAction
+    learner = ppo(environment, SMALL, optax.adam(5e-3))
+    state = jax.tree.map(lambda x: x[0], trained(probe, continuous))
+    observations = jnp.linspace(-1.0, 1.0, 40)[:, None]
+    policy, _ = Actor(environment.action_space, 1, SMALL.widths, SMALL.nonlinearity).apply(
+        {"params": state.params["actor"]}, observations
+    )
+    expected = policy.mean if continuous else jnp.argmax(policy.logits, axis=-1)
+    greedy = learner.policy(state, greedy=True)
+    for key in KEYS:
+        np.testing.assert_array_equal(greedy(key, observations), expected)
+    assert greedy(None, observations).dtype == (jnp.float32 if continuous else jnp.int32)
+    # Samples by default, of the same distribution.
+    samples = jax.vmap(learner.policy(state), (0, None))(
+        jax.random.split(KEYS[0], 500), observations
+    )
+    assert not np.array_equal(samples[0], samples[1])
+    if continuous:
+        np.testing.assert_allclose(samples.mean(axis=0), expected, atol=0.1)
+    by_mean = ppo(environment, SMALL, optax.adam(5e-3), act_by_mean=True).policy(state)
+    np.testing.assert_array_equal(by_mean(KEYS[0], observations), expected)
+
+
+FREE = "schedule_free_sgd:b1=0.6"
+
+
+@functools.cache
+def trained_schedule_free():
+    """The last states of three seeds."""
+    run = functools.partial(lifetime, probes.ObservationAction(), SMALL.replace(iterations=5))
+    return quick_jit(jax.vmap(lambda key: run(optim.make(FREE, 0.3), key)[0]))(KEYS)
+
+
+def test_policy_uses_the_parameters_that_the_optimizer_means_to_be_used():
+    """Schedule-free optimizers train y and are used at x; whether seeds are vmapped or not."""
+    states = trained_schedule_free()
+    learner = ppo(probes.ObservationAction(), SMALL, optim.make(FREE, 0.3))
+    y, z = states.params["actor"], states.optimizer_state.z["actor"]
+    expected = jax.tree.map(lambda y, z: (y - np.float32(0.4) * z) / np.float32(0.6), y, z)
+    for policy in (learner.policy(states), quick_jit(jax.vmap(learner.policy))(states)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            policy.params,
+            expected,
+        )
+    distance = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), expected, y)
+    assert max(jax.tree.leaves(distance)) > 0.01
+
+
+def test_rollouts_act_with_the_trained_parameters():
+    """The rule of schedule-free optimizers: gradients, and so experience, are taken at y."""
+    state = jax.tree.map(lambda x: x[0], trained_schedule_free())
+    environment = probes.ObservationAction()
+    learner = ppo(environment, SMALL, optim.make(FREE, 0.3))
+    _, samples = quick_jit(learner.play)(state)
+    actor = Actor(environment.action_space, 1, SMALL.widths, SMALL.nonlinearity)
+
+    def log_probability(params):
+        distribution, _ = actor.apply({"params": params}, samples.observation)
+        return distribution.log_probability(samples.action)
+
+    found = log_probability(state.params["actor"])
+    np.testing.assert_allclose(found, samples.log_probability, rtol=1e-4, atol=1e-5)
+    average = log_probability(learner.policy(state).params)
+    assert jnp.abs(average - samples.log_probability).max() > 0.01
+
+
+@pytest.mark.parametrize("name", optim.optimizer_names())
+def test_all_other_named_optimizers_are_used_at_what_they_train(name):
+    if name == "kron":
+        pytest.importorskip("psgdax")
+    learner = ppo(probes.ObservationAction(), SMALL, optim.make(name, 0.1))
+    state = jax.eval_shape(learner.init, KEYS[0])
+    if name not in ("schedule_free_adamw", "schedule_free_sgd"):
+        assert learner.policy(state).params is state.params["actor"]
+
+
 # --- what the optimizer sees --------------------------------------------------------------------
 
 
@@ -682,6 +761,39 @@ def test_state_keeps_its_types_on_brax(name):
     assert_state_is_stable(name)
 
 
+ADAPTERS = {
+    "CartPole-v1": {},
+    "Pendulum-v1": {},
+    "small_dense_short": {},
+    "inverted_pendulum": {"backend": "spring"},
+    "Hopper-v5": {},
+}
+
+
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_iteration_on_every_adapter(name, x64):
+    """Under all wrappers; the second call meets the state that the first one left."""
+    if name in environments.GYMNASIUM:
+        pytest.importorskip("gymnasium.envs.mujoco")
+    config = PPOConfig(
+        iterations=2, num_envs=2, num_steps=3, minibatches=2, widths=(4,), **ALL_WRAPPERS
+    )
+    with jax.enable_x64(x64):
+        environment = environments.make(name, **ADAPTERS[name])
+        learner = ppo(environment, config, optim.make("adam", 1e-3))
+        run = lambda key: jax.lax.scan(  # noqa: E731
+            lambda state, _: learner.iterate(state), learner.init(key), length=2
+        )
+        state, metrics = quick_jit(run)(jax.random.key(0))
+        actions = learner.policy(state)(jax.random.key(1), jnp.zeros(environment.observation_shape))
+    assert state.iteration == 2
+    assert np.isfinite(metrics["loss"]).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
+    assert actions.dtype in (jnp.float32, jnp.int32)
+
+
 def test_second_iteration_compiles_nothing():
     config = PPOConfig(iterations=3, num_envs=2, num_steps=4, minibatches=2, widths=(4,))
     learner = ppo(environments.make("CartPole-v1"), config, optax.adam(1e-3))
@@ -709,6 +821,10 @@ def test_size_of_the_networks_on_breakout():
         ({"minibatches": 3}, "minibatches.*160.*got 3"),
         ({"minibatches": 0}, "minibatches must be at least 1; got 0"),
         ({"num_envs": 0}, "num_envs must be at least 1; got 0"),
+        (
+            {"num_envs": 2**20, "num_steps": 2**11},
+            "num_envs \\* num_steps must be below 2147483648; got 2147483648",
+        ),
         ({"nonlinearity": "gelu"}, "nonlinearity.*relu, tanh.*'gelu'"),
     ],
 )

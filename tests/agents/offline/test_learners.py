@@ -222,7 +222,8 @@ def test_optimizers_are_apart_and_see_every_extra_argument():
         def update(updates, state, params=None, **extra):
             seen[name] = extra
             assert jax.tree.structure(extra["activations"]) == jax.tree.structure(params)
-            assert extra["obj_fn"](params).shape == ()
+            assert jax.tree.structure(extra["grad"]) == jax.tree.structure(params)
+            assert extra["obj_fn"](params).shape == extra["value_fn"](params).shape == ()
             return jax.tree.map(jnp.zeros_like, updates), state
 
         return optax.GradientTransformationExtraArgs(lambda params: (), update)
@@ -239,15 +240,122 @@ def test_optimizers_are_apart_and_see_every_extra_argument():
         assert set(seen) == set(names)
         for extra in seen.values():
             assert set(extra) == {
-                "value",
-                "activations",
-                "training_progress",
-                "batch_progress",
-                "obj_fn",
+                *("value", "activations", "training_progress", "batch_progress", "reset"),
+                *("grad", "value_fn", "obj_fn"),
             }
         assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
             lambda x: (x.shape, x.dtype), start
         )
+
+
+LEARNERS = {
+    "td3_bc": (td3_bc.td3_bc, td3_bc.TD3BCConfig, 2),
+    "rebrac": (rebrac.rebrac, rebrac.ReBRACConfig, 2),
+    "sqog": (sqog.sqog, sqog.SQOGConfig, 2),
+    "pars": (pars.pars, pars.PARSConfig, 2),
+    "iql": (iql.iql, iql.IQLConfig, 3),
+}
+# Those that ask for the loss, as a number or as a function, or for a new objective.
+DEMANDING = (
+    *("adahessian", "adam_rel:period=3", "adam_reset:period=3", "aegd", "lbfgs"),
+    *("mars:exact=true", "momo", "sania", "sophia"),
+)
+NAMED = [
+    f"{name}:period=3" if name in ("adam_rel", "adam_reset") else name
+    for name in optim.optimizer_names()
+]
+
+
+def made(name, optimizer):
+    learner, config, optimizers = LEARNERS[name]
+    return learner(4, 1, config(**TINY), *[optim.make(optimizer, 1e-3)] * optimizers)
+
+
+def moved_by(name, optimizer):
+    """How far each parameter of a learner is moved by two iterations, at most."""
+    learner = made(name, optimizer)
+
+    def run(key):
+        start = learner.init(key)
+        step = lambda state, _: (learner.iterate(state, chain())[0], None)  # noqa: E731
+        end, _ = jax.lax.scan(step, start, length=2)
+        return jax.tree.map(lambda x, y: jnp.abs(x - y).max(), start.params, end.params)
+
+    return quick_jit(run)(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        pytest.param(
+            name,
+            optimizer,
+            marks=() if name == "td3_bc" or optimizer in DEMANDING else pytest.mark.slow,
+        )
+        for name in LEARNERS
+        for optimizer in sorted({*NAMED, *DEMANDING})
+    ],
+)
+def test_every_named_optimizer_trains_every_learner(name, optimizer):
+    """By abstract evaluation: it gets what it asks for, and the state keeps its types."""
+    if optimizer == "kron":
+        pytest.importorskip("psgdax")
+    learner = made(name, optimizer)
+    start = jax.eval_shape(learner.init, jax.random.key(0))
+    end, _ = jax.eval_shape(learner.iterate, start, chain())
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert shapes(start) == shapes(end)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        pytest.param(
+            name,
+            optimizer,
+            marks=() if (name, optimizer) == ("td3_bc", "lbfgs") else pytest.mark.slow,
+        )
+        for name in ("td3_bc", "iql")
+        for optimizer in DEMANDING
+    ],
+)
+def test_optimizers_that_need_more_than_gradients(name, optimizer):
+    """They get it: every parameter moves, none leaves the neighbourhood."""
+    assert all(0 < distance < 10 for distance in jax.tree.leaves(moved_by(name, optimizer)))
+
+
+@pytest.mark.parametrize("optimizer", ["adam_rel", "adam_reset"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_optimizer_that_waits_for_a_new_objective_is_refused(name, optimizer):
+    """Without a period it would be Adam, in silence."""
+    learner = made(name, optimizer)
+    start = jax.eval_shape(learner.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"needs a period with offline learners.*got none"):
+        jax.eval_shape(learner.iterate, start, chain())
+
+
+def test_with_a_period_it_is_not_adam():
+    ours, adam = moved_by("td3_bc", "adam_rel:period=1"), moved_by("td3_bc", "adam")
+    different = jax.tree.map(lambda x, y: x != y, ours, adam)
+    assert all(jax.tree.leaves(different))
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "iql"])
+def test_policy_uses_the_parameters_that_the_optimizer_means_to_be_used(name):
+    """Those of schedule-free optimizers are not those that they train; seeds may be vmapped."""
+    learner = made(name, "schedule_free_sgd:b1=0.6,learning_rate=0.3")
+    start = jax.vmap(learner.init)(SEEDS)
+    states, _ = quick_jit(jax.vmap(learner.iterate, (0, None)))(start, chain())
+    y, z = states.params["actor"], states.optimizer_state["actor"].z
+    expected = jax.tree.map(lambda y, z: (y - np.float32(0.4) * z) / np.float32(0.6), y, z)
+    for policy in (learner.policy(states), jax.vmap(learner.policy)(states)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            policy.params,
+            expected,
+        )
+    distance = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), expected, y)
+    assert max(jax.tree.leaves(distance)) > 1e-3
 
 
 def test_seeds_and_hyperparameters_are_vmapped():
