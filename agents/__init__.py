@@ -1,7 +1,7 @@
 """Environments, networks and learners for reinforcement learning.
 
 Modules are imported by name (`from agents import environments`, `from agents.ppo import ppo`), so
-that nobody pays for a library that is not used. `agents.load_policy` is loaded where it is used.
+that a library is imported only where it is needed. That also holds for `agents.load_policy`.
 """
 
 from __future__ import annotations

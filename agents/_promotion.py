@@ -1,4 +1,4 @@
-"""Other libraries promote dtypes and ranks freely; these functions keep that to themselves."""
+"""Contexts for libraries that rely on implicit promotion, and casts for what they return."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def relaxed_promotion() -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_types() -> Iterator[None]:
-    """Relaxed promotion, and numbers of 32 bits, within, whatever the user's settings are.
+    """Allows implicit promotion, and has numbers of 32 bits, whatever the user's settings are.
 
-    Where `jax_enable_x64` is on, an environment's library mixes float32 and float64, or fails.
+    Where `jax_enable_x64` is on, environments would mix float32 and float64, or fail.
     """
     with jax.enable_x64(False), relaxed_promotion():
         yield
 
 
 def strong(tree: T) -> T:
-    """Turns Python numbers and weakly typed arrays into arrays with a type of their own.
+    """Turns Python numbers and weakly typed arrays into arrays of a definite type.
 
-    A state that starts weakly typed changes its type in the first step, and what was compiled for
-    it is compiled again.
+    A state that starts weakly typed changes its type in the first step, and whatever was compiled
+    for it is compiled again.
     """
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
 

@@ -1,4 +1,4 @@
-"""Advantage actor-critic, as the limit of PPO that it is."""
+"""Advantage actor-critic as a special case of PPO."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def a2c_config(config: PPOConfig) -> PPOConfig:
         \nabla \big(-\overline{\rho A}\big) = -\overline{A\, \nabla \log \pi},
 
     and the value loss is :math:`\overline{(V - \hat V)^2} / 2` times the weight, with the same
-    targets. One learner serves both, and whatever is tested on one is tested on the other.
+    targets. One learner serves both, and a test of one is a test of the other.
 
     Args:
         config: settings. `epochs`, `minibatches` and `clip`, which A2C does not have, may be left
@@ -60,10 +60,10 @@ def a2c_config(config: PPOConfig) -> PPOConfig:
         `arXiv:1602.01783 <https://arxiv.org/abs/1602.01783>`_
 
     .. note::
-        First derivatives are A2C's. Second ones, which a meta-gradient contains if the learned
-        optimizer differentiates through its inputs, are those of :math:`\rho A`, by
-        :math:`A\, \nabla \log\pi\, \nabla \log\pi^\top` more than those of :math:`A \log\pi`: the
-        ones that estimate the curvature of the return.
+        First derivatives are A2C's. Second derivatives, which a meta-gradient contains where it is
+        taken through the learned optimizer's inputs, are those of :math:`\rho A`. They exceed those
+        of :math:`A \log\pi` by :math:`A\, \nabla \log\pi\, \nabla \log\pi^\top`, and are the ones
+        that estimate the curvature of the return.
 
     Examples:
         >>> from agents.a2c import a2c_config

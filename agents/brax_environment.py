@@ -1,4 +1,4 @@
-"""Brax environments behind the project's face."""
+"""Brax environments behind the interface of `agents.environment`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BACKENDS = ("generalized", "positional", "spring", "mjx")
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silences what Brax and MuJoCo say whenever they are loaded.
+    """Silences the warnings that Brax and MuJoCo give whenever they are loaded.
 
-    Brax announces that it is unmaintained; MuJoCo finds one of its models old-fashioned and writes
-    that into a file in the present folder.
+    Brax announces that it is unmaintained; MuJoCo warns of a model in an old format, and also
+    writes that to a file in the current folder.
     """
     import mujoco
 

@@ -1,4 +1,4 @@
-"""What every environment looks like to a learner."""
+"""The interface that all environments have."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Box:
 class Environment(abc.ABC):
     """One environment: pure functions of a key, a state and an action.
 
-    A subclass steps a single environment and never resets by itself; `agents.wrappers` adds
-    automatic resets, episode statistics, batching and normalisation behind the same two methods.
+    A subclass steps a single environment and does not reset it; `agents.wrappers` adds automatic
+    resets, episode statistics, batching and normalisation behind the same two methods.
 
     Attributes:
         name: the name it is made by, e.g. `"Breakout-MinAtar"`.
@@ -70,9 +70,10 @@ class Environment(abc.ABC):
         """
 
     def observation_normalizer(self, state: State) -> Any:
-        """What turns raw observations into those that learners see: a pytree that can be called.
+        """What turns raw observations into those that learners see.
 
-        It holds the statistics in `state`; None stands for observations as they are.
+        It is a function and a pytree, which holds the statistics in `state`; None leaves
+        observations as they are.
         """
         del state
 

@@ -53,7 +53,7 @@ GYMNASIUM = (
 
 
 def environment_names() -> tuple[str, ...]:
-    """Names that `make` accepts, but for `GYMNASIUM`, which needs the extra `offline`."""
+    """Names that `make` accepts, except those in `GYMNASIUM`, which need the extra `offline`."""
     return GYMNAX + GRIDWORLDS + BRAX
 
 
@@ -68,11 +68,11 @@ def make(name: str, **options: Any) -> Environment:
             `max_episode_steps`.
 
     Returns:
-        The environment, which neither resets itself nor counts episodes: see `agents.wrappers`.
+        The environment. It does not reset itself or count episodes: see `agents.wrappers`.
 
     Raises:
         ValueError: if the name or an option is unknown.
-        ImportError: if an environment of `GYMNASIUM` is asked for without the extra `offline`.
+        ImportError: if the name is in `GYMNASIUM` and the extra `offline` is not installed.
 
     Examples:
         >>> import jax

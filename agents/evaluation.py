@@ -14,12 +14,16 @@ from agents.learner import Policy
 def evaluate(
     environment: Environment, policy: Policy, key: jax.Array, episodes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Plays one episode in each of `episodes` environments, with actions drawn from the policy.
+    """Plays one episode in each of `episodes` environments with the policy's actions.
+
+    Whether these are samples or the likeliest actions is up to the policy: those of PPO's
+    `policy(state)` are samples and those of `policy(state, greedy=True)` the likeliest, the offline
+    learners' are deterministic.
 
     Args:
         environment: a single environment, as `agents.environments.make` gives it.
         policy: `act(key, observation)`, as a learner's `policy(state)` gives it.
-        key: a key.
+        key: a key for the episodes' starts, their steps and the policy.
         episodes: how many.
 
     Returns:

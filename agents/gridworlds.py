@@ -19,7 +19,7 @@ MOVES = ((0, 0), (-1, 0), (0, 1), (1, 0), (0, -1), (1, -1), (1, 1), (-1, 1), (-1
 
 
 class Layout(NamedTuple):
-    """What tells one gridworld from another.
+    """The settings in which gridworlds differ.
 
     Attributes:
         rows: cells from top to bottom within the walls.

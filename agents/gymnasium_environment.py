@@ -1,7 +1,7 @@
-"""Gymnasium's MuJoCo environments behind the project's face; needs the extra `offline`.
+"""Gymnasium's MuJoCo environments behind our own interface; they need the extra `offline`.
 
 The simulation runs on the host, in MuJoCo's own C code. Its whole state travels through the
-compiled program as bits, so that `step` is a pure function like any other environment's: it may be
+compiled program as bits, so that `step` is a pure function like any other environment's: it can be
 vmapped, replayed and repeated.
 """
 
@@ -33,7 +33,7 @@ class GymnasiumState(NamedTuple):
 
 
 class GymnasiumEnvironment(Environment):
-    """A MuJoCo environment of Gymnasium's, truncated after `max_episode_steps` steps.
+    """One of Gymnasium's MuJoCo environments, truncated after `max_episode_steps` steps.
 
     Actions are in [-1, 1] and are scaled to the environment's own bounds, `action_low` and
     `action_high`; NaN counts as 0. Observations and rewards are Gymnasium's, rounded to float32.
@@ -109,7 +109,7 @@ class GymnasiumEnvironment(Environment):
 
     @contextlib.contextmanager
     def _simulator(self) -> Iterator[Any]:
-        """A simulator that nobody else uses meanwhile."""
+        """A simulator that no other thread uses in the meantime."""
         simulator = self._simulators.get()
         try:
             yield simulator
@@ -122,7 +122,7 @@ class GymnasiumEnvironment(Environment):
             return _stacked([_reset(simulator, int(one)) for one in seeds.ravel()], seeds.shape)
 
     def _step_all(self, physics: Any, action: Any) -> tuple[NDArray[Any], ...]:
-        # MuJoCo takes a control that is not finite for 0 as well, but not without a word.
+        # MuJoCo, too, takes a control that is not finite for 0, but with a warning.
         physics, action = np.asarray(physics), np.nan_to_num(action)
         scaled = self.action_low + (action + 1.0) / 2.0 * (self.action_high - self.action_low)
         rows = zip(
@@ -170,7 +170,7 @@ def _stacked(results: list[tuple[NDArray[Any], ...]], lead: tuple[int, ...]) -> 
 
 
 def _physics(simulator: Any) -> NDArray[np.uint32]:
-    """What determines the next step, as bits: float64 numbers would be rounded by JAX.
+    """Everything that determines the next step, as bits: JAX would round float64 numbers.
 
     Positions of bodies and their centres are part of it: Gymnasium's rewards compare them before
     and after a step, and MuJoCo leaves them one substep behind.

@@ -1,4 +1,4 @@
-"""Gymnax environments behind the project's face."""
+"""Gymnax environments behind the interface of `agents.environment`."""
 
 from __future__ import annotations
 

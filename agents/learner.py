@@ -1,4 +1,4 @@
-"""The face of every learner: pure functions."""
+"""The interface that all learners have: pure functions."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ class Learner(NamedTuple):
 
     policy: Callable[..., NetworkPolicy]
     """`policy(state, greedy=False) -> act`, where `act(key, observation)` gives actions for raw
-    observations of any leading shape: samples, or where `greedy` is true the likeliest. It uses the
-    parameters that the optimizer means to be used, see `optim.evaluation_params`."""
+    observations of any leading shape: samples, or the likeliest where `greedy` is true. The
+    parameters are those to use, which an optimizer may tell from those that it trains; see
+    `optim.evaluation_params`."""
 
     play: Callable[[Any], tuple[Any, Any]]
-    """`play(state) -> (state, samples)`: a rollout and no updates."""
+    """`play(state) -> (state, samples)`: a rollout without updates."""
 
     loss: Callable[[Any, Any], tuple[jax.Array, Metrics]]
-    """`loss(params, samples) -> (loss, metrics)`: what an update descends, on all samples at once.
-    Together with `play` it judges parameters by fresh experience."""
+    """`loss(params, samples) -> (loss, metrics)`: what updates minimise, on all samples at once.
+    With `play` it measures parameters on fresh experience."""

@@ -21,7 +21,7 @@ def _orthogonal(scale: float) -> Callable[..., jax.Array]:
     """Orthogonal initialisation whose QR decomposition is never batched.
 
     On a CPU, XLA spreads a batched decomposition over its thread pool and waits there; two of them
-    at the same time (actor and critic, under a vmap over seeds) can wait for each other for ever.
+    at the same time (actor and critic, under a vmap over seeds) can wait for each other forever.
     """
     initializer = nn.initializers.orthogonal(scale)
 

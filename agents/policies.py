@@ -1,6 +1,6 @@
-"""Trained policies, and files of them that need neither the environment nor the data to be used.
+"""Trained policies, and files of them, which can be used without the environment or the data.
 
-A file is in the safetensors format, numbers and text only: nothing is ever unpickled.
+A file is in the safetensors format, which holds numbers and text only: nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ _NORMALIZERS: dict[str, Any] = {kind.__name__: kind for kind in (Normalizer, Obs
 class NetworkPolicy:
     """A policy as a learner's `policy(state)` and `load_policy` give it.
 
-    It is a pytree, whose arrays are its parameters and the statistics of observations: it may be
-    returned from a compiled function, and `jax.vmap(learner.policy)(states)` gives those of several
-    seeds.
+    It is a pytree, whose arrays are the parameters and the statistics of observations. A compiled
+    function may return it, and `jax.vmap(learner.policy)(states)` gives those of several seeds.
 
     Attributes:
         params: the network's parameters.
@@ -64,10 +63,10 @@ class NetworkPolicy:
     greedy: bool = struct.field(pytree_node=False)
 
     def __call__(self, key: jax.Array | None, observation: jax.Array) -> jax.Array:
-        """Acts as `agents.learner.Policy` does: box actions are as the network gives them.
+        """Chooses actions as learners and `agents.evaluation` do, see `agents.learner.Policy`.
 
-        Those of the offline learners are in [-1, 1], those of PPO may be outside their bounds.
-        Greedy and deterministic policies need no key.
+        Box actions are as the network gives them: in [-1, 1] from the offline learners, perhaps
+        outside the bounds from PPO. Greedy and deterministic policies need no key.
         """
         if self.normalizer is not None:
             observation = self.normalizer(observation)
@@ -81,12 +80,12 @@ class NetworkPolicy:
 
         Args:
             observation: raw observations of any leading shape.
-            key: a key with which actions are sampled; None takes the likeliest. A deterministic
-                policy takes no notice of it.
+            key: a key with which actions are sampled; None takes the likeliest. Deterministic
+                policies ignore it.
 
         Returns:
-            Actions of the same leading shape: int32 numbers from 0 on, or float32 vectors within
-            the bounds `low` and `high`.
+            Actions of the same leading shape: int32 numbers from 0 on, or float32 vectors, scaled
+            (from offline learners) or clipped (from PPO) to the bounds `low` and `high`.
 
         Raises:
             ValueError: if the observations are of another shape.
@@ -157,14 +156,15 @@ def policies_of_seeds(policies: NetworkPolicy, seeds: Sequence[int]) -> dict[int
 
 
 def save_policies(path: str | Path, policies: Mapping[int, NetworkPolicy], algorithm: str) -> None:
-    """Writes the policies of a run's seeds to one file, in one step: it is never there half.
+    """Writes the policies of a run's seeds to one file, which is never there in part.
 
     The same policies give the same bytes.
 
     Args:
         path: the file; replaced if it exists. In a run directory it is called `POLICIES_FILE`.
-        policies: for each seed its policy; they differ in nothing but their arrays.
-        algorithm: the learner's name, for the record.
+        policies: the policy of each seed; they differ in their arrays alone. Set the bounds of an
+            offline learner's actions first, see `NetworkPolicy.with_bounds`.
+        algorithm: the learner's name, which is only recorded.
 
     Raises:
         ValueError: if there are no policies, or they differ in more than their arrays.

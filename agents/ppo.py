@@ -45,7 +45,8 @@ class PPOConfig:
         minibatches: static; updates in each pass. Divides num_envs * num_steps.
         discount: gamma in [0, 1].
         trace_decay: lambda of generalised advantage estimation, in [0, 1].
-        clip: the probability ratio and the value are clipped to within this of where they were.
+        clip: the probability ratio and the value are clipped to within this distance of where they
+            were on the rollout.
         entropy_weight: weight of the policy's entropy (nats) in the loss.
         value_weight: weight of the value loss.
         widths: static; units of each network's hidden layers.
@@ -56,11 +57,11 @@ class PPOConfig:
         normalize_advantages: static; whether they are centred and scaled within the minibatch.
         reward_scale: rewards are multiplied by it before anything is learned from them; returns in
             the metrics are not.
-        constant_rollouts: static; whether what is learned from counts as a constant where a
-            lifetime is differentiated, as in `meta.pipeline`. Otherwise derivatives flow through
-            rollouts: the probabilities that actions were drawn with then depend on the parameters
-            just as the new ones do, and the first update after a rollout has a surrogate loss
-            without derivative.
+        constant_rollouts: static; whether rollouts count as constants where a lifetime is
+            differentiated, as in `meta.pipeline`. Otherwise derivatives flow through them: the
+            probabilities with which actions were drawn then depend on the parameters just as the
+            new ones do, and the surrogate loss of the first update after a rollout has no
+            derivative.
         rematerialise: static; where a lifetime is differentiated, whether the inside of each update
             is computed again on the way back instead of being kept. It saves most of the memory.
     """
@@ -160,14 +161,14 @@ def ppo(
         environment: a single environment, as `agents.environments.make` gives it.
         config: settings.
         optimizer: any optax transformation, for the tree `{"actor": ..., "critic": ...}`.
-        act_by_mean: whether `policy` is greedy where it is not told; greedy policies take the
-            likeliest action, which for `Box` actions is the distribution's mean.
+        act_by_mean: the default of `greedy`, an argument of the learner's `policy`. A greedy policy
+            takes the likeliest action, which for `Box` actions is the distribution's mean.
 
     Returns:
         The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
         and `episodes` over the episodes that ended in it; `last_return`, the mean over environments
-        of the return of the last episode that each completed (0 before the first), which is what
-        PureJaxRL and OPEN's authors plot and counts long episodes more; and, averaged over all
+        of the return of the last episode that each completed (0 before the first), which gives long
+        episodes more weight and is what PureJaxRL and OPEN's authors plot; and, averaged over all
         updates, `loss`, `policy_loss`, `value_loss`, `entropy`, `kl` (to the rollout's policy) and
         `gradient_norm` (before any clipping).
 
@@ -180,8 +181,8 @@ def ppo(
         `arXiv:1707.06347 <https://arxiv.org/abs/1707.06347>`_
 
     .. note::
-        OPEN's authors treat a time limit as the end of the world. Here an episode that was cut off
-        is bootstrapped from the observation it was cut off at, and its end is no terminal state.
+        OPEN's authors treat a time limit as a termination. Here an episode that was cut off is
+        bootstrapped from the observation at which it was cut off.
 
     Examples:
         >>> import jax, optax

@@ -33,7 +33,7 @@ def descend(
     - `activations`: mean absolute activation of every unit over the batch, a tree that mirrors the
       parameters;
     - `training_progress` and `batch_progress`: how much of the lifetime, and of the passes over the
-      present batch, is over, each in [0, 1];
+      present batch, is done, each in [0, 1];
     - `reset`: whether this is the first update on a new objective;
     - under optax's names, what its line searches and second-order optimizers take: `grad` (the
       gradient before the chain), and `value_fn` and `obj_fn`, both the Python function from

@@ -21,7 +21,7 @@ Step = tuple[jax.Array, State, jax.Array, jax.Array, jax.Array, Info]
 
 
 class Wrapper(Environment):
-    """Passes everything on to the environment inside."""
+    """Passes everything on to the environment that it wraps."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -32,7 +32,7 @@ class Wrapper(Environment):
 
 
 class AutoResetState(NamedTuple):
-    """The environment's state and, where resets are cached, the start to go back to."""
+    """The environment's state and, where resets are cached, the start to return to."""
 
     inner: State
     first: Any  # (observation, state) of the first reset, or () when each reset is a fresh one
@@ -41,14 +41,14 @@ class AutoResetState(NamedTuple):
 class AutoReset(Wrapper):
     """Starts a new episode in the step that ends one.
 
-    `info["final_observation"]` keeps the observation that the ended episode led to: the one whose
-    value a learner bootstraps from when the episode was truncated.
+    `info["final_observation"]` keeps the last observation of the episode that ended: the one from
+    whose value a learner bootstraps if the episode was truncated.
 
     Args:
         environment: a single environment.
-        cached: go back to this environment's very first start instead of drawing a new one. Brax
-            does so because a reset costs it about as much as a physics step; with thousands of
-            environments the starts still differ from each other.
+        cached: return to this environment's first start instead of drawing a new one. Brax does so
+            because its resets cost about as much as a physics step; with thousands of environments
+            the starts still differ from each other.
     """
 
     def __init__(self, environment: Environment, cached: bool = False) -> None:
@@ -86,10 +86,10 @@ class EpisodeStatisticsState(NamedTuple):
 class EpisodeStatistics(Wrapper):
     """Reports on episodes, in `info`.
 
-    `"episode_return"` and `"episode_length"` count up to and including this step; they are a whole
-    episode's where `"done"` is true. `"last_episode_return"` is the return of the last episode that
-    was completed, 0 before the first. Rewards are counted as the environment gives them, before
-    any normalisation.
+    `"episode_return"` and `"episode_length"` are of the episode up to and including this step, and
+    so of the whole episode where `"done"` is true. `"last_episode_return"` is the return of the
+    last episode that was completed, 0 before the first. Rewards are counted as the environment
+    gives them, before any normalisation.
     """
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, EpisodeStatisticsState]:
@@ -153,7 +153,7 @@ class RunningMoments(NamedTuple):
         return cls(jnp.full((), 1e-4, dtype), jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
 
     def update(self, samples: jax.Array) -> RunningMoments:
-        """Takes in samples of shape (batch, *shape)."""
+        """The moments with further samples, of shape (batch, *shape)."""
         batch = samples.shape[0]
         mean = jnp.mean(samples, axis=0)
         delta = mean - self.mean

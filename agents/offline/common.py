@@ -1,4 +1,4 @@
-"""What the offline learners share: data, batches, targets, state and the face they show."""
+"""What the offline learners share: data, batches, targets, state and their interface."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ class OfflineLearner(NamedTuple):
 
     policy: Callable[[OfflineState], NetworkPolicy]
     """`policy(state) -> act`, where `act(key, observation)` gives the actions, in [-1, 1] and
-    without noise, for raw observations of any leading shape. It uses the parameters that the
-    actor's optimizer means to be used, see `optim.evaluation_params`."""
+    without noise, for raw observations of any leading shape. The parameters are those to use, which
+    an optimizer may tell from those that it trains; see `optim.evaluation_params`."""
 
     temporal_difference: Callable[[OfflineState, Transitions], TemporalDifference] | None = None
-    """`temporal_difference(state, batch)`, without target smoothing. None where the critic follows
-    something else than its own target network, or a penalty as well."""
+    """`temporal_difference(state, batch)`, without target smoothing. None where the critic's target
+    is not its own target network's, or its loss has another term as well."""
 
 
 @struct.dataclass
@@ -167,7 +167,7 @@ def observation_statistics(transitions: Transitions, epsilon: float = 1e-3) -> N
 
 
 def collapse_line(transitions: Transitions, discount: float) -> float:
-    """Mean |Q| above which a critic has collapsed: twice what any policy could be worth.
+    """Mean |Q| above which a critic has collapsed: twice the most that a policy could be worth.
 
     Args:
         transitions: the data.
@@ -225,7 +225,7 @@ def smoothed(action: jax.Array, noise: jax.Array, scale: Number, clip: Number) -
 def td_target(
     reward: jax.Array, terminated: jax.Array, discount: Number, next_value: jax.Array
 ) -> jax.Array:
-    """Reward plus discounted next value, which counts nothing after an end; has no gradient."""
+    """Reward plus discounted next value, which is 0 after an end; no gradient passes through it."""
     target = reward + discount * jnp.where(terminated, 0.0, next_value)
     return jax.lax.stop_gradient(target)
 
@@ -290,9 +290,9 @@ class _NeverNew:
 
     def _refuse(self, *arguments: Any, **options: Any) -> Any:
         raise ValueError(
-            "an optimizer that starts anew with every new objective needs a period with offline "
-            "learners, whose objectives change a little with every update; got none: give one, as "
-            "in adam_rel:period=1000."
+            "period must be set for an optimizer that starts anew with every new objective, as in "
+            "adam_rel:period=1000, because offline learners change their objectives a little with "
+            "every update; got none."
         )
 
     __jax_array__ = property(_refuse)

@@ -170,7 +170,8 @@ def iql(
     no gradient passes through the weights.
 
     Every step updates value, critic and actor on the same batch and then averages the target
-    critics. Optimizers get the same extra arguments as in `agents.ppo.ppo`; `batch_progress` is 0.
+    critics. Optimizers get the extra arguments of `agents.updates.descend`; `batch_progress` is 0,
+    and one that looks at `reset` is refused by `iterate`, see `agents.offline.common.descend`.
 
     Args:
         observation_size: length of an observation.

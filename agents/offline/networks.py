@@ -127,10 +127,10 @@ class DeterministicActor(MultilayerPerceptron):
 
 
 class GaussianActor(MultilayerPerceptron):
-    """A Gaussian policy with mean tanh(network(s)) and a spread that no observation changes.
+    """A Gaussian policy with mean tanh(network(s)) and a spread that does not depend on s.
 
-    The logarithmic standard deviation is a parameter `log_std`, one number an action dimension,
-    clipped to [-20, 2] and 0 at first. Its activation is the standard deviation.
+    The logarithmic standard deviation is a parameter `log_std`, one number for each action
+    dimension, clipped to [-20, 2] and initially 0. Its activation is the standard deviation.
     """
 
     @nn.compact

@@ -173,7 +173,7 @@ def pars(
     .. note::
         Not checked against the paper: only its abstract was at hand. The shape of the losses and
         every default follow one third-party port, which is not the authors' and says of itself that
-        its penalty is one-sided where it is not. Take no result of this learner for PARS's.
+        its penalty is one-sided, which it is not. Do not take results of this learner for PARS's.
 
     Examples:
         >>> import optax

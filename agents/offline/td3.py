@@ -1,6 +1,6 @@
 """The loop of the learners with a deterministic actor: TD3+BC, ReBRAC, SQOG and PARS.
 
-They differ in two losses and in the noise that the critic's needs; those are `Losses`.
+They differ in two losses and in the noise that the critic's loss needs; see `Losses`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Networks(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What tells one learner from another.
+    """What these learners differ in.
 
     `draw_noise(key, action)` gives the noise of a critic update;
     `critic_loss(networks, config, critic_params, target_params, batch, noise)` and

@@ -82,8 +82,9 @@ def td3_bc(
     denominator.
 
     Each update of the actor follows `actor_period` updates of the critic, uses the last of their
-    batches, and is followed by the averaging of all target networks. Optimizers get the same extra
-    arguments as in `agents.ppo.ppo`; `batch_progress` is 0.
+    batches, and is followed by the averaging of all target networks. Optimizers get the extra
+    arguments of `agents.updates.descend`; `batch_progress` is 0, and one that looks at `reset` is
+    refused by `iterate`, see `agents.offline.common.descend`.
 
     Args:
         observation_size: length of an observation.

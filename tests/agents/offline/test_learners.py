@@ -330,7 +330,7 @@ def test_an_optimizer_that_waits_for_a_new_objective_is_refused(name, optimizer)
     """Without a period it would be Adam, in silence."""
     learner = made(name, optimizer)
     start = jax.eval_shape(learner.init, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"needs a period with offline learners.*got none"):
+    with pytest.raises(ValueError, match=r"period must be set for an optimizer.*got none\."):
         jax.eval_shape(learner.iterate, start, chain())
 
 
