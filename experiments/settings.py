@@ -153,6 +153,34 @@ def parse_value(key: str, text: str, wanted: Any) -> Any:
         raise ValueError(f"setting {key!r} must be {allowed}; got {text!r}.") from None
 
 
+def describe(key: str, value: Any) -> str:
+    """How a value of `config.json` is written on the command line.
+
+    Args:
+        key: its name there; numbers under `seeds` are written as ranges.
+        value: as JSON holds it.
+
+    Examples:
+        >>> describe("seeds", [0, 1, 2, 3, 8]), describe("settings.widths", [64, 32])
+        ('0-3,8', '64x32')
+        >>> describe("settings.anneal", True), describe("subset_seed", None)
+        ('true', 'none')
+    """
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if not (isinstance(value, list) and all(isinstance(part, int) for part in value)):
+        return str(value)
+    if key != "seeds":
+        return "x".join(map(str, value))
+    ranges: list[list[int]] = []
+    for seed in value:
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
+    return ",".join(f"{a[0]}-{a[-1]}" if len(a) > 1 else str(a[0]) for a in ranges)
+
+
 def read_options(option: str, fields: Any, assignments: Iterable[str]) -> dict[str, Any]:
     """Reads what an option such as `--pipeline key=value ...` sets.
 
@@ -175,11 +203,11 @@ def read_options(option: str, fields: Any, assignments: Iterable[str]) -> dict[s
             )
         if key not in kinds:
             raise unknown(f"setting of {option}", key, kinds)
-        values[key] = _read_option(key, text, kinds[key])
+        values[key] = _read_option(f"setting {key!r} of {option}", text, kinds[key])
     return values
 
 
-def _read_option(key: str, text: str, kind: Any) -> Any:
+def _read_option(what: str, text: str, kind: Any) -> Any:
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if type(None) in kinds and text.lower() == "none":
         return None
@@ -192,4 +220,4 @@ def _read_option(key: str, text: str, kind: Any) -> Any:
     except (ValueError, KeyError, OverflowError):
         names = {bool: "true or false", int: "a whole number", float: "a number"}
         allowed = " or ".join(names.get(one, "none") for one in kinds)
-        raise ValueError(f"{key} must be {allowed}; got {text!r}.") from None
+        raise ValueError(f"{what} must be {allowed}; got {text!r}.") from None

@@ -15,13 +15,13 @@ LEVELS = {
     "agents": 1,
     "meta": 2,
     "experiments.settings": 3,
-    "experiments.runs": 3,
-    "experiments.online": 4,
-    "experiments.reports": 4,
-    "experiments.offline": 5,
-    "experiments.meta_training": 5,
-    "experiments.command_line": 6,
-    "experiments.benchmarks": 7,
+    "experiments.runs": 4,
+    "experiments.online": 5,
+    "experiments.reports": 5,
+    "experiments.offline": 6,
+    "experiments.meta_training": 6,
+    "experiments.command_line": 7,
+    "experiments.benchmarks": 8,
 }
 
 

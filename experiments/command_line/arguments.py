@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tyro
@@ -15,6 +17,10 @@ from experiments.settings import whole_number
 # No jax at import: `--help` answers at once, and XLA's settings have to be made before jax starts.
 
 MOST_SEEDS = 10_000
+LARGEST_SEED = 2**32 - 1
+
+# An option that is either there or not; its help needs no default.
+FLAG = tyro.conf.arg(help_behavior_hint="")
 
 
 class UsageError(Exception):
@@ -26,12 +32,13 @@ class Command(abc.ABC):
     """A command. What it takes are the fields of a dataclass, whose docstrings are the help.
 
     Attributes:
-        resumes: whether a command that was interrupted can go on with `--resume`.
-        computes: whether it trains, so that XLA's settings matter.
+        computes: whether it computes with jax, which needs a device and XLA's settings.
+        spoken: how options are called in errors that speak of Python's arguments, where a field's
+            name does not say it.
     """
 
-    resumes: ClassVar[bool] = False
     computes: ClassVar[bool] = False
+    spoken: ClassVar[Mapping[str, str]] = {}
 
     def check(self) -> None:  # noqa: B027 (most commands have nothing to check)
         """Says what is not allowed, before anything is loaded.
@@ -39,6 +46,10 @@ class Command(abc.ABC):
         Raises:
             ValueError: if something is missing or unknown, or a directory cannot be used.
         """
+
+    def logs(self) -> Sequence[Path]:
+        """Where its runs log, if it can go on with `--resume` once something is there."""
+        return ()
 
     @abc.abstractmethod
     def run(self) -> None:
@@ -74,6 +85,49 @@ def count(
         return value
 
     return read_by(read, option.removeprefix("--").upper())
+
+
+def seed_numbers(option: str) -> PrimitiveConstructorSpec[tuple[int, ...] | None]:
+    """Reads which seeds: how many, a range, a list or a mixture of the two. They come sorted."""
+
+    def read(text: str) -> tuple[int, ...]:
+        try:
+            ranges = _ranges(text)
+        except (ValueError, OverflowError):
+            raise UsageError(
+                f"{option} must be a number from 1 to {MOST_SEEDS}, a range such as 3-6 or a list "
+                f"such as 0,2,5; got {text!r}."
+            ) from None
+        for first, last in ranges:
+            if first > last:
+                raise UsageError(f"{option} must name ranges from low to high; got {text!r}.")
+            if last > LARGEST_SEED:
+                raise UsageError(f"{option} must name seeds up to {LARGEST_SEED}; got {last}.")
+        if sum(last - first + 1 for first, last in ranges) > MOST_SEEDS:
+            raise UsageError(f"{option} must name at most {MOST_SEEDS} seeds; got {text!r}.")
+        seeds = sorted(seed for first, last in ranges for seed in range(first, last + 1))
+        for seed, following in itertools.pairwise(seeds):
+            if seed == following:
+                raise UsageError(f"{option} must name each seed once; got {seed} twice.")
+        return tuple(seeds)
+
+    return read_by(read, "SEEDS")
+
+
+def _ranges(text: str) -> list[tuple[int, int]]:
+    """First and last of each range.
+
+    Raises:
+        ValueError: if there is anything else in the text.
+    """
+    parts = text.split(",")
+    if len(parts) == 1 and "-" not in text:  # a number alone says how many
+        number = whole_number(text)
+        if number < 1:
+            raise ValueError(text)
+        return [(0, number - 1)]
+    ends = [part.partition("-") for part in parts]
+    return [(whole_number(first), whole_number(last if to else first)) for first, to, last in ends]
 
 
 def read_by(read: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:

@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from experiments.command_line.arguments import MOST_SEEDS, Command, count, joined, option
+from experiments.command_line.arguments import (
+    FLAG,
+    Command,
+    count,
+    joined,
+    option,
+    seed_numbers,
+)
 from experiments.online.presets import PRESETS
 from experiments.runs.directory import RunDirectory, check_free, run_paths
 from experiments.settings import unknown
@@ -23,40 +28,42 @@ if TYPE_CHECKING:
 class Compare(Command):
     """Train agents under several optimizers and compare them.
 
-    Every optimizer is trained on every environment, with all seeds side by side. Ends with a table,
-    the same as summary.csv and summary.md, and learning curves as curves.png and curves.svg.
+    Every optimizer is run on every environment, with all seeds in parallel. At the end, a table is
+    printed and written to summary.csv and summary.md, and learning curves to curves.png and
+    curves.svg.
 
     Example: rl-optim compare --envs Breakout-MinAtar --optimizers adam adamo --out runs/breakout
     """
 
-    resumes = True
     computes = True
 
     envs: Annotated[tuple[str, ...], option("ENV", "the preset's")] = ()
-    """Environments, NAME[:key=value,...], e.g. ant:backend=spring; see `rl-optim list envs`."""
+    """Environments to train on, NAME[:key=value,...], e.g. ant:backend=spring; see `rl-optim list
+    envs`."""
     optimizers: Annotated[tuple[str, ...], option("OPTIMIZER", "the preset's")] = ()
-    """Optimizers, NAME[:key=value,...], e.g. adam:learning_rate=3e-4, or learned ones,
-    NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors; see `rl-optim list optimizers`. One
-    without a learning rate takes the environment's, which is tuned for Adam; learned ones take
-    none."""
+    """Optimizers to compare, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; learned ones are
+    NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors. See `rl-optim list optimizers`.
+    Without a learning rate, an optimizer uses the one tuned for Adam on the environment; learned
+    optimizers use none."""
     steps: Annotated[int | None, count("--steps"), option("STEPS", "the preset's, or 1e6")] = None
-    """Environment steps of each seed, rounded up to whole iterations."""
+    """Environment steps per seed, rounded up to whole iterations."""
     seeds: Annotated[
-        int | None, count("--seeds", MOST_SEEDS), option("SEEDS", "the preset's, or 4")
+        tuple[int, ...] | None, seed_numbers("--seeds"), option("SEEDS", "the preset's, or 4")
     ] = None
-    """How many seeds: 0, 1, ..., SEEDS - 1."""
+    """Seeds to train: how many (4 means 0 to 3), a range (4-7), a list (0,2,5) or a mixture
+    (0-3,8); 7-7 is seed 7 alone."""
     out: Annotated[Path | None, option("DIR", "runs/PRESET")] = None
-    """Directory for everything that is written."""
+    """Directory to write to."""
     preset: Annotated[str | None, option("PRESET")] = None
-    """Fills in whatever is not given; see `rl-optim list presets`."""
+    """Supplies every option that is not given; see `rl-optim list presets`."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
-    """Settings of the learner, e.g. num_envs=128 anneal=false widths=256x256."""
-    resume: bool = False
-    """Continue what was interrupted; what is finished stays as it is."""
-    overwrite: bool = False
-    """Replace the runs in the directory."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Forget compiled programs instead of keeping them in the user's cache folder."""
+    """Settings of PPO, e.g. num_envs=128 anneal=false widths=256x256."""
+    resume: Annotated[bool, FLAG] = False
+    """Continue interrupted runs; finished runs are left as they are."""
+    overwrite: Annotated[bool, FLAG] = False
+    """Replace runs that are already in the directory."""
+    cache: Annotated[bool, FLAG] = True
+    """Do not cache compiled programs on disk."""
 
     def plan(self) -> Plan:
         """Fills in what was not given.
@@ -77,7 +84,7 @@ class Compare(Command):
             runs={path: names for names, path in run_paths(out, envs, optimizers).items()},
             out=out,
             steps=self.steps or (preset.steps if preset else 1_000_000),
-            seeds=self.seeds or (preset.seeds if preset else 4),
+            seeds=self.seeds or tuple(range(preset.seeds if preset else 4)),
             settings=(preset.settings if preset else ()) + self.set,
             resume=self.resume,
             overwrite=self.overwrite,
@@ -87,6 +94,10 @@ class Compare(Command):
     def check(self) -> None:
         """See `Command`."""
         self.plan().check()
+
+    def logs(self) -> list[Path]:
+        """See `Command`."""
+        return self.plan().logs()
 
     def run(self) -> None:
         """See `Command`."""
@@ -100,30 +111,31 @@ class Train(Command):
     Example: rl-optim train --env CartPole-v1 --optimizer adam --steps 1e5 --out runs/cartpole
     """
 
-    resumes = True
     computes = True
 
     env: Annotated[str, option("ENV")]
-    """Environment, NAME[:key=value,...], e.g. ant:backend=spring; see `rl-optim list envs`."""
+    """Environment to train on, NAME[:key=value,...], e.g. ant:backend=spring; see `rl-optim list
+    envs`."""
     optimizer: Annotated[str, option("OPTIMIZER")]
-    """Optimizer, NAME[:key=value,...], e.g. adam:learning_rate=3e-4, or a learned one,
-    NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors; see `rl-optim list optimizers`. One
-    without a learning rate takes the environment's, which is tuned for Adam; learned ones take
-    none."""
+    """Optimizer, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; a learned one is
+    NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors. See `rl-optim list optimizers`.
+    Without a learning rate, it uses the one tuned for Adam on the environment; a learned optimizer
+    uses none."""
     out: Annotated[Path, option("DIR")]
-    """The run directory."""
+    """Directory to write to."""
     steps: Annotated[int, count("--steps"), option("STEPS", "1e6")] = 1_000_000
-    """Environment steps of each seed, rounded up to whole iterations."""
-    seeds: Annotated[int, count("--seeds", MOST_SEEDS), option("SEEDS", "4")] = 4
-    """How many seeds: 0, 1, ..., SEEDS - 1."""
+    """Environment steps per seed, rounded up to whole iterations."""
+    seeds: Annotated[tuple[int, ...], seed_numbers("--seeds"), option("SEEDS", "4")] = (0, 1, 2, 3)
+    """Seeds to train: how many (4 means 0 to 3), a range (4-7), a list (0,2,5) or a mixture
+    (0-3,8); 7-7 is seed 7 alone."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
-    """Settings of the learner, e.g. num_envs=128 anneal=false widths=256x256."""
-    resume: bool = False
+    """Settings of PPO, e.g. num_envs=128 anneal=false widths=256x256."""
+    resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
-    overwrite: bool = False
-    """Replace the run in the directory."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Forget compiled programs instead of keeping them in the user's cache folder."""
+    overwrite: Annotated[bool, FLAG] = False
+    """Replace a run that is already in the directory."""
+    cache: Annotated[bool, FLAG] = True
+    """Do not cache compiled programs on disk."""
 
     def plan(self) -> Plan:
         """What it comes down to."""
@@ -142,6 +154,10 @@ class Train(Command):
         """See `Command`."""
         self.plan().check()
 
+    def logs(self) -> list[Path]:
+        """See `Command`."""
+        return self.plan().logs()
+
     def run(self) -> None:
         """See `Command`."""
         self.plan().run()
@@ -155,7 +171,7 @@ class Plan:
         runs: environment and optimizer, as the user wrote them, by run directory.
         out: where the report is written.
         steps: environment steps of each seed.
-        seeds: how many.
+        seeds: which ones.
         settings: changes to the tasks' settings, `key=value`.
         resume: whether runs that have begun are continued.
         overwrite: whether runs that are there are replaced.
@@ -165,7 +181,7 @@ class Plan:
     runs: Mapping[Path, tuple[str, str]]
     out: Path
     steps: int
-    seeds: int
+    seeds: tuple[int, ...]
     settings: tuple[str, ...]
     resume: bool
     overwrite: bool
@@ -178,6 +194,10 @@ class Plan:
             ValueError: if one cannot be used.
         """
         check_free(self.runs, resume=self.resume, overwrite=self.overwrite)
+
+    def logs(self) -> list[Path]:
+        """Where the runs log."""
+        return [path / "metrics.csv" for path in self.runs]
 
     def run(self) -> None:
         """Trains one run after the other, once it is certain that all of them may begin; reports.
@@ -213,7 +233,7 @@ class Plan:
         with Display(list(shown.values()), Console(file=sys.stderr)) as display:
             for path, run in runs.items():
                 what = f"{run.optimizer} on {run.environment}"
-                with memory_for(what, "num_envs or the seeds"), display.shown(shown[path]) as show:
+                with memory_for(what, "num_envs or --seeds"), display.shown(shown[path]) as show:
                     train(
                         run,
                         path,
@@ -237,7 +257,6 @@ class Plan:
         configs = {}
         for path, (env, optimizer) in self.runs.items():
             settings = change_settings(TASKS[parse_environment(env)[0]].settings, self.settings)
-            seeds = tuple(range(self.seeds))
-            run = RunConfig(env, optimizer, self.steps, seeds, settings)
+            run = RunConfig(env, optimizer, self.steps, self.seeds, settings)
             configs[path] = run.as_begun(path) if self.resume else run
         return configs

@@ -8,38 +8,40 @@ from typing import Annotated
 
 import tyro
 
-from experiments.command_line.arguments import Command, count, option
+from experiments.command_line.arguments import FLAG, Command, count, option
 
 
 @dataclasses.dataclass(frozen=True)
 class Convert(Command):
-    """Convert OPEN's weights from a flat vector, as its authors publish them, for open@OUT.
+    """Convert OPEN's weights, published as a flat vector, to a file for open@FILE.
 
     Example: rl-optim convert breakout_OPEN.npy open_breakout.safetensors
     """
 
+    computes = True
+
     weights: Annotated[Path, tyro.conf.Positional, option("WEIGHTS.npy")]
-    """The vector, of float32 numbers."""
+    """File that holds the vector of float32 numbers."""
     out: Annotated[Path, tyro.conf.Positional, option("OUT.safetensors")]
     """File to write."""
     training_tasks: Annotated[str, option("TEXT", "unknown")] = "unknown"
-    """What they were trained on."""
+    """What the weights were trained on, for the record."""
     hidden_size: Annotated[
-        int | None, count("--hidden-size"), option("UNITS", "the authors' that fits: 16 or 32")
+        int | None, count("--hidden-size"), option("UNITS", "whichever of 16 and 32 fits")
     ] = None
     """Units of the perceptron's hidden layers."""
     gru_features: Annotated[
-        int | None, count("--gru-features"), option("UNITS", "the authors' that fits: 8 or 16")
+        int | None, count("--gru-features"), option("UNITS", "whichever of 8 and 16 fits")
     ] = None
     """Units of the GRU."""
-    overwrite: bool = False
-    """Replace the file if there is one."""
+    overwrite: Annotated[bool, FLAG] = False
+    """Replace a file that is already there."""
 
     def check(self) -> None:
         """See `Command`."""
         if self.out.suffix != ".safetensors":
             raise ValueError(
-                f"the file to write must be called *.safetensors; got {str(self.out)!r}."
+                f"OUT.safetensors must be a name that ends in .safetensors; got {str(self.out)!r}."
             )
         if self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists already; use --overwrite to replace it.")

@@ -1,4 +1,4 @@
-"""Devices, memory and compiled programs of commands that train."""
+"""Devices, memory and compiled programs of commands that compute."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from experiments.command_line.arguments import UsageError
 
 # No jax at import: XLA's settings have to be made before it starts.
 
@@ -21,6 +23,26 @@ def prepare_xla() -> None:
         os.environ["XLA_FLAGS"] = (
             f"--xla_force_host_platform_device_count={cores} --xla_cpu_multi_thread_eigen=false"
         )
+
+
+def require_device() -> None:
+    """Makes sure that jax has a device.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a GPU that is asked for
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms:
+            raise UsageError(f"jax found no device: {error}") from error
+        or_install = " or install jax[cuda]" if "cuda" in platforms or "gpu" in platforms else ""
+        raise UsageError(
+            f"no device of the platform {platforms} was found; unset JAX_PLATFORMS{or_install}."
+        ) from error
 
 
 def keep_compiled_programs() -> None:

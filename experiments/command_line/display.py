@@ -38,6 +38,7 @@ class Display:
         self._console = console
         self._start = time.monotonic()
         self._last_line = -math.inf
+        self._last_state: tuple[int, str] | None = None  # of the last line: which run, and how
         self._live = (
             Live(console=console, refresh_per_second=4, transient=True)
             if console.is_terminal
@@ -85,12 +86,10 @@ class Display:
             self._live.update(self._table())
             return
         now = time.monotonic()
-        if (
-            run.state in ("compiling", "stopped", "done")
-            or now - self._last_line > _SECONDS_BETWEEN_LINES
-        ):
-            self._last_line = now
-            line = f"{run.line()}, {_duration(self.seconds_left())} left in all"
+        state = (id(run), run.state)
+        if state != self._last_state or now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line, self._last_state = now, state
+            line = f"{run.line()}, {self._time_left()}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, sentence: str) -> None:
@@ -103,8 +102,13 @@ class Display:
         new = sum(run.done - run.done_before for run in self._runs)
         return left / new * (time.monotonic() - self._start) if new else math.nan
 
+    def _time_left(self) -> str:
+        of_what = " (all runs)" if len(self._runs) > 1 else ""
+        seconds = self.seconds_left()
+        return "ETA unknown" if math.isnan(seconds) else f"ETA {_duration(seconds)}{of_what}"
+
     def _table(self) -> Table:
-        table = Table(title=f"{_duration(self.seconds_left())} left", title_justify="left")
+        table = Table(title=self._time_left(), title_justify="left")
         columns = self._runs[0].columns
         for i, name in enumerate(columns):
             is_text = i < 2 or i == len(columns) - 1
@@ -115,8 +119,6 @@ class Display:
 
 
 def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "time unknown"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import shutil
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments.command_line.arguments import Command, UsageError, read_by
+from experiments.command_line.arguments import Command, UsageError, option, read_by
 from experiments.settings import unknown
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     import optim
 
 LISTS = ("envs", "optimizers", "presets")
+# Of our own optimizers, by what the catalogue calls them; optax's come last.
+_GROUPS = {
+    "rl": "For reinforcement learning:",
+    "general": "General-purpose:",
+    "matrix": "For weight matrices:",
+    "learned": "Learned, used as NAME@WEIGHTS, with a file of weights or packaged ones:",
+}
+_LONGEST_LINE = 100
+
+Groups = Mapping[str, Mapping[str, str]]  # by heading: texts by name
 
 
 def _read_list(text: str) -> str:
@@ -27,82 +38,147 @@ def _read_list(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class List(Command):
-    """List environments, optimizers or presets."""
+    """List environments, optimizers or presets, all or those whose name matches a pattern.
+
+    Example: rl-optim list optimizers adam
+    """
 
     what: Annotated[str, tyro.conf.Positional, read_by(_read_list, "{" + ",".join(LISTS) + "}")]
     """What to list."""
+    pattern: Annotated[str, tyro.conf.Positional, option("[PATTERN]", "all")] = ""
+    """Only names that contain this text, in upper or lower case; with wildcards, names that match
+    as a whole, e.g. 'adam*'."""
 
     def run(self) -> None:
-        """Prints a line each; our own optimizers have more."""
-        {"envs": _environments, "optimizers": _optimizers, "presets": _presets}[self.what]()
+        """Prints a table for each group that has a name that matches.
+
+        Raises:
+            ValueError: if no name does.
+        """
+        kind, read = {
+            "envs": ("environment", _environments),
+            "optimizers": ("optimizer", _optimizers),
+            "presets": ("preset", _presets),
+        }[self.what]
+        groups, note = read()
+        names = [name for rows in groups.values() for name in rows]
+        chosen = [name for name in names if _matches(name, self.pattern)]
+        if not chosen:
+            import optim
+
+            nearest = optim.nearest(self.pattern, names)
+            raise ValueError(f"no {kind} matches {self.pattern!r}; the nearest is {nearest!r}.")
+        for heading, rows in groups.items():
+            if found := sorted(set(rows) & set(chosen), key=str.lower):
+                print(f"{heading}\n\n{table({name: rows[name] for name in found})}\n")
+        print(wrapped(note))
 
 
-def _environments() -> None:
+def table(rows: Mapping[str, str]) -> str:
+    """Names with texts beside them, as wide as the terminal; a text's own lines stay apart."""
+    indent = " " * (max(map(len, rows)) + 2)
+    return "\n".join(name + wrapped(text, indent)[len(name) :] for name, text in rows.items())
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Breaks lines at the terminal's width, but not beyond what reads well."""
+    width = max(min(shutil.get_terminal_size().columns, _LONGEST_LINE), len(indent) + 20)
+    lines = []
+    for line in text.splitlines():
+        start = indent + line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.strip(),
+            width,
+            initial_indent=start,
+            subsequent_indent=start,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    pattern = pattern.lower()
+    if not any(wildcard in pattern for wildcard in "*?["):
+        pattern = f"*{pattern}*"
+    return fnmatch.fnmatchcase(name.lower(), pattern)
+
+
+def _environments() -> tuple[Groups, str]:
+    from agents.environments import BRAX, GRIDWORLDS
     from experiments.online.tasks import TASKS
 
-    rows = {
-        name: ("published settings" if task.published else "settings of its kind, untuned")
-        + f"; learning rate {task.learning_rate:g}"
-        for name, task in TASKS.items()
+    groups: dict[str, dict[str, str]] = {
+        group: {} for group in ("MinAtar", "Classic control and bsuite", "Gridworlds", "Brax")
     }
-    _print(
-        _table(rows),
-        "\nBrax's environments (ant and what follows) take :backend=generalized, positional "
-        "(default), spring or mjx; all others take Gymnax's parameters, e.g. "
-        ":max_steps_in_episode=200.",
+    for name, task in TASKS.items():
+        if name.endswith("-MinAtar"):
+            group = "MinAtar"
+        elif name in GRIDWORLDS:
+            group = "Gridworlds"
+        else:
+            group = "Brax" if name in BRAX else "Classic control and bsuite"
+        settings = (
+            "published settings"
+            if task.published
+            else "family defaults, not tuned for this environment"
+        )
+        groups[group][name] = f"{task.learning_rate:<7g}{settings}"
+    return {f"{group}:": rows for group, rows in groups.items()}, (
+        "The number is the default learning rate.\n"
+        "Options follow the name. Brax's environments take backend=generalized, positional "
+        "(default), spring or mjx, e.g. ant:backend=spring; all others take Gymnax's parameters, "
+        "e.g. CartPole-v1:max_steps_in_episode=200."
     )
 
 
-def _optimizers() -> None:
+def _optimizers() -> tuple[Groups, str]:
     import optim
 
-    others, ours = {}, {}
+    groups: dict[str, dict[str, str]] = {heading: {} for heading in _GROUPS.values()}
+    from_optax: dict[str, str] = {}
     for name in optim.optimizer_names():
         if details := optim.details(name):
-            ours[name] = _details(details)
+            groups[_GROUPS[details.group]][name] = _details(details)
         else:
-            others[name] = optim.describe(name)
-    _print(
-        _table(ours),
-        "\nLearned, with a file of weights, or with weights that are packaged:\n",
-        _table({name: _learned(name) for name in optim.learned_names()}),
-        "\nFrom optax:\n",
-        _table(others),
-        "\nOptions follow the name: adam:learning_rate=3e-4,b2=0.99, "
-        "open@weights.safetensors:key=1.",
+            from_optax[name] = optim.describe(name)
+    for name in optim.learned_names():
+        groups[_GROUPS["learned"]][name] = _learned(name)
+    return groups | {"From optax:": from_optax}, (
+        "Unless stated otherwise, our own optimizers need no extra inputs and cost about as much "
+        "as Adam.\n"
+        "Options follow the name: adam:learning_rate=3e-4,b2=0.99 or "
+        "open@weights.safetensors:key=1."
     )
 
 
-def _presets() -> None:
+def _presets() -> tuple[Groups, str]:
     from experiments.meta_training.presets import PIPELINE_PRESETS
     from experiments.offline.presets import OFFLINE_PRESETS
     from experiments.online.presets import PRESETS
 
-    tables: list[tuple[str, Mapping[str, Any]]] = [
-        ("rl-optim compare", PRESETS),
-        ("rl-optim offline", OFFLINE_PRESETS),
-        ("rl-optim meta-train --method pipeline", PIPELINE_PRESETS),
-    ]
-    for command, presets in tables:
-        _print(
-            f"With {command} --preset NAME:\n",
-            _table({name: preset.description for name, preset in presets.items()}),
-            "",
-        )
+    presets: dict[str, Mapping[str, Any]] = {
+        "rl-optim compare": PRESETS,
+        "rl-optim offline": OFFLINE_PRESETS,
+        "rl-optim meta-train --method pipeline": PIPELINE_PRESETS,
+    }
+    groups = {
+        f"{command} --preset NAME:": {name: preset.description for name, preset in known.items()}
+        for command, known in presets.items()
+    }
+    return groups, "Options on the command line override the preset's."
 
 
 def _details(details: optim.OptimizerDetails) -> str:
     """What one of our own optimizers does, comes from, needs and costs."""
-    from rich.markup import escape
-
-    facts = [
-        f"{details.paper}; extra inputs: {details.inputs}",
-        f"state per parameter: {details.state}",
-        f"cost beyond Adam's: {details.cost}",
-    ]
+    facts = [details.paper]
+    if details.inputs != "none":
+        facts.append(f"Extra inputs: {details.inputs}")
+    facts.append(f"State per parameter: {details.state}")
+    if details.cost != "none":
+        facts.append(f"Cost beyond Adam's: {details.cost}")
     if details.package is not None:
-        facts.append(f"needs the package {details.package}")
-    return f"{details.summary}\n[dim]{escape('; '.join(facts))}.[/dim]"
+        facts.append(f"Needs the package {details.package}")
+    return f"{details.summary}\n  {'. '.join(facts)}."
 
 
 def _learned(name: str) -> str:
@@ -112,23 +188,4 @@ def _learned(name: str) -> str:
     details = optim.details(name)
     assert details is not None
     packaged = ", ".join(f"{name}@{weights}" for weights in optim.packaged_meta_params(name))
-    return f"{_details(details)}\n[dim]Packaged: {packaged or 'none'}.[/dim]"
-
-
-def _table(rows: Mapping[str, str]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, text in rows.items():
-        table.add_row(name, text)
-    return table
-
-
-def _print(*parts: Table | str) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for part in parts:
-        console.print(part)
+    return f"{_details(details)} Packaged weights: {packaged or 'none'}."

@@ -4,72 +4,79 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-import tyro
-
-from experiments.command_line.arguments import Command, count, option
+from experiments.command_line.arguments import FLAG, LARGEST_SEED, Command, count, option
 from experiments.meta_training.request import MetaRequest
 from experiments.runs.directory import check_free
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetaTrain(Command, MetaRequest):
-    """Meta-train a learned optimizer: find the weights with which agents learn best.
+    """Meta-train a learned optimizer: find weights with which agents learn well.
 
-    With the method es, a generation tries a population of weights on whole lifetimes of agents and
-    moves their mean towards those that ended with the higher returns. With the method pipeline, a
-    meta-iteration descends the loss that agents of all ages have after a few iterations, through
-    which it is differentiated. With the method imitation, an iteration descends the difference of
-    its updates from another optimizer's. Ends with the last weights in meta_params.safetensors
-    and the best evaluated ones in best_meta_params.safetensors.
+    With --method es, each generation tries a population of weights on whole lifetimes of agents and
+    moves their mean towards those with the higher returns. With --method pipeline, each
+    meta-iteration differentiates through a few learner iterations of agents of all ages and
+    descends their loss. With --method imitation, each iteration reduces the difference between the
+    updates and those of another optimizer. The last weights are written to meta_params.safetensors,
+    those with the best evaluation to best_meta_params.safetensors.
 
     Example: rl-optim meta-train --optimizer optim4rl --tasks Catch-bsuite --out runs/catch
     """
 
-    resumes = True
     computes = True
+    spoken: ClassVar[Mapping[str, str]] = {
+        "task_sampling": "--sampling",
+        "members_at_once": "--at-once",
+        "normaliser": "--normalisers",
+        "a learning rate": "--learning-rates",
+        "a reward scale": "--reward-scales",
+        "the steps of a lifetime": "--steps",
+        "the stretches of a lifetime": "--stretches",
+    }
 
     optimizer: Annotated[str, option("OPTIMIZER")]
-    """Learned optimizer, NAME[@WEIGHTS][:key=value,...], e.g. optim4rl:learning_rate=1e-3; training
-    starts from the weights, if there are any."""
+    """Learned optimizer, NAME[@WEIGHTS][:key=value,...], e.g. optim4rl:learning_rate=1e-3. If
+    weights are given, training starts from them."""
     out: Annotated[Path, option("DIR")]
-    """The run directory."""
+    """Directory to write to."""
     tasks: Annotated[tuple[str, ...], option("ENV", "the preset's")] = ()
-    """Environments to train it on, NAME[:key=value,...]; see `rl-optim list envs`."""
+    """Environments to train on, NAME[:key=value,...]; see `rl-optim list envs`."""
     method: Annotated[str, option("METHOD", "es")] = "es"
-    """How: es (evolution), pipeline (pipeline training) or imitation (of another optimizer, as a
-    warm start for the others)."""
+    """es (evolution), pipeline (pipeline training) or imitation (of another optimizer, as a warm
+    start for the other two)."""
     preset: Annotated[str | None, option("PRESET")] = None
-    """Fills in whatever is not given, for the method pipeline: small, with which optim4rl@small was
-    trained, or with the settings of Optim4RL's authors catch, gridworlds, small_dense_long,
+    """Supplies every option that is not given, with --method pipeline: small (how optim4rl@small
+    was trained), or the settings of Optim4RL's authors: catch, gridworlds, small_dense_long,
     big_dense_long, ant or humanoid."""
     strategy: Annotated[str, option("STRATEGY", "openai_es")] = "openai_es"
-    """openai_es, snes, pgpe or sep_cma_es, or for lifetimes cut into stretches persistent_es or
-    noise_reuse_es; with options sigma, sigma_decay, learning_rate and learning_rate_decay, e.g.
-    openai_es:sigma=0.03,learning_rate=0.03."""
+    """Of --method es: openai_es, snes, pgpe or sep_cma_es; or persistent_es or noise_reuse_es,
+    which cut lifetimes into stretches. Its options are sigma, sigma_decay, learning_rate and
+    learning_rate_decay, e.g. openai_es:sigma=0.03,learning_rate=0.03."""
     pipeline: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
-    """Settings of pipeline training: agents, agents_at_once, window, reset_interval, meta_steps,
-    schedule, optimizer, task_norm, max_norm, max_entry, first_order, rematerialise, age_bins,
+    """Settings of --method pipeline: agents, agents_at_once, window, reset_interval, meta_steps,
+    schedule, optimizer, task_norm, max_norm, max_entry, first_order, rematerialise, age_bins and
     most_skipped, e.g. agents=128 window=4 optimizer=adam:learning_rate=1e-3."""
     target: Annotated[str | None, option("OPTIMIZER")] = None
-    """What imitation follows, NAME[:key=value,...], e.g. adam:learning_rate=1e-2."""
+    """Optimizer to imitate, NAME[:key=value,...], e.g. adam:learning_rate=1e-2."""
     imitation: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
-    """Settings of imitation: agents, learning_rate, learning_rate_decay, and anneal: whether the
-    target's learning rate falls linearly to 0 over a lifetime (true)."""
+    """Settings of --method imitation: agents, learning_rate, learning_rate_decay and anneal, which
+    lets the target's learning rate fall linearly to 0 over a lifetime unless it is false."""
     learner: Annotated[str | None, option("LEARNER", "the preset's, or ppo")] = None
     """ppo or a2c."""
     learning_rates: Annotated[tuple[str, ...], option("RATE", "the optimizer's")] = ()
-    """Learning rates that the learned optimizer is used with: one number, or one for each task."""
+    """Learning rate of the learned optimizer: one for all tasks, or one per task."""
     reward_scales: Annotated[tuple[str, ...], option("SCALE", "1")] = ()
-    """What the learner's rewards are multiplied by: one number, or one for each task."""
+    """Factor of the rewards that the learner sees: one for all tasks, or one per task."""
     steps: Annotated[tuple[str, ...], option("STEPS", "1e5")] = ()
-    """Environment steps of a lifetime, rounded up to whole iterations: one number, or one for each
-    task."""
+    """Environment steps of a lifetime, rounded up to whole iterations: one number for all tasks, or
+    one per task."""
     normalisers: Annotated[tuple[str, ...], option("RETURN", "published returns, or 1")] = ()
-    """Returns are divided by these before they are averaged over tasks: one number, or one for each
-    task."""
+    """Returns are divided by this before they are averaged over tasks: one number for all tasks, or
+    one per task."""
     population: Annotated[int, count("--population"), option("MEMBERS", "64")] = 64
     """Members of a generation."""
     generations: Annotated[
@@ -77,34 +84,38 @@ class MetaTrain(Command, MetaRequest):
     ] = None
     """How many generations, or meta-iterations."""
     lives: Annotated[int, count("--lives"), option("LIVES", "1")] = 1
-    """Lifetimes of each member on each task, in each generation."""
+    """Lifetimes that each member lives on each task in a generation."""
     sampling: Annotated[str, option("SAMPLING", "all")] = "all"
-    """all: every member plays every task. pairs: every antithetic pair plays one task, with seeds
-    of its own, and its two members are only compared with each other."""
+    """all: every member lives on every task. pairs: each antithetic pair lives on one task, with
+    seeds of its own, and its two members are compared only with each other."""
     stretches: Annotated[
         int | None, count("--stretches"), option("STRETCHES", "10 where they are cut")
     ] = None
-    """Generations that a lifetime is spread over, for the strategies that cut them."""
+    """Generations that a lifetime is spread over, for strategies that cut lifetimes."""
     at_once: Annotated[int | None, count("--at-once"), option("MEMBERS", "all")] = None
-    """Members that a device computes side by side; fewer need less memory."""
+    """Members that a device runs in parallel; fewer need less memory."""
     evaluate_every: Annotated[int, count("--evaluate-every"), option("GENERATIONS", "20")] = 20
-    """Generations between two evaluations of the mean, on seeds of their own."""
+    """Generations from one evaluation of the mean weights to the next."""
     evaluation_seeds: Annotated[int, count("--evaluation-seeds"), option("SEEDS", "4")] = 4
-    """Lifetimes of an evaluation, on each task."""
-    seed: Annotated[int, option("SEED", "0")] = 0
-    """Seed of the first mean, the perturbations and the lifetimes."""
+    """Lifetimes per task in an evaluation; their seeds are used for nothing else."""
+    seed: Annotated[int, count("--seed", LARGEST_SEED, least=0), option("SEED", "0")] = 0
+    """Seed of the first weights, the perturbations and the lifetimes."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environments'")] = ()
     """Settings of the learner, e.g. num_envs=128 widths=256x256."""
-    resume: bool = False
+    resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
-    overwrite: bool = False
-    """Replace the run in the directory."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Forget compiled programs instead of keeping them in the user's cache folder."""
+    overwrite: Annotated[bool, FLAG] = False
+    """Replace a run that is already in the directory."""
+    cache: Annotated[bool, FLAG] = True
+    """Do not cache compiled programs on disk."""
 
     def check(self) -> None:
         """See `Command`."""
         check_free([self.out], resume=self.resume, overwrite=self.overwrite)
+
+    def logs(self) -> list[Path]:
+        """See `Command`."""
+        return [self.out / "meta_metrics.csv"]
 
     def run(self) -> None:
         """Meta-trains, and says where the weights are.
@@ -129,10 +140,14 @@ class MetaTrain(Command, MetaRequest):
             if self.method == "es"
             else MetaGradientProgress(method=self.method, **common)
         )
-        lower = "agents_at_once" if self.method == "pipeline" else "--at-once, --population"
+        what, lower = {
+            "es": ("a generation", "--at-once, --population or num_envs"),
+            "pipeline": ("a meta-iteration", "agents_at_once, window or num_envs"),
+            "imitation": ("an iteration", "agents or num_envs"),
+        }[self.method]
         with (
             Display([progress], Console(file=sys.stderr)) as display,
-            memory_for("a generation", f"{lower} or num_envs"),
+            memory_for(what, lower),
             display.shown(progress) as show,
         ):
             meta_train(

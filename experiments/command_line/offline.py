@@ -13,13 +13,13 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from experiments.command_line.arguments import (
-    MOST_SEEDS,
     Command,
     UsageError,
     count,
     joined,
     option,
     read_by,
+    seed_numbers,
 )
 from experiments.command_line.collect import collect_planned
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
@@ -80,7 +80,6 @@ class Offline(Command):
     --critic-optimizer adam --critic-optimizer adamo:kappa=1,tau=0.05 --out runs/hopper
     """
 
-    resumes = True
     computes = True
 
     algorithm: Annotated[str | None, option("ALGORITHM", "the preset's")] = None
@@ -115,9 +114,10 @@ class Offline(Command):
     ] = None
     """Updates of the critic for each seed."""
     seeds: Annotated[
-        int | None, count("--seeds", MOST_SEEDS), option("SEEDS", "the preset's, or 4")
+        tuple[int, ...] | None, seed_numbers("--seeds"), option("SEEDS", "the preset's, or 4")
     ] = None
-    """Number of seeds: 0, 1, ..., SEEDS - 1."""
+    """Seeds to train: how many (4 means 0 to 3), a range (4-7), a list (0,2,5) or a mixture
+    (0-3,8); 7-7 is seed 7 alone."""
     subset: Annotated[
         int | None, count("--subset"), option("TRANSITIONS", "the preset's, or all")
     ] = None
@@ -168,7 +168,7 @@ class Offline(Command):
             ValueError: if something is missing or unknown.
         """
         preset = self._preset
-        defaults: dict[str, Any] = {"steps": 1_000_000, "seeds": 4}
+        defaults: dict[str, Any] = {"steps": 1_000_000, "seeds": tuple(range(4))}
         if preset:
             out = Path("runs") / str(self.preset) if self.out is None else self.out
             defaults = {
@@ -177,7 +177,7 @@ class Offline(Command):
                 "critic_optimizer": preset.critic_optimizers,
                 "critic_learning_rate": preset.learning_rate,
                 "steps": preset.steps,
-                "seeds": preset.seeds,
+                "seeds": tuple(range(preset.seeds)),
                 "subset": preset.subset,
                 "out": out,
             }
@@ -198,6 +198,10 @@ class Offline(Command):
         """See `Command`."""
         paths = self.filled().paths()
         check_free(paths, resume=self.resume, overwrite=self.overwrite)
+
+    def logs(self) -> list[Path]:
+        """See `Command`."""
+        return [path / "metrics.csv" for path in self.filled().paths()]
 
     def run(self) -> None:
         """Trains one run after the other and reports; collects a preset's data first."""
@@ -271,7 +275,7 @@ class Offline(Command):
             ),
             optimizer,
             self.steps,
-            tuple(range(self.seeds)),
+            self.seeds,
             settings_of(self.algorithm, self.set),
             actor_optimizer=self.actor_optimizer,
             value_optimizer=self.value_optimizer,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -14,6 +15,8 @@ from experiments.command_line.arguments import Command, option
 @dataclasses.dataclass(frozen=True)
 class Report(Command):
     """Rebuild tables and figures from run directories alone; nothing is trained."""
+
+    spoken: ClassVar[Mapping[str, str]] = {"paths": "DIR"}
 
     dirs: Annotated[tuple[Path, ...], tyro.conf.Positional, option("DIR")]
     """Directories in which run directories are looked for, at any depth."""
@@ -27,6 +30,12 @@ class Report(Command):
     task's own range of returns."""
     overwrite: bool = False
     """Replace files that are not part of an earlier report on the same runs."""
+
+    def check(self) -> None:
+        """See `Command`."""
+        for path in self.dirs:
+            if not path.is_dir():
+                raise ValueError(f"DIR must be a directory; got {str(path)!r}.")
 
     def run(self) -> None:
         """See `Command`."""

@@ -59,6 +59,8 @@ class MetaTask:
             )
         if self.learner not in LEARNERS:
             raise unknown("learner", self.learner, LEARNERS)
+        if self.learning_rate is not None and not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"a learning rate must be in (0, inf); got {self.learning_rate!r}.")
         if not 0.0 < self.reward_scale < math.inf:
             raise ValueError(f"a reward scale must be in (0, inf); got {self.reward_scale!r}.")
         if self.learner == "a2c":

@@ -59,7 +59,7 @@ def test_plain_lines(clock: Clock) -> None:
         run.state = "compiling"
         display.update(run)
         run.state = "training"
-        for run.done in (1000, 2000):  # too soon for a line each
+        for run.done in (1000, 2000):  # too soon for a second line
             display.update(run)
         clock.now += 20
         run.take(point(125_000, 20.0, [1.0, math.nan, 3.0, math.inf], diverged=2))
@@ -69,12 +69,37 @@ def test_plain_lines(clock: Clock) -> None:
         display.update(run)
     assert printed(target).splitlines() == [
         "ant:backend=spring adam:learning_rate=[1]: compiling, 0 of 2,000,000 steps, 0 steps/s, "
-        "return \N{EN DASH}, time unknown left in all",
+        "return \N{EN DASH}, ETA unknown",
+        "ant:backend=spring adam:learning_rate=[1]: training, 1,000 of 2,000,000 steps, 0 steps/s, "
+        "return \N{EN DASH}, ETA 0:00",
         "ant:backend=spring adam:learning_rate=[1]: training, 500,000 of 2,000,000 steps, "
-        "25,000 steps/s, return 2, 2 diverged, 1:00 left in all",
+        "25,000 steps/s, return 2, 2 diverged, ETA 1:00",
         "note: mind [this]",
         "ant:backend=spring adam:learning_rate=[1]: done, 2,000,000 of 2,000,000 steps, "
-        "100,000 steps/s, return 2, 2 diverged, 0:00 left in all",
+        "100,000 steps/s, return 2, 2 diverged, ETA 0:00",
+    ]
+
+
+def test_a_line_for_each_change_of_state(clock: Clock) -> None:
+    target = console()
+    runs = [training("adam"), training("lion")]
+    with Display(runs, target) as display:
+        for run in runs:
+            with display.shown(run) as show:
+                show.start(0)
+                for step in (250, 500, 750, 1000):
+                    clock.now += 1
+                    show.point(point(step, step / 250, [1.0]))
+    lines = [line.split(", ") for line in printed(target).splitlines()]
+    assert [line[0] for line in lines] == [
+        f"ant {name}: {state}"
+        for name in ("adam", "lion")
+        for state in ("compiling", "training", "evaluating", "done")
+    ]
+    assert [line[-1] for line in lines] == [
+        *("ETA unknown", "ETA 0:07 (all runs)", "ETA 0:04 (all runs)", "ETA 0:04 (all runs)"),
+        *("ETA 0:04 (all runs)", "ETA 0:03 (all runs)", "ETA 0:00 (all runs)"),
+        "ETA 0:00 (all runs)",
     ]
 
 
@@ -92,11 +117,11 @@ def test_meta_training(clock: Clock) -> None:
             display.update(run)
     assert printed(target).splitlines() == [
         "open openai_es: compiling, generation 10 of 50, mean fitness \N{EN DASH}, best "
-        "\N{EN DASH}, evaluation of the mean \N{EN DASH}, time unknown left in all",
+        "\N{EN DASH}, evaluation of the mean \N{EN DASH}, ETA unknown",
         "open openai_es: training, generation 20 of 50, mean fitness 0.5, best 0.75, 3 failed, "
-        "evaluation of the mean 0.625, 1:00 left in all",
+        "evaluation of the mean 0.625, ETA 1:00",
     ]
-    for part in ("1:00 left", "20 of 50", "0.75", "0.625", "mean fitness", "training"):
+    for part in ("ETA 1:00", "20 of 50", "0.75", "0.625", "mean fitness", "training"):
         assert part in printed(terminal)
 
 
@@ -110,8 +135,17 @@ def test_terminal(clock: Clock) -> None:
         display.note("mind [this]")
         display._live.refresh()  # type: ignore[union-attr]
     text = printed(target)
-    for part in ("0:35 left", "25 %", "training", "waiting", "1.5", "50", "note: mind [this]"):
+    for part in (
+        "ETA 0:35 (all runs)",
+        "25 %",
+        "training",
+        "waiting",
+        "1.5",
+        "50",
+        "note: mind [this]",
+    ):
         assert part in text
+    assert "ETA 0:35 (all runs)" in text
     assert "a[b]" in text
 
 
@@ -141,8 +175,7 @@ def test_time_left_does_not_count_what_was_done_before(clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0:00"), (59.6, "1:00"), (3599.0, "59:59"), (3600.0, "1:00:00"), (1e5, "27:46:40"),
-     (math.nan, "time unknown")],
+    [(0.4, "0:00"), (59.6, "1:00"), (3599.0, "59:59"), (3600.0, "1:00:00"), (1e5, "27:46:40")],
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
     assert module._duration(seconds) == text

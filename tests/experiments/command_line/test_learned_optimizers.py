@@ -87,7 +87,9 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     save(vector)
     assert line() == unread.format("a safetensors file")
     np.save(vector, np.zeros(1211, np.float32))
-    assert line(to=tmp_path / "w").startswith("the file to write must be called *.safetensors; got")
+    assert line(to=tmp_path / "w").startswith(
+        "OUT.safetensors must be a name that ends in .safetensors; got"
+    )
     assert line(to=tmp_path / "no" / "w.safetensors").endswith("no is not a directory.")
     missing = fails(capsys, ["convert", str(tmp_path / "no.npy"), str(out)], code=1)
     assert missing == f"No such file or directory: {tmp_path / 'no.npy'}."

@@ -1,6 +1,7 @@
 """The command line: what it trains, what it prints, and how it turns bad input down."""
 
 import csv
+import dataclasses
 import json
 import os
 import shlex
@@ -14,12 +15,10 @@ import pytest
 
 from experiments.command_line import main as cli
 from experiments.command_line.compare import Plan
-from experiments.meta_training.presets import PIPELINE_PRESETS
-from experiments.offline.presets import OFFLINE_PRESETS
+from experiments.command_line.progress import TrainingProgress
 from experiments.online import training
-from experiments.online.presets import PRESETS
-from experiments.online.tasks import TASKS
 from experiments.runs.stopping import Terminated
+from experiments.runs.training import Point
 
 TINY = "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
 TRAIN = f"train --env CartPole-v1 --optimizer adam --steps 1200 --seeds 3 {TINY} --no-cache"
@@ -189,30 +188,92 @@ def test_an_existing_directory_is_noticed_before_jax_is_loaded(comparison: Path)
     assert "exists already" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
-        (OSError(28, "No space left on device", "runs/x"), 1, "No space left on device: runs/x"),
-        (MemoryError("adam on ant does not fit"), 1, "adam on ant does not fit"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (Terminated(signal.SIGTERM), 143, "terminated"),
-        (Terminated(signal.SIGHUP), 129, "terminated"),
-    ],
-)
+STOPS = [
+    (OSError(28, "No space left on device", "runs/x"), 1, "No space left on device: runs/x"),
+    (MemoryError("adam on ant does not fit."), 1, "adam on ant does not fit"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (Terminated(signal.SIGTERM), 143, "terminated"),
+    (Terminated(signal.SIGHUP), 129, "terminated"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "message"), STOPS)
+@pytest.mark.parametrize("logs", [True, False])
 def test_what_stops_a_run_is_said_with_the_way_on(
     error: BaseException,
     code: int,
     message: str,
+    logs: bool,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    out = tmp_path / "two  words"
+
     def stop(plan: Plan) -> None:
+        out.mkdir()
+        if logs:
+            (out / "metrics.csv").write_text("point\n0\n")
         raise error
 
     monkeypatch.setattr(Plan, "run", stop)
-    line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", code)
-    assert line == f"{message}; what is logged is kept, and the same command with --resume goes on."
+    line = fails(capsys, f"{TRAIN} --out '{out}'", code)
+    resumed = f"{message}; what is logged is kept. To continue: rl-optim {TRAIN} --out '{out}'"
+    assert line == (f"{resumed} --resume" if logs else f"{message}.")
+
+
+@pytest.mark.parametrize(
+    ("option", "touches", "goes_on"),
+    [("--resume", False, True), ("--overwrite", True, True), ("--overwrite", False, False)],
+)
+def test_the_way_on_from_a_run_that_is_resumed_or_replaced(
+    option: str,
+    touches: bool,
+    goes_on: bool,
+    comparison: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(comparison / "CartPole-v1" / "adam", run)
+
+    def stop(plan: Plan) -> None:
+        if touches:
+            (run / "metrics.csv").unlink()
+            (run / "metrics.csv").write_text("point\n0\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Plan, "run", stop)
+    line = fails(capsys, f"{TRAIN} {option} --out {run}", 130)
+    way_on = f"; what is logged is kept. To continue: rl-optim {TRAIN} --out {run} --resume"
+    assert line == f"interrupted{way_on if goes_on else '.'}"
+
+
+def test_the_command_that_is_printed_continues_the_run(
+    comparison: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "runs $1"
+
+    def stop(progress: TrainingProgress, point: Point) -> None:
+        if point.number == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingProgress, "take", stop)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*shlex.split(COMPARE), "--out", str(out), "--overwrite"])
+    assert stopped.value.code == 130
+    program, *arguments = shlex.split(capsys.readouterr().err.splitlines()[-1].split(": ")[-1])
+    assert program == "rl-optim"
+    assert arguments == [*shlex.split(COMPARE), "--out", str(out), "--resume"]
+    cli.main(arguments)
+    for file in ("metrics.csv", "evaluation.csv"):
+        expected = (comparison / "CartPole-v1" / "adam" / file).read_bytes()
+        assert (out / "CartPole-v1" / "adam" / file).read_bytes() == expected
 
 
 def test_a_signal_ends_a_command_that_has_nothing_to_save(
@@ -221,7 +282,7 @@ def test_a_signal_ends_a_command_that_has_nothing_to_save(
     monkeypatch.setattr(Plan, "run", lambda plan: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     line = fails(capsys, f"{TRAIN} --out {tmp_path / 'run'}", 143)
-    assert line.startswith("terminated; what is logged is kept, and the same command with --resume")
+    assert line == "terminated."  # nothing was logged
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -248,21 +309,31 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     if command in ("compare", "train"):
-        assert "Environment steps of each seed" in text
+        assert "Environment steps per seed" in text
         assert "(default: True)" not in text  # of --no-cache
+        assert "(default: False)" not in text  # of --resume
         assert f"Example: rl-optim {command} --env" in text
+    if not command:
+        assert all(f" {name} " in text for name in cli.COMMANDS)
+        assert "tail -f runs/x/metrics.csv" in text
+        assert "rl-optim report runs/x" in text
 
 
-@pytest.mark.parametrize("what", ["envs", "optimizers", "presets"])
-def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["list", what])
-    first_words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    expected = {
-        "envs": TASKS,
-        "optimizers": ["adam", "adamo", "lion"],
-        "presets": [*PRESETS, *OFFLINE_PRESETS, *PIPELINE_PRESETS],
-    }[what]
-    assert set(expected) <= first_words
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_wrapped_by_the_terminal_alone(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    fields = dataclasses.fields(cli.COMMANDS[command])
+    for field in fields:
+        assert len(field.metadata["help"]) > 5
+        assert sum(f" {field.metadata['help']} " in line for line in lines) == 1
+    assert len([line for line in lines if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")]) == (
+        len(fields) + 1  # and --help
+    )
 
 
 # Bad input
@@ -281,7 +352,8 @@ def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--steps 5 compare", "--steps must come after compare."),
         ("list", "list needs one of envs, optimizers, presets."),
         ("list env", "unknown list 'env'; the nearest is 'envs'."),
-        ("list envs more", "unexpected argument 'more'; see rl-optim list --help."),
+        ("list envs antt", "no environment matches 'antt'; the nearest is 'ant'."),
+        ("list envs a more", "unexpected argument 'more'; see rl-optim list --help."),
         ("train", "train needs --env, --optimizer and --out."),
         ("train --env CartPole-v1", "train needs --optimizer and --out."),
         ("compare", "compare needs --envs, --optimizers and --out, or a --preset."),
@@ -290,12 +362,13 @@ def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("compare --envz ant", "unknown option '--envz'; the nearest is '--envs'."),
         ("compare --cache", "unknown option '--cache'; the nearest is '--no-cache'."),
         ("compare --out", "--out needs a value."),
-        ("compare --set a=1 --set b=2", "--set is given twice; several values follow it once."),
+        ("compare --set a=1 --set b=2", "--set is given twice; give it once, with all its values."),
         ("compare --preset quick", "unknown preset 'quick'; the nearest is 'quickstart'."),
         ("compare --preset ant --resume --overwrite",
          "--resume and --overwrite exclude each other."),
         ("report", "at least one directory must be given."),
-        ("report no/such", "paths must be directories, got 'no/such'."),
+        ("report no/such", "DIR must be a directory; got 'no/such'."),
+        ("list --what envs", "unknown option '--what'; the nearest is '--help'."),
         ("compare --steps abc", "--steps must be a whole number, at least 1; got 'abc'."),
     ],
 )  # fmt: skip
@@ -308,8 +381,11 @@ def test_arguments_that_make_no_sense(
 @pytest.mark.parametrize("text", ["abc", "1.5", "0", "-3", "nan", "inf", "-inf", "1e400", ""])
 @pytest.mark.parametrize("option", ["--steps", "--seeds"])
 def test_counts(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    limits = "at least 1" if option == "--steps" else "from 1 to 10000"
-    expected = f"{option} must be a whole number, {limits}; got {text!r}."
+    allowed = {
+        "--steps": "a whole number, at least 1",
+        "--seeds": "a number from 1 to 10000, a range such as 3-6 or a list such as 0,2,5",
+    }[option]
+    expected = f"{option} must be {allowed}; got {text!r}."
     assert fails(capsys, f"compare {option} '{text}'") == expected
 
 
@@ -334,7 +410,7 @@ def test_counts(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> N
         ("num_envs=4", "num_envs=x", "setting 'num_envs' must be a whole number; got 'x'."),
         ("minibatches=2", "minibatches=7",
          "setting 'minibatches' must be a divisor of num_envs * num_steps = 64; got 7."),
-        ("1200", "1e18", "steps must be in [1, 34359738304] with these settings; "
+        ("1200", "1e18", "--steps must be in [1, 34359738304] with these settings; "
          "got 1000000000000000000."),
     ],
 )  # fmt: skip
@@ -349,4 +425,4 @@ def test_names_and_values_are_checked_before_anything_is_written(
 
 def test_a_box_that_is_not_understood_is_put_on_one_line() -> None:
     box = "╭─ Surprise ─────╮\n│ Nobody         │\n│ expected this. │\n╰────────────────╯\n"
-    assert cli._one_line(box, ["train"]).split() == ["Surprise", "Nobody", "expected", "this."]
+    assert cli._one_line(box, "train", []).split() == ["Surprise", "Nobody", "expected", "this."]

@@ -1,0 +1,124 @@
+"""`rl-optim list`: what it prints, in which order, and how wide."""
+
+import subprocess
+import sys
+
+import pytest
+
+import optim
+from experiments.command_line import main as cli
+from experiments.meta_training.presets import PIPELINE_PRESETS
+from experiments.offline.presets import OFFLINE_PRESETS
+from experiments.online.presets import PRESETS
+from experiments.online.tasks import TASKS
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def listed(capsys: pytest.CaptureFixture[str], arguments: str) -> dict[str, list[str]]:
+    """What is listed, by heading."""
+    cli.main(["list", *arguments.split()])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    groups: dict[str, list[str]] = {}
+    for previous, line in zip(["", *lines], lines, strict=False):
+        if line.endswith(":") and not previous:
+            groups[line] = names = []
+        elif line and groups and not line.startswith(" "):
+            if previous or not names:
+                names.append(line.split()[0])
+            else:
+                break  # the note after the last group
+    return groups
+
+
+def test_optimizers(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = listed(capsys, "optimizers")
+    assert [heading.split()[0] for heading in groups] == [
+        *("For", "General-purpose:", "For", "Learned,", "From")
+    ]
+    names = [name for group in groups.values() for name in group]
+    assert sorted(names) == sorted(optim.optimizer_names() + optim.learned_names())
+    for group in groups.values():
+        assert group == sorted(group)
+    rl, general, matrix, learned, optax = groups.values()
+    assert learned == optim.learned_names()
+    for name, group in {"adam_rel": rl, "adabound": general, "kron": matrix}.items():
+        assert name in group
+    assert all(optim.details(name) is None for name in optax)
+
+
+def test_environments_and_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    envs = listed(capsys, "envs")
+    assert sorted(name for group in envs.values() for name in group) == sorted(TASKS)
+    assert envs["MinAtar:"] == sorted(name for name in TASKS if "MinAtar" in name)
+    assert "inverted_pendulum" in envs["Brax:"]
+    presets = listed(capsys, "presets")
+    assert [set(group) for group in presets.values()] == [
+        *map(set, (PRESETS, OFFLINE_PRESETS, PIPELINE_PRESETS))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ("optimizers MUON", {"muon"}),
+        ("optimizers momo", {"momo", "momo_adam"}),
+        ("optimizers momo*", {"momo", "momo_adam"}),
+        ("optimizers *momo", {"momo"}),
+        ("optimizers sub*_[mn]*", {"subset_norm", "subspace_momentum"}),
+        ("envs breakout", {"Breakout-MinAtar"}),
+        ("envs MOUNTAINCAR-v?", {"MountainCar-v0"}),
+        ("presets ant", {"ant"}),
+    ],
+)
+def test_patterns(arguments: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    groups = listed(capsys, arguments)
+    assert {name for group in groups.values() for name in group} == names
+    assert all(groups.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("optimizers adma", "no optimizer matches 'adma'; the nearest is 'adam'."),
+        ("optimizers ada", None),
+        ("presets quick?", "no preset matches 'quick?'; the nearest is 'quickstart'."),
+    ],
+)
+def test_no_match(arguments: str, line: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if line is None:
+        assert listed(capsys, arguments)
+        return
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["list", *arguments.split()])
+    printed = capsys.readouterr()
+    assert (stop.value.code, printed.out, printed.err) == (2, "", f"rl-optim: {line}\n")
+
+
+def test_what_an_entry_says(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["list", "optimizers", "adahessian"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Yao et al., 2021, arXiv 2006.00719. Extra inputs: obj_fn or hvp. State per parameter: 2. "
+        "Cost beyond Adam's: one Hessian-vector product, about two gradients."
+    ) in printed
+    cli.main(["list", "optimizers", "open"])
+    assert "open@breakout" in capsys.readouterr().out
+    cli.main(["list", "envs", "Acrobot"])
+    assert "Acrobot-v1  0.001  family defaults, not tuned" in capsys.readouterr().out
+
+
+def test_a_list_needs_neither_rich_nor_other_commands_parsers() -> None:
+    script = (
+        "import sys, experiments.command_line.main as cli\n"
+        "cli.main(['list', 'presets'])\n"
+        "print(sorted({'rich', 'typeguard'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
