@@ -17,6 +17,7 @@ from experiments.command_line.arguments import (
     seed_numbers,
 )
 from experiments.online.presets import PRESETS
+from experiments.reports.files import check_free_for_report
 from experiments.runs.directory import RunDirectory, check_free, run_paths
 from experiments.settings import unknown
 
@@ -54,10 +55,18 @@ class Compare(Command):
     (0-3,8); 7-7 is seed 7 alone."""
     out: Annotated[Path | None, option("DIR", "runs/PRESET")] = None
     """Directory to write to."""
+    normalisers: Annotated[
+        tuple[str, ...], option("TASK=RETURN", "published returns of tuned Adam")
+    ] = ()
+    """Divisors of final returns in the aggregate over several tasks; see `rl-optim report
+    --help`."""
     preset: Annotated[str | None, option("PRESET")] = None
     """Supplies every option that is not given; see `rl-optim list presets`."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
     """Settings of PPO, e.g. num_envs=128 anneal=false widths=256x256."""
+    evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
+    """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
+    its likeliest ones."""
     resume: Annotated[bool, FLAG] = False
     """Continue interrupted runs; finished runs are left as they are."""
     overwrite: Annotated[bool, FLAG] = False
@@ -86,6 +95,8 @@ class Compare(Command):
             steps=self.steps or (preset.steps if preset else 1_000_000),
             seeds=self.seeds or tuple(range(preset.seeds if preset else 4)),
             settings=(preset.settings if preset else ()) + self.set,
+            evaluation_actions=self.evaluation_actions,
+            normalisers=self.normalisers,
             resume=self.resume,
             overwrite=self.overwrite,
             cache=self.cache,
@@ -130,6 +141,9 @@ class Train(Command):
     (0-3,8); 7-7 is seed 7 alone."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
     """Settings of PPO, e.g. num_envs=128 anneal=false widths=256x256."""
+    evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
+    """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
+    its likeliest ones."""
     resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
     overwrite: Annotated[bool, FLAG] = False
@@ -145,6 +159,8 @@ class Train(Command):
             steps=self.steps,
             seeds=self.seeds,
             settings=self.set,
+            evaluation_actions=self.evaluation_actions,
+            normalisers=(),
             resume=self.resume,
             overwrite=self.overwrite,
             cache=self.cache,
@@ -173,6 +189,8 @@ class Plan:
         steps: environment steps of each seed.
         seeds: which ones.
         settings: changes to the tasks' settings, `key=value`.
+        evaluation_actions: sampled or greedy.
+        normalisers: `TASK=RETURN` each, or `min-max` alone.
         resume: whether runs that have begun are continued.
         overwrite: whether runs that are there are replaced.
         cache: whether compiled programs are kept in the user's cache folder.
@@ -183,17 +201,20 @@ class Plan:
     steps: int
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
+    evaluation_actions: str
+    normalisers: tuple[str, ...]
     resume: bool
     overwrite: bool
     cache: bool
 
     def check(self) -> None:
-        """Makes sure that the directories are free.
+        """Makes sure that the directories are free, and so are the files of the report.
 
         Raises:
             ValueError: if one cannot be used.
         """
         check_free(self.runs, resume=self.resume, overwrite=self.overwrite)
+        check_free_for_report(self.out, self.runs, self.overwrite)
 
     def logs(self) -> list[Path]:
         """Where the runs log."""
@@ -213,8 +234,10 @@ class Plan:
         from experiments.command_line.display import Display
         from experiments.command_line.progress import TrainingProgress
         from experiments.online.training import train
+        from experiments.reports.aggregate import read_normalisers
         from experiments.reports.report import report
 
+        normalisers = read_normalisers(self.normalisers)
         how = {"resume": self.resume, "overwrite": self.overwrite}
         runs = self.configs()
         for path, run in runs.items():
@@ -242,7 +265,7 @@ class Plan:
                         on_note=display.note,
                         **how,
                     )
-        report(list(runs), self.out)
+        report(list(runs), self.out, normalisers=normalisers, overwrite=self.overwrite)
 
     def configs(self) -> dict[Path, RunConfig]:
         """The runs in full, by run directory.
@@ -257,6 +280,8 @@ class Plan:
         configs = {}
         for path, (env, optimizer) in self.runs.items():
             settings = change_settings(TASKS[parse_environment(env)[0]].settings, self.settings)
-            run = RunConfig(env, optimizer, self.steps, self.seeds, settings)
+            run = RunConfig(
+                env, optimizer, self.steps, self.seeds, settings, self.evaluation_actions
+            )
             configs[path] = run.as_begun(path) if self.resume else run
         return configs

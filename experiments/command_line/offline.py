@@ -24,6 +24,7 @@ from experiments.command_line.arguments import (
 from experiments.command_line.collect import collect_planned
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
 from experiments.offline.references import D4RL_RETURNS
+from experiments.reports.files import check_free_for_report
 from experiments.runs.directory import RunDirectory, check_free, run_paths
 from experiments.settings import unknown
 
@@ -198,6 +199,7 @@ class Offline(Command):
         """See `Command`."""
         paths = self.filled().paths()
         check_free(paths, resume=self.resume, overwrite=self.overwrite)
+        check_free_for_report(Path(str(self.filled().out)), paths, self.overwrite)
 
     def logs(self) -> list[Path]:
         """See `Command`."""
@@ -246,7 +248,7 @@ class Offline(Command):
                         on_note=display.note,
                         **how,
                     )
-        report(list(runs), command.out)
+        report(list(runs), command.out, overwrite=self.overwrite)
 
     def run_of(self, optimizer: str) -> OfflineRun:
         """The run of one critic optimizer, of a command that is filled in.
