@@ -1,5 +1,10 @@
 """Optimizers for reinforcement learning, as optax gradient transformations.
 
+Parameters may be any pytree, also the state of a flax nnx model or a module of equinox. Leaves
+without a gradient are left alone: None, integers and, in the parameters that `update` is given,
+functions. Masks and other trees that go with the parameters are matched to them by the names on the
+way to a leaf, whatever the kinds of the nodes: a dict will do for a module.
+
 Examples:
     >>> import jax.numpy as jnp
     >>> import optax

@@ -117,13 +117,24 @@ def _update(
     try:
         return inner.update(updates, state, params, **extra_args)
     except (AttributeError, TypeError, ValueError) as error:
-        expected = jax.eval_shape(inner.init, updates)
-        if len(jax.tree.leaves(expected)) == len(jax.tree.leaves(state)):
+        if _fits(inner, updates, state):
             raise
         raise ValueError(
             "updates must have a gradient for each leaf that init was given and for no other; "
             "give init None for a leaf without a gradient."
         ) from error
+
+
+def _fits(
+    inner: optax.GradientTransformation, updates: optax.Updates, state: optax.OptState
+) -> bool:
+    """Whether the state has as many leaves as one for these; True if that cannot be told."""
+    try:
+        expected = jax.eval_shape(inner.init, updates)
+    except (AttributeError, TypeError, ValueError):
+        return True
+    # Containers may have become others, as those of flax nnx do.
+    return len(jax.tree.leaves(expected)) == len(jax.tree.leaves(state))
 
 
 def _as_array(leaf: Any) -> Any:

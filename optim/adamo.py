@@ -171,10 +171,10 @@ def adamo(
             correction against the gradient is dropped.
         eps_r: added to the norm of the orthogonality residual, at least 0.
         matrix_mask: booleans that select the constrained leaves: a pytree that mirrors the
-            parameters or is a prefix of them, or a function from parameters to one. `None` selects
-            every matrix. Leaves with fewer than two axes are never constrained. Leaves with more
-            are read as convolution kernels of flax, (height, width, inputs, outputs), and
-            constrained as matrices of shape (height * width * inputs, outputs).
+            parameters or is a prefix of them, matched by names, or a function from parameters to
+            one. `None` selects every matrix. Leaves with fewer than two axes are never constrained.
+            Leaves with more are read as convolution kernels of flax, (height, width, inputs,
+            outputs), and constrained as matrices of shape (height * width * inputs, outputs).
         ensemble_axes: number of leading axes that index the members of an ensemble (1 for critics
             under `flax.linen.vmap`), for all leaves or as a pytree like `matrix_mask`. Each member
             is a matrix of its own. `None` is 0.
