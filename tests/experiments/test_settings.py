@@ -8,7 +8,7 @@ import pytest
 from agents.ppo import PPOConfig
 from experiments import settings
 from experiments.online.training import ppo_config
-from experiments.settings import Settings, change_settings, unknown
+from experiments.settings import Settings, change_settings, describe, read_options, unknown
 
 
 def test_texts_become_values() -> None:
@@ -88,6 +88,39 @@ def test_every_setting_of_ppo_is_passed_on() -> None:
     of_meta_training |= {"constant_rollouts", "rematerialise"}
     assert theirs - ours == {"iterations"} | of_meta_training
     assert ours - theirs == {"max_grad_norm", "anneal"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("seeds", [0, 1, 2, 3], "0-3"),
+        ("seeds", [7], "7"),
+        ("seeds", [0, 2, 3, 5, 6, 7], "0,2-3,5-7"),
+        ("seeds", [], ""),
+        ("seeds", "damaged", "damaged"),
+        ("settings.widths", [64, 64], "64x64"),
+        ("settings.clip", 0.2, "0.2"),
+        ("annealed", False, "false"),
+        ("backend", None, "none"),
+    ],
+)
+def test_values_of_a_configuration_in_words(key: str, value: object, text: str) -> None:
+    assert describe(key, value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs=x", "setting 'epochs' of --ppo must be a whole number; got 'x'."),
+        ("clip=x", "setting 'clip' of --ppo must be a number; got 'x'."),
+        ("anneal=1", "setting 'anneal' of --ppo must be true or false; got '1'."),
+        ("epoch=1", "unknown setting of --ppo 'epoch'; the nearest is 'epochs'."),
+    ],
+)
+def test_errors_of_an_options_settings_name_the_option(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="--ppo") as caught:
+        read_options("--ppo", Settings, [text])
+    assert str(caught.value) == message
 
 
 def test_unknown() -> None:

@@ -163,7 +163,7 @@ SETTINGS = {
         ("meta-train", "--method pipeline --pipeline agents=0", "agents"),
         ("meta-train", "--method pipeline --pipeline window=0", "window"),
         ("meta-train", "--method pipeline --pipeline at_once=0", "--pipeline"),
-        ("meta-train", "--method pipeline --pipeline agents=3 agents_at_once=2", "agents_at_once"),
+        ("meta-train", "--method pipeline --pipeline agents_at_once=0", "agents_at_once"),
         ("meta-train", "--method imitation", "--target"),
         ("meta-train", "--method imitation --target adam --imitation agents=0", "agents"),
         ("offline", "--seeds 0", "--seeds"),
@@ -209,6 +209,10 @@ def test_python_names_are_replaced_in_sentences_only() -> None:
     }.items():
         assert cli._as_typed(message, command) == spoken
     assert cli._as_typed("at_once must be 1.", None) == "at_once must be 1."
+    offline = "evaluations must be at least 0 and evaluation_episodes at least 1."
+    assert cli._as_typed(offline, Offline()) == (
+        "--evaluations must be at least 0 and --evaluation-episodes at least 1."
+    )
 
 
 # Meta-training
