@@ -1,6 +1,5 @@
 """Arithmetic of leaves and of trees of moments, which are kept in float32 at least."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -237,7 +236,7 @@ def fingerprint(params: Any) -> jax.Array:
         True
     """
 
-    def digest(leaves: list[jax.Array]) -> jax.Array:
+    def digest(leaves: list[Any]) -> jax.Array:
         total = jnp.zeros((), jnp.uint32)
         for leaf in leaves:
             real = jnp.ravel(leaf.real).astype(jnp.float32)
@@ -248,7 +247,10 @@ def fingerprint(params: Any) -> jax.Array:
 
     arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array | np.ndarray)]
     leaves = [leaf for leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return unsharded(digest, jnp.zeros((), jnp.uint32))(leaves)
+    # With shardings in the types, what is summed over may be sharded: leave that to XLA.
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        digest = jax.sharding.auto_axes(digest, out_sharding=jax.P())
+    return digest(leaves)
 
 
 def key_of_seed(key: jax.Array | int, params: Any) -> jax.Array:
@@ -269,23 +271,3 @@ def key_of_seed(key: jax.Array | int, params: Any) -> jax.Array:
         True
     """
     return jax.random.fold_in(as_key(key), fingerprint(params))
-
-
-def unsharded(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
-    """Leaves the sharding within a function to XLA, where it is part of the types.
-
-    Args:
-        function: of arrays.
-        like: pytree of arrays that are sharded as the results.
-
-    Returns:
-        The function.
-
-    Examples:
-        >>> print(unsharded(jnp.sum, jnp.zeros(()))(jnp.ones(3)))
-        3.0
-    """
-    if not jax.sharding.get_abstract_mesh().explicit_axes:
-        return function
-    out_sharding = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
-    return jax.sharding.auto_axes(function, out_sharding=out_sharding)
