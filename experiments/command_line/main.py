@@ -29,7 +29,7 @@ from experiments.command_line.listing import LISTS, List, table, wrapped
 from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.offline import Offline
 from experiments.command_line.report import Report
-from experiments.command_line.streams import lasting_streams
+from experiments.command_line.streams import STANDARD_OUTPUT, lasting_streams
 from experiments.runs.stopping import Stopped, Terminated, listening
 from experiments.settings import unknown
 
@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows the program's name; by default, what it was called with.
 
     Raises:
-        SystemExit: with 2 on bad input, 1 where a file cannot be read or written or memory does not
-            suffice, 130 when interrupted, and 128 plus the number of the signal when told to end.
-            The reason is one line on stderr.
+        SystemExit: with 2 on bad input and without a device, 1 where a file cannot be read or
+            written or memory does not suffice, 130 when interrupted, and 128 plus the number of the
+            signal when told to end. The reason is one line on stderr.
     """
     with lasting_streams():
         _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -97,7 +97,9 @@ def _run(arguments: list[str]) -> None:
         _fail(_as_typed(str(error), command), 2)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", 1, _way_on(arguments, logs))
+        # What can no longer be printed is in files already.
+        way_on = "" if error.filename == STANDARD_OUTPUT else _way_on(arguments, logs)
+        _fail(f"{error.strerror or error}{where}", 1, way_on)
     except Stopped as error:
         _fail(str(error), 1)
     except MemoryError as error:
@@ -127,7 +129,7 @@ def _way_on(arguments: Sequence[str], logs: Mapping[Path, object]) -> str:
     """How to go on after an interruption; nothing if this command has not logged anything."""
     resumed = "--resume" in arguments
     if not any(_mark(log) not in (None, None if resumed else old) for log, old in logs.items()):
-        return "."
+        return ""
     kept = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
     again = shlex.join(["rl-optim", *kept, "--resume"])
     return f"; what is logged is kept. To continue: {again}"
@@ -242,18 +244,20 @@ def _led_by_a_command(arguments: list[str]) -> list[str]:
 
 def _unwrap_help(command: type[Command]) -> None:
     """Joins the lines of each option's help, which tyro would break where the source does."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(command))).body
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(command))).body
+    except OSError:  # without the source, there is no help either
+        return
     assert isinstance(definition, ast.ClassDef)
-    texts = {}
-    for field, text in itertools.pairwise(definition.body):
-        match field, text:
+    fields = {field.name: field for field in dataclasses.fields(command)}
+    for node, following in itertools.pairwise(definition.body):
+        match node, following:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(value))),
+                ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                texts[name] = " ".join(value.split())
-    for known in dataclasses.fields(command):
-        known.metadata = types.MappingProxyType({"help": texts[known.name]})  # tyro looks here
+                # Where tyro looks first.
+                fields[name].metadata = types.MappingProxyType({"help": " ".join(text.split())})
 
 
 def _one_line(box: str, command: str, arguments: Sequence[str]) -> str:

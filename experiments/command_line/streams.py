@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
+STANDARD_OUTPUT = "standard output"  # what errors call it
+
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
@@ -23,7 +25,7 @@ def lasting_streams() -> Iterator[None]:
     """
     with (
         open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(_lasting(sys.stdout, nowhere, "standard output")),
+        contextlib.redirect_stdout(_lasting(sys.stdout, nowhere, STANDARD_OUTPUT)),
         contextlib.redirect_stderr(_lasting(sys.stderr, nowhere, None)),
     ):
         yield

@@ -13,7 +13,10 @@ import pytest
 from experiments.command_line import main as cli
 from experiments.command_line.streams import lasting_streams
 
-TINY = "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8 --no-cache"
+TRAIN = (
+    "train --env CartPole-v1 --optimizer adam --steps 1200 --seeds 3 --set num_envs=4 num_steps=16 "
+    "minibatches=2 epochs=2 widths=8x8 --no-cache --out"
+)
 FULL = Path("/dev/full")
 
 
@@ -77,11 +80,25 @@ def test_a_run_goes_on_without_readers(
         stream = os.fdopen(no_reader(), "w", buffering=1, closefd=False)
         monkeypatch.setattr(sys, name, stream)
     out = tmp_path / "run"
-    train = f"train --env CartPole-v1 --optimizer adam --steps 1200 --seeds 3 {TINY} --out {out}"
-    cli.main(shlex.split(train))
+    cli.main([*shlex.split(TRAIN), str(out)])
     expected = (comparison / "CartPole-v1" / "adam" / "metrics.csv").read_bytes()
     assert (out / "metrics.csv").read_bytes() == expected
     assert (out / "summary.md").is_file()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_a_run_whose_table_cannot_be_printed_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FULL.open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*shlex.split(TRAIN), str(tmp_path / "run")])
+    assert stop.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "rl-optim: No space left on device: standard output."
+    assert (tmp_path / "run" / "evaluation.csv").is_file()
+    assert (tmp_path / "run" / "summary.md").is_file()
 
 
 def test_streams(no_reader: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
