@@ -103,9 +103,15 @@ def test_the_target_has_the_rate_that_was_asked_for(anneal, last):
         (("--target adam:learning_rate=0.01 ", ""), "--method imitation needs --target"),
         (("adam:learning_rate", "adm:learning_rate"), "'adam'"),
         (("agents=2", "agents=0"), "agents must be a whole number, at least 1; got 0."),
-        (("agents=2", "agents=x"), "agents must be a whole number; got 'x'."),
+        (
+            ("agents=2", "agents=x"),
+            "setting 'agents' of --imitation must be a whole number; got 'x'.",
+        ),
         (("agents=2", "agent=2"), "unknown setting of --imitation 'agent'"),
-        (("agents=2", "anneal=1"), "anneal must be true or false; got '1'."),
+        (
+            ("agents=2", "anneal=1"),
+            "setting 'anneal' of --imitation must be true or false; got '1'.",
+        ),
         (("agents=2", "agents"), "must have the form key=value"),
         (("--method imitation", "--method es"), "need --method imitation"),
     ],

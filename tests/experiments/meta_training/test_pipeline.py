@@ -299,9 +299,9 @@ def test_options() -> None:
          "unknown setting of --pipeline 'agent'; the nearest is 'agents'."),
         ("agents=4", "agents", "a setting of --pipeline must have the form key=value; "
          "got 'agents'."),
-        ("agents=4", "agents=x", "agents must be a whole number; got 'x'."),
+        ("agents=4", "agents=x", "setting 'agents' of --pipeline must be a whole number; got 'x'."),
         ("window=2", "window=0", "window must be at least 1; got 0."),
-        ("window=2", "max_norm=x", "max_norm must be a number or none; got 'x'."),
+        ("window=2", "max_norm=x", "setting 'max_norm' of --pipeline must be a number or none; got 'x'."),
         ("optimizer=adam:learning_rate=0.1", "optimizer=adm:learning_rate=0.1",
          "unknown optimizer 'adm'"),
         ("--learner a2c", "--learner a3c", "unknown learner 'a3c'; the nearest is 'a2c'."),
@@ -319,7 +319,7 @@ def test_options() -> None:
         ("--method pipeline", "--preset catch", "--preset needs --method pipeline."),
         ("--method pipeline", "", "--pipeline needs --method pipeline."),
         ("--reward-scales 1 10", "--reward-scales 0",
-         "a reward scale must be in (0, inf); got 0.0."),
+         "--reward-scales must be in (0, inf); got 0.0."),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_anything_is_written(

@@ -370,7 +370,10 @@ def test_start_is_read_once(finished: Path, tmp_path: Path) -> None:
     config = json.loads((path / "config.json").read_text())
     assert config["start_sha256"] == hashlib.sha256(content).hexdigest()
     meta_train(parsed(text.replace(str(start), str(path / "start.safetensors"))), path, resume=True)
-    other = text.replace(str(start), str(finished / "best_meta_params.safetensors"))
+    others = jax.tree.map(lambda x: x + 1.0, optim.load_meta_params(path / "start.safetensors"))
+    metadata = optim.load_metadata(path / "start.safetensors")
+    optim.save_meta_params(tmp_path / "other.safetensors", others, metadata)
+    other = text.replace(str(start), str(tmp_path / "other.safetensors"))
     with pytest.raises(ValueError, match=r"its start_sha256 is '"):
         meta_train(parsed(other), path, resume=True)
 
@@ -483,18 +486,18 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
          "--normalisers must be one, or one for each of the 2 tasks; got 3."),
         ("--normalisers 10 500", "--normalisers 10 x",
          "--normalisers must be numbers; got '10 x'."),
-        ("--normalisers 10 500", "--normalisers 10 0", "normaliser must be in (0, inf); got 0.0."),
+        ("--normalisers 10 500", "--normalisers 10 0", "--normalisers must be in (0, inf); got 0.0."),
         ("--steps 128 256", "--steps 1.5", "--steps must be whole numbers; got '1.5'."),
         ("--steps 128 256", "--steps 0",
-         "the steps of a lifetime must be in [1, 2147483647]; got 0."),
-        ("--population 4", "--population 5", "population must be even for openai_es; got 5."),
+         "--steps must be in [1, 2147483647]; got 0."),
+        ("--population 4", "--population 5", "--population must be even for openai_es; got 5."),
         ("--population 4", "--population x",
          "--population must be a whole number, at least 1; got 'x'."),
-        ("--seed 5", "--seed -1", "seed must be in [0, 4294967295]; got -1."),
+        ("--seed 5", "--seed -1", "--seed must be a whole number, from 0 to 4294967295; got '-1'."),
         ("--seed 5", "--method pipelin", "unknown method 'pipelin'; the nearest is 'pipeline'."),
         ("--seed 5", "--stretches 2",
-         "the stretches of a lifetime must be 1 for openai_es; got 2."),
-        ("--seed 5", "--sampling some", "task_sampling must be one of all, pairs; got 'some'."),
+         "--stretches must be 1 for openai_es; got 2."),
+        ("--seed 5", "--sampling some", "--sampling must be one of all, pairs; got 'some'."),
         ("openai_es:sigma=0.5", "open_es:sigma=0.5",
          "unknown strategy 'open_es'; the nearest is 'openai_es'."),
         ("openai_es:sigma=0.5", "openai_es:sigm=0.5",

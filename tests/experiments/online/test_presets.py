@@ -14,7 +14,11 @@ def test_presets_are_valid(
     preset = PRESETS[name]
     assert preset.description.endswith(".")
     made = Compare(preset=name).plan()
-    assert (made.steps, made.seeds, made.settings) == (preset.steps, preset.seeds, preset.settings)
+    assert (made.steps, len(made.seeds), made.settings) == (
+        preset.steps,
+        preset.seeds,
+        preset.settings,
+    )
     pairs = [(env, optimizer) for env in preset.envs for optimizer in preset.optimizers]
     assert list(made.runs.values()) == pairs
     for path, run in made.configs().items():  # makes the environments and the optimizers
@@ -24,8 +28,8 @@ def test_presets_are_valid(
 
 
 def test_options_replace_what_the_preset_says() -> None:
-    command = Compare(preset="quickstart", envs=("ant",), steps=7, seeds=2, set=("clip=0.1",))
+    command = Compare(preset="quickstart", envs=("ant",), steps=7, seeds=(3, 5), set=("clip=0.1",))
     made = command.plan()
     assert list(dict.fromkeys(env for env, _ in made.runs.values())) == ["ant"]
-    assert (made.steps, made.seeds) == (7, 2)
+    assert (made.steps, made.seeds) == (7, (3, 5))
     assert made.settings == (*PRESETS["quickstart"].settings, "clip=0.1")

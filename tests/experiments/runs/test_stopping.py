@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,19 @@ from experiments.runs.stopping import Terminated, deferred, listening, raise_if_
 CONFIG = {"environment": "Catch", "seeds": [0]}
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals as they are in a terminal; what starts the tests may have them ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_what_has_nothing_to_save(number: int) -> None:
+def test_signal_ends_what_has_nothing_to_save(number: int, heeded: None) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Terminated) as caught, listening():
         os.kill(os.getpid(), number)
