@@ -1,14 +1,11 @@
-"""Trials with a fixed seed: damaged files, full disks and command lines that make no sense.
+"""Trials with a fixed seed: damaged files and command lines that make no sense.
 
 Each of them may be refused in one line, or do what was asked for; nothing else.
 """
 
 import random
-import resource
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -28,9 +25,6 @@ from experiments.runs.reading import load_runs
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = (
-    "import sys; sys.path[:0] = {path!r}; from experiments.command_line.main import main; main()"
-)
 TINY = "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8"
 
 
@@ -102,51 +96,6 @@ def test_resuming_with_flipped_bits(whole: Path, tmp_path: Path) -> None:
             assert after >= before, what
         shutil.rmtree(path)
     assert resumed > 50
-
-
-# Full disks
-
-
-def command(out: Path, *more: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in a process of its own, in which no file may grow beyond a limit."""
-    arguments = (
-        f"train --env CartPole-v1 --optimizer adam --steps 768 --seeds 3 {TINY} --no-cache "
-        f"--out {out}"
-    )
-
-    def limited() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(path=sys.path), *shlex.split(arguments), *more],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=limited,
-    )
-
-
-@pytest.fixture(scope="module")
-def unlimited(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, on as many devices, where there is room for it."""
-    out = tmp_path_factory.mktemp("trials") / "run"
-    done = command(out)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.mark.parametrize("trial", range(5))
-def test_a_full_disk_at_any_moment(unlimited: Path, tmp_path: Path, trial: int) -> None:
-    """One line says that a file cannot grow, and the run goes on once it can."""
-    out = tmp_path / "run"
-    done = command(out, limit=int(2 ** random.Random(trial).uniform(7.0, 13.0)))
-    # Where a checkpoint is cut off, orbax's threads may say more before the last line.
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("rl-optim: ")
-    done = command(out, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert results(out) == results(unlimited)
 
 
 # Command lines
