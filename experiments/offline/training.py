@@ -122,6 +122,9 @@ class OfflineRun:
             )
         _ = self.transitions
         learner = self.learner
+        # An optimizer may say what it lacks only when it is used.
+        newborn = jax.eval_shape(learner.init, jax.random.key(0))
+        jax.eval_shape(learner.iterate, newborn, self.transitions)
         if self.diagnostics_every is not None:
             state = jax.eval_shape(learner.init, jax.random.key(0))
             is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731

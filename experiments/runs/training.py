@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from agents.policies import POLICIES_FILE, NetworkPolicy, save_policies
+from agents.policies import POLICIES_FILE, NetworkPolicy, policies_of_seeds, save_policies
 from experiments.runs.directory import RunDirectory
 from experiments.runs.stopping import deferred
 
@@ -95,15 +95,9 @@ def train_seeds(
                 is_last = index + 1 == points
                 seconds = directory.log(index, rows, state, 0.0 if is_last else checkpoint_seconds)
                 on_point(Point(index, step(index + 1), seconds, rows))
-        by_seed = _by_seed(config["seeds"], policies(state))
+        by_seed = policies_of_seeds(policies(state), config["seeds"])
         save_policies(path / POLICIES_FILE, by_seed, config["algorithm"])
         directory.write("evaluation.csv", evaluate(state))
-
-
-def _by_seed(seeds: Sequence[int], policies: NetworkPolicy) -> dict[int, NetworkPolicy]:
-    """Policies whose arrays have a leading axis of seeds, or are longer, one by one."""
-    on_host = jax.device_get(policies)
-    return {seed: jax.tree.map(lambda x, i=i: x[i], on_host) for i, seed in enumerate(seeds)}
 
 
 def evaluation_rows(
