@@ -51,8 +51,12 @@ def test_a_report_on_runs_below_is_replaced(runs: Path) -> None:
     report([runs])
     report([runs / "one"], runs)
     report([runs / "two"], runs)
+    assert "two" in (runs / "summary.csv").read_text()
     shutil.rmtree(runs / "two")
     report([runs])
+    text = (runs / "summary.csv").read_text()
+    assert "one" in text
+    assert "two" not in text
 
 
 def test_a_report_on_other_runs_stays(runs: Path, tmp_path: Path) -> None:
