@@ -138,8 +138,6 @@ def ppo(
     environment: Environment,
     config: PPOConfig,
     optimizer: optax.GradientTransformation,
-    *,
-    act_by_mean: bool = False,
 ) -> Learner:
     r"""PPO on `config.num_envs` copies of an environment.
 
@@ -161,16 +159,15 @@ def ppo(
         environment: a single environment, as `agents.environments.make` gives it.
         config: settings.
         optimizer: any optax transformation, for the tree `{"actor": ..., "critic": ...}`.
-        act_by_mean: the default of `greedy`, an argument of the learner's `policy`. A greedy policy
-            takes the likeliest action, which for `Box` actions is the distribution's mean.
 
     Returns:
-        The learner. Its metrics are, for one rollout: `episode_return_sum`, `episode_length_sum`
-        and `episodes` over the episodes that ended in it; `last_return`, the mean over environments
-        of the return of the last episode that each completed (0 before the first), which gives long
-        episodes more weight and is what PureJaxRL and OPEN's authors plot; and, averaged over all
-        updates, `loss`, `policy_loss`, `value_loss`, `entropy`, `kl` (to the rollout's policy) and
-        `gradient_norm` (before any clipping).
+        The learner. Its `policy(state, greedy=True)` takes the likeliest action, which for `Box`
+        actions is the distribution's mean. Its metrics are, for one rollout: `episode_return_sum`,
+        `episode_length_sum` and `episodes` over the episodes that ended in it; `last_return`, the
+        mean over environments of the return of the last episode that each completed (0 before the
+        first), which gives long episodes more weight and is what PureJaxRL and OPEN's authors plot;
+        and, averaged over all updates, `loss`, `policy_loss`, `value_loss`, `entropy`, `kl` (to the
+        rollout's policy) and `gradient_norm` (before any clipping).
 
     Raises:
         ValueError: if a count is below 1, a rollout has 2^31 steps or more or is not divided by the
@@ -378,7 +375,7 @@ def ppo(
         )
         return state, metrics
 
-    def policy(state: PPOState, greedy: bool = act_by_mean) -> NetworkPolicy:
+    def policy(state: PPOState, greedy: bool = False) -> NetworkPolicy:
         return network_policy(
             actor,
             evaluation_params(state.optimizer_state, state.params)["actor"],

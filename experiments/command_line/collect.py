@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from experiments.command_line.arguments import Command, count, option
+from experiments.command_line.arguments import FLAG, Command, count, option
 from experiments.offline.presets import CollectionPlan, default_name
 
 if TYPE_CHECKING:
@@ -48,10 +46,10 @@ class Collect(Command):
     """Folder to write the data sets to."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
     """Settings of PPO, which trains the agent, e.g. num_envs=128 widths=256x256."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, FLAG] = False
     """Replace data sets of the same name."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Do not keep compiled programs in the user's cache folder."""
+    cache: Annotated[bool, FLAG] = True
+    """Do not cache compiled programs on disk."""
 
     def run(self) -> None:
         """See `Command`."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from experiments.command_line.arguments import (
+    FLAG,
     Command,
     UsageError,
     count,
@@ -94,7 +94,7 @@ class Offline(Command):
         option("LOW HIGH", "the data set's, or -1 1"),
     ] = None
     """Bounds of the actions in the data, the same in every dimension."""
-    clip_actions: bool = False
+    clip_actions: Annotated[bool, FLAG] = False
     """Clip actions that lie outside the bounds. Otherwise they are refused."""
     critic_optimizer: Annotated[tuple[str, ...], option("OPTIMIZER", "the preset's")] = ()
     """Critic optimizers to compare, NAME[@WEIGHTS][:key=value,...]; may be repeated. Adam and its
@@ -155,12 +155,12 @@ class Offline(Command):
     with reward_scale, reward_shift and reward_normalisation=returns, which divides them by the
     range of the episodes' returns and multiplies by 1000. IQL's published settings are that for
     locomotion, and reward_shift=-1 for AntMaze."""
-    resume: bool = False
+    resume: Annotated[bool, FLAG] = False
     """Continue runs that were interrupted, and leave finished ones as they are."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, FLAG] = False
     """Replace the runs in the directory."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Do not keep compiled programs in the user's cache folder."""
+    cache: Annotated[bool, FLAG] = True
+    """Do not cache compiled programs on disk."""
 
     def filled(self) -> Offline:
         """The command with everything filled in that a preset has.

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from experiments.command_line.arguments import Command, option
+from experiments.command_line.arguments import FLAG, Command, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Report(Command):
     """What final returns are divided by in the aggregate over several tasks, with tasks as tables
     call them, e.g. CartPole-v1=500 'ant (spring)=4000'; or min-max alone, for scores over each
     task's own range of returns."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, FLAG] = False
     """Replace files that are not part of an earlier report on the same runs."""
 
     def check(self) -> None:

@@ -91,7 +91,9 @@ class PipelineRunConfig(MetaRun):
         """See `MetaRun`; a reset interval takes the place of the steps of a lifetime."""
         options = PipelineOptions.parse(request.pipeline)
         if options.reset_interval is not None and request.steps:
-            raise ValueError("--steps and the reset_interval of --pipeline exclude each other.")
+            raise ValueError(
+                "--steps and the reset_interval of --pipeline cannot be used together."
+            )
         tasks = meta_tasks(request)
         if options.reset_interval is not None:
             iterations = options.reset_interval * options.window

@@ -37,7 +37,7 @@ from agents import environments
 from agents.brax_environment import _without_warnings
 from agents.environment import Box, Environment
 from agents.evaluation import evaluate
-from agents.learner import Policy
+from agents.learner import Learner, Policy
 from agents.offline.loading import ENVIRONMENT_KEY
 from agents.ppo import ppo
 from agents.wrappers import AutoReset, Batch
@@ -193,8 +193,8 @@ def collect(
     train_key, data_key, reference_key = jax.random.split(key, 3)
     space = environment.action_space
     assert isinstance(space, Box)
-    learners = _learners(collection, environment)
-    snapshots = _train(collection, environment, learners, train_key, on_progress)
+    learner = _learner(collection, environment)
+    snapshots = _train(collection, environment, learner, train_key, on_progress)
     expert = max(snapshots, key=lambda snapshot: snapshot.episode_return)
 
     def uniform(key: jax.Array, observation: jax.Array) -> jax.Array:
@@ -202,7 +202,7 @@ def collect(
         return jax.random.uniform(key, shape, minval=space.low, maxval=space.high)
 
     def mean_policy(state: Any) -> Policy:
-        return learners["mean"].policy(state)
+        return learner.policy(state, greedy=True)
 
     play = jax.jit(
         lambda key, state: evaluate(environment, mean_policy(state), key, _REFERENCE_EPISODES)[0]
@@ -215,7 +215,7 @@ def collect(
     position, level = _medium([s.episode_return for s in snapshots], references[0])
     medium = snapshots[position]
     promised = dict.fromkeys(("medium", "expert", "medium-expert"), level)
-    roll = _roller(collection, environment, learners)
+    roll = _roller(collection, environment, learner)
     written = []
     for number, kind in enumerate(KINDS):
         if kind not in collection.kinds:
@@ -263,17 +263,14 @@ def _medium(returns: Sequence[float], random_return: float) -> tuple[int, float]
     return position, max(random_return, level)
 
 
-def _learners(collection: Collection, environment: Environment) -> Mapping[str, Any]:
+def _learner(collection: Collection, environment: Environment) -> Learner:
     config = ppo_config(collection.settings, _iterations(collection))
     task = TASKS.get(collection.env.partition(":")[0])
     spec = f"adam:learning_rate={task.learning_rate},eps=0.00001" if task else _ADAM
     optimizer = optax.chain(
         optim.clip_by_network_norm(collection.settings.max_grad_norm), optim.make(spec)
     )
-    return {
-        "sampled": ppo(environment, config, optimizer),
-        "mean": ppo(environment, config, optimizer, act_by_mean=True),
-    }
+    return ppo(environment, config, optimizer)
 
 
 def _iterations(collection: Collection) -> int:
@@ -284,7 +281,7 @@ def _iterations(collection: Collection) -> int:
 def _train(
     collection: Collection,
     environment: Environment,
-    learners: Mapping[str, Any],
+    learner: Learner,
     key: jax.Array,
     on_progress: Callable[[int, int, float], None],
 ) -> list[_Snapshot]:
@@ -292,13 +289,13 @@ def _train(
     iterations = _iterations(collection)
     rollout = collection.settings.num_envs * collection.settings.num_steps
     init_key, judge_key = jax.random.split(key)
-    iterate = jax.jit(learners["sampled"].iterate)
+    iterate = jax.jit(learner.iterate)
     judge = jax.jit(
         lambda key, state: evaluate(
-            environment, learners["mean"].policy(state), key, _SNAPSHOT_EPISODES
+            environment, learner.policy(state, greedy=True), key, _SNAPSHOT_EPISODES
         )[0].mean()
     )
-    state = jax.jit(learners["sampled"].init)(init_key)
+    state = jax.jit(learner.init)(init_key)
     due = {math.ceil(iterations * (i + 1) / SNAPSHOTS) for i in range(SNAPSHOTS)} | {0}
     snapshots = []
     for iteration in range(iterations + 1):
@@ -312,7 +309,7 @@ def _train(
 
 
 def _roller(
-    collection: Collection, environment: Environment, learners: Mapping[str, Any]
+    collection: Collection, environment: Environment, learner: Learner
 ) -> Callable[[jax.Array, str, Any, int], list[dict[str, NDArray[Any]]]]:
     """A function that plays one policy for a number of steps and gives the episodes."""
     space = environment.action_space
@@ -323,9 +320,9 @@ def _roller(
         if how == "random":
             return jax.random.uniform(key, shape, minval=space.low, maxval=space.high)
         if how == "sampled" or collection.noise is None:
-            action = learners["sampled"].policy(state)(key, observation)
+            action = learner.policy(state)(key, observation)
         else:
-            action = learners["mean"].policy(state)(key, observation)
+            action = learner.policy(state, greedy=True)(key, observation)
             width = (space.high - space.low) / 2.0
             action = action + collection.noise * width * jax.random.normal(key, shape)
         return jnp.clip(action, space.low, space.high)

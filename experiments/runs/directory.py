@@ -406,7 +406,7 @@ def check_free(paths: Iterable[Path], *, resume: bool, overwrite: bool) -> None:
         ValueError: if not.
     """
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other.")
+        raise ValueError("--resume and --overwrite cannot be used together.")
     for path in paths:
         RunDirectory.check_free(path, resume=resume, overwrite=overwrite)
 

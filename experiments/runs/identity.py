@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.settings import describe
+
 # No jax at import, see `experiments.runs.directory`.
 
 CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
@@ -38,7 +40,7 @@ def check_same(path: Path, given: Mapping[str, Any], found: Mapping[str, Any]) -
     except (AttributeError, KeyError, TypeError, ValueError):
         raise damaged(path) from None
     if difference:
-        raise ValueError(f"cannot resume {path}: its {difference}.")
+        raise ValueError(f"cannot resume {path}: it was run with {difference}.")
 
 
 def is_longer(given: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
@@ -76,7 +78,7 @@ def damaged(path: Path) -> ValueError:
 
 
 def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """The first thing that is not the same, as `KEY is OLD, not NEW`."""
+    """The first thing that is not the same, as `KEY OLD, you asked for NEW`."""
     total = next((key for key in _TOTALS if key in given), None)
     same_length = total is None or given[total] == found.get(total)
     for key in dict.fromkeys([*given, *found]):
@@ -93,14 +95,18 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         if any(name in given and name in found for name in _digests(key)):
             new, old = _without_path(str(new)), _without_path(str(old))
         if new != old:
-            return f"{key} is {found.get(key)!r}, not {given.get(key)!r}"
+            return _words(key, found.get(key), given.get(key))
     if total is None or same_length:
         return None
-    difference = f"{total} is {found[total]!r}, not {given[total]!r}"
+    difference = _words(total, found[total], given[total])
     if found[total] > given[total]:
         return difference
     reason = _why_not_longer(found, is_meta=total == "generations")
     return reason and f"{difference}, and it cannot be prolonged: {reason}"
+
+
+def _words(key: str, old: Any, new: Any) -> str:
+    return f"{key} {describe(key, old)}, you asked for {describe(key, new)}"
 
 
 def _digests(key: str) -> tuple[str, ...]:

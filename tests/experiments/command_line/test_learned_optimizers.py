@@ -125,7 +125,7 @@ def test_configuration(weights: Path, tmp_path: Path) -> None:
     save(moving, seed=1)
     RunDirectory.check(tmp_path / "run", run.config(), resume=True, overwrite=False)  # read before
     config = tiny_run(f"open@{moving}").config()
-    with pytest.raises(ValueError, match=r"cannot resume .* its weights_sha256 is"):
+    with pytest.raises(ValueError, match=r"cannot resume .* with weights_sha256 "):
         RunDirectory.check(tmp_path / "run", config, resume=True, overwrite=False)
 
 

@@ -307,7 +307,7 @@ def test_options() -> None:
          "unknown optimizer 'adm'"),
         ("--learner a2c", "--learner a3c", "unknown learner 'a3c'; the nearest is 'a2c'."),
         ("--learner a2c", "--steps 100",
-         "--steps and the reset_interval of --pipeline exclude each other."),
+         "--steps and the reset_interval of --pipeline cannot be used together."),
         ("--learner a2c", "--learning-rates 1e-3",
          "'tiny' takes no learning rate; leave it out."),
         ("--set ", "--set epochs=4 ",

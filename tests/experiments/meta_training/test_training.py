@@ -351,7 +351,7 @@ def test_prolonged_run_is_the_longer_one(
     config = json.loads((path / "config.json").read_text())
     assert (config["generations"], config["prolonged_at"]) == (6, [3])
     assert fails(capsys, f"{short} --out {path} --resume") == (
-        f"cannot resume {path}: its generations is 6, not 3."
+        f"cannot resume {path}: it was run with generations 6, you asked for 3."
     )
 
 
@@ -509,7 +509,7 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         ("num_envs=4", "num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),
         ("--seed 5", "--evaluate-evry 3",
          "unknown option '--evaluate-evry'; the nearest is '--evaluate-every'."),
-        ("--seed 5", "--resume --overwrite", "--resume and --overwrite exclude each other."),
+        ("--seed 5", "--resume --overwrite", "--resume and --overwrite cannot be used together."),
         ("--optimizer tiny:scale=2", "", "meta-train needs --optimizer."),
     ],
 )  # fmt: skip
@@ -526,12 +526,12 @@ def test_another_run_is_not_resumed(finished: Path, capsys: pytest.CaptureFixtur
     hint = f"{finished} exists already; use --resume to continue it or --overwrite to replace it."
     assert fails(capsys, f"{META} --out {finished}") == hint
     for old, new, difference in [
-        ("sigma=0.5", "sigma=0.25", "evolution.sigma is 0.5, not 0.25"),
-        ("128 256", "128 512", "tasks.1.steps is 256, not 512"),
+        ("sigma=0.5", "sigma=0.25", "evolution.sigma 0.5, you asked for 0.25"),
+        ("128 256", "128 512", "tasks.1.steps 256, you asked for 512"),
     ]:
         other = META.replace(old, new)
         assert fails(capsys, f"{other} --out {finished} --resume") == (
-            f"cannot resume {finished}: its {difference}."
+            f"cannot resume {finished}: it was run with {difference}."
         )
 
 

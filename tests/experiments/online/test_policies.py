@@ -63,7 +63,9 @@ def test_greedy_evaluation(run: Path, tmp_path: Path) -> None:
     # Greedy actions are the same in every episode that begins alike; lengths say that it played.
     with (tmp_path / "run" / "evaluation.csv").open(newline="") as file:
         assert all(float(row["episode_length"]) > 1 for row in csv.DictReader(file))
-    with pytest.raises(ValueError, match="its evaluation_actions is 'greedy', not 'sampled'"):
+    with pytest.raises(
+        ValueError, match="it was run with evaluation_actions greedy, you asked for sampled"
+    ):
         train(tiny_run(), tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="unknown kind of evaluation 'gredy'; the nearest is"):
         dataclasses.replace(tiny_run(), evaluation_actions="gredy")

@@ -443,7 +443,7 @@ def test_prolonged_run_is_the_longer_one(tmp_path: Path, monkeypatch: pytest.Mon
         config = json.loads((path / "config.json").read_text())
         longer = json.loads((tmp_path / "longer" / "config.json").read_text())
         assert config == longer | {"prolonged_at": [10 * ITERATION]}
-    with pytest.raises(ValueError, match=r"its steps is 1280, not 640\.$"):
+    with pytest.raises(ValueError, match=r"run with steps 1280, you asked for 640\.$"):
         train(small_run(10), tmp_path / "finished", resume=True)
     (read,) = load_runs([tmp_path / "finished"])
     assert (read.finished, read.planned_points) == (True, 20)

@@ -40,7 +40,7 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
     try:
         check_same(Path("run"), given, found)
     except ValueError as error:
-        return str(error).removeprefix("cannot resume run: its ").removesuffix(".")
+        return str(error).removeprefix("cannot resume run: it was run with ").removesuffix(".")
     return None
 
 
@@ -52,13 +52,17 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
         (
             LEARNED | {"optimizer": "star@w:step_size=1"},
             LEARNED,
-            "optimizer is 'star@w', not 'star@w:step_size=1'",
+            "optimizer star@w, you asked for star@w:step_size=1",
         ),
-        (LEARNED | {"optimizer": "open@w"}, LEARNED, "optimizer is 'star@w', not 'open@w'"),
-        (LEARNED | {"weights_sha256": "y"}, LEARNED, "weights_sha256 is 'x', not 'y'"),
+        (LEARNED | {"optimizer": "open@w"}, LEARNED, "optimizer star@w, you asked for open@w"),
+        (LEARNED | {"weights_sha256": "y"}, LEARNED, "weights_sha256 x, you asked for y"),
         (META | {"optimizer": "open@b:key=1"}, META, None),
-        (META | {"optimizer": "open@b:key=2"}, META, "optimizer is 'open@a/w:key=1', not 'open@b"),
-        (META | {"start_sha256": "y"}, META, "start_sha256 is 'x', not 'y'"),
+        (
+            META | {"optimizer": "open@b:key=2"},
+            META,
+            "optimizer open@a/w:key=1, you asked for open@b",
+        ),
+        (META | {"start_sha256": "y"}, META, "start_sha256 x, you asked for y"),
         (
             {"other_optimizers": {"actor": "star@./w"}, "actor_weights_sha256": "x"},
             {"other_optimizers": {"actor": "star@w"}, "actor_weights_sha256": "x"},
@@ -72,55 +76,55 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
         (
             OFFLINE | {"critic_weights_sha256": "x"},
             OFFLINE | {"critic_weights_sha256": "y"},
-            "critic_weights_sha256 is 'y', not 'x'",
+            "critic_weights_sha256 y, you asked for x",
         ),
         # A run that kept no digest is told by what it was called.
         ({"optimizer": "star@w", "weights_sha256": "x"}, {"optimizer": "star@w"}, None),
         (
             {"optimizer": "star@./w", "weights_sha256": "x"},
             {"optimizer": "star@w"},
-            "optimizer is 'star@w', not 'star@./w'",
+            "optimizer star@w, you asked for star@./w",
         ),
         # The same data under another name.
         (OFFLINE | {"dataset": "copy", "environment": "copy, iql"}, OFFLINE, None),
-        (OFFLINE | {"dataset_sha256": "b"}, OFFLINE, "dataset_sha256 is 'a', not 'b'"),
+        (OFFLINE | {"dataset_sha256": "b"}, OFFLINE, "dataset_sha256 a, you asked for b"),
         # Longer runs.
         (ONLINE | {"steps": 200, "iterations": 20}, ONLINE, None),
         (ONLINE | {"steps": 200, "iterations": 20, "prolonged_at": [100]}, ONLINE, None),
-        (ONLINE, ONLINE | {"steps": 200, "iterations": 20}, "steps is 200, not 100"),
+        (ONLINE, ONLINE | {"steps": 200, "iterations": 20}, "steps 200, you asked for 100"),
         (
             ONLINE | {"steps": 200, "settings": {"clip": 0.3}},
             ONLINE,
-            "settings.clip is 0.2, not 0.3",
+            "settings.clip 0.2, you asked for 0.3",
         ),
         (
             ONLINE | {"annealed": True, "steps": 200},
             ONLINE | {"annealed": True},
-            "steps is 100, not 200, and it cannot be prolonged: its learning rate falls to 0 over "
-            "the whole run",
+            "steps 100, you asked for 200, and it cannot be prolonged: "
+            "its learning rate falls to 0 over the whole run",
         ),
         (
             ONLINE | {"resolved_optimizer": "open@w", "steps": 200},
             ONLINE | {"resolved_optimizer": "open@w"},
-            "steps is 100, not 200, and it cannot be prolonged: open is told how much of the run "
-            "is over",
+            "steps 100, you asked for 200, and it cannot be prolonged: "
+            "open is told how much of the run is over",
         ),
         (ONLINE | LEARNED | {"steps": 200}, ONLINE | LEARNED, None),
         (OFFLINE | {"steps": 200}, OFFLINE, None),
         (
             OFFLINE | {"steps": 200, "settings": {"cosine_actor": True}},
             OFFLINE | {"settings": {"cosine_actor": True}},
-            "steps is 100, not 200, and it cannot be prolonged: its actor's learning rate falls to "
-            "0 over the whole run",
+            "steps 100, you asked for 200, and it cannot be prolonged: "
+            "its actor's learning rate falls to 0 over the whole run",
         ),
         (
             OFFLINE | {"steps": 200, "other_optimizers": {"actor": "open@w"}},
             OFFLINE | {"other_optimizers": {"actor": "open@w"}},
-            "steps is 100, not 200, and it cannot be prolonged: open is told how much of the run "
-            "is over",
+            "steps 100, you asked for 200, and it cannot be prolonged: "
+            "open is told how much of the run is over",
         ),
         (META | {"generations": 9}, META, None),
-        (META | {"generations": 5}, META, "generations is 7, not 5"),
+        (META | {"generations": 5}, META, "generations 7, you asked for 5"),
     ],
 )
 def test_what_is_the_same_run(
@@ -150,14 +154,17 @@ def test_settings_that_change_numbers_are_compared(tmp_path: Path) -> None:
     assert written["numerics"] == numerics()
     assert {"x64", "prng", "threefry_partitionable", "matmul_precision"} <= set(numerics())
     for change, words in (
-        (jax.enable_x64(True), "numerics.x64 is False, not True"),
-        (jax.default_prng_impl("rbg"), "numerics.prng is 'threefry2x32', not 'rbg'"),
+        (jax.enable_x64(True), "numerics.x64 false, you asked for true"),
+        (jax.default_prng_impl("rbg"), "numerics.prng threefry2x32, you asked for rbg"),
         (
             jax.default_matmul_precision("highest"),
-            "numerics.matmul_precision is None, not 'highest'",
+            "numerics.matmul_precision none, you asked for highest",
         ),
     ):
-        with change, pytest.raises(ValueError, match=f"^cannot resume {path}: its {words}.$"):
+        with (
+            change,
+            pytest.raises(ValueError, match=f"^cannot resume {path}: it was run with {words}.$"),
+        ):
             create(path, config, resume=True)
     create(path, config, resume=True)
     for known in ({}, {"numerics": {"prng": "threefry2x32"}}):  # of earlier versions

@@ -61,7 +61,7 @@ def test_lock_ends_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "run"
     directory = create(path, CONFIG)
     del directory
-    with pytest.raises(ValueError, match="environment is 'Catch', not 'ant'"):
+    with pytest.raises(ValueError, match="environment Catch, you asked for ant"):
         create(path, CONFIG | {"environment": "ant"}, resume=True)
     script = f"import sys; sys.path[:0] = {sys.path!r}\n{HOLD}"
     process = subprocess.Popen(
