@@ -162,7 +162,8 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
 
     Directories that agree in everything but their seeds and the circumstances (versions, revision,
     machine), have logged the same steps and share no seed are pooled into one run, in the place of
-    the first. Other runs of one optimizer on one task are numbered.
+    the first. Earlier versions did not record the numerics, which then cannot disagree. Other runs
+    of one optimizer on one task are numbered.
 
     Args:
         paths: directories, in the order in which optimizers are to be listed; below each of them
@@ -236,18 +237,24 @@ def _pooled(runs: Iterable[Run]) -> list[Run]:
     pools: list[list[Run]] = []
     alike: dict[Any, list[list[Run]]] = {}  # the pools by what must agree
     for run in runs:
-        asked = {k: v for k, v in run.config.items() if k not in ("seeds", *CIRCUMSTANCES)}
+        left_out = ("seeds", "numerics", *CIRCUMSTANCES)
+        asked = {k: v for k, v in run.config.items() if k not in left_out}
         asked["environment_options"] = _options(run.config)
         key = json.dumps(asked, sort_keys=True), run.steps.tobytes(), run.evaluation is None
-        seeds = set(run.config["seeds"])
         for pool in alike.setdefault(key, []):
-            if not any(seeds & set(other.config["seeds"]) for other in pool):
+            if not any(_exclude_each_other(run, other) for other in pool):
                 pool.append(run)
                 break
         else:
             pools.append([run])
             alike[key].append(pools[-1])
     return [_one(pool) for pool in pools]
+
+
+def _exclude_each_other(run: Run, other: Run) -> bool:
+    numerics, others = run.config.get("numerics"), other.config.get("numerics")
+    differ = numerics != others and numerics is not None and others is not None
+    return differ or not set(run.config["seeds"]).isdisjoint(other.config["seeds"])
 
 
 def _one(parts: Sequence[Run]) -> Run:

@@ -131,6 +131,16 @@ def test_what_differs_in_more_is_not_pooled(tmp_path: Path, changes: dict[str, o
     assert [run.label for run in reading.load_runs([tmp_path])] == ["adam", "adam (2)"]
 
 
+def test_numerics_pool_where_they_agree_or_are_not_recorded(tmp_path: Path) -> None:
+    numerics = {"a": {}, "b": {"x64": False}, "c": {"x64": True}, "d": {"x64": False}}
+    for seed, (name, value) in enumerate(numerics.items()):
+        change = {"numerics": value} if value else {}  # earlier versions recorded none
+        write_run(tmp_path / name, flat(1.0), seeds=[seed], **change)
+    first, second = reading.load_runs([tmp_path])
+    assert [path.name for path in first.directories] == ["a", "b", "d"]
+    assert second.path.name == "c"
+
+
 def test_a_third_run_joins_the_first_it_shares_no_seed_with(tmp_path: Path) -> None:
     for name, seeds in {"a": [0, 1], "b": [1, 2], "c": [2, 3], "d": [4]}.items():
         write_run(tmp_path / name, flat(*map(float, seeds)), seeds=seeds)
