@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -39,12 +39,33 @@ class Environment(abc.ABC):
         observation_shape: shape of one observation.
         action_space: `Discrete` or `Box`.
         max_episode_steps: number of steps after which an episode is truncated.
+        phase_steps: environment steps of a learner after which the task changes, again and again;
+            None if it does not change in phases.
+        changes: whether anything depends on the learner's clock, see `at`.
+        resets_change: whether `reset` does.
     """
 
     name: str
     observation_shape: tuple[int, ...]
     action_space: Discrete | Box
     max_episode_steps: int
+    phase_steps: int | None = None
+    changes: bool = False
+    resets_change: bool = False
+
+    def at(self, clock: jax.Array | int) -> Self:
+        """The environment as it is at a time, if it changes while a learner learns.
+
+        Args:
+            clock: environment steps that the learner has done so far, all its copies of the
+                environment counted; an int32 scalar, which may be traced.
+
+        Returns:
+            An environment with states of the same form, to go on from any of them; itself if it
+            does not change. An environment that was never told the time is as it is at 0.
+        """
+        del clock
+        return self
 
     @abc.abstractmethod
     def reset(self, key: jax.Array) -> tuple[jax.Array, State]:

@@ -56,11 +56,13 @@ class GridworldParams(environment.EnvParams):
         max_steps_in_episode: after which an episode is truncated.
         respawn_probability: of an absent object, in each step.
         termination_probability: that collecting a bad object ends the episode.
+        rewards: of the objects, shape (objects,), float32; None for those of the gridworld.
     """
 
     max_steps_in_episode: int = 50
     respawn_probability: float = 0.05
     termination_probability: float = 0.5
+    rewards: jax.Array | None = None
 
     def __post_init__(self) -> None:
         for name in ("respawn_probability", "termination_probability"):
@@ -181,7 +183,8 @@ class Gridworld(environment.Environment[GridworldState, GridworldParams]):
         agent = jnp.where(jnp.all((target >= 1) & (target <= last)), target, state.agent)
 
         collected = state.present & jnp.all(state.objects == agent[None], axis=1)
-        rewards = jnp.asarray(self.rewards, jnp.float32)
+        given = self.rewards if params.rewards is None else params.rewards
+        rewards = jnp.asarray(given, jnp.float32)
         reward = jnp.sum(jnp.where(collected, rewards, 0.0))
         unlucky = jax.random.bernoulli(end_key, params.termination_probability, (count,))
         terminated = jnp.any(collected & unlucky & (rewards < 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import gymnax
@@ -27,13 +28,16 @@ class GymnaxEnvironment(Environment):
 
     Args:
         name: any name that Gymnax knows with a discrete or box action space.
+        arguments: of the constructor of Gymnax's environment.
         **parameters: replacements for fields of the environment's default parameters, e.g.
             `max_steps_in_episode=200`.
     """
 
-    def __init__(self, name: str, **parameters: Any) -> None:
+    def __init__(
+        self, name: str, arguments: Mapping[str, Any] | None = None, **parameters: Any
+    ) -> None:
         with plain_types():
-            self._environment, default = gymnax.make(name)
+            self._environment, default = gymnax.make(name, **(arguments or {}))
         known = [field.name for field in dataclasses.fields(default)]
         if unknown := sorted(set(parameters) - set(known)):
             raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}.")

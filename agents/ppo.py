@@ -228,13 +228,14 @@ def ppo(
     def rollout(state: PPOState) -> tuple[PPOState, Transition]:
         actor_params = constant(state.params["actor"])
 
-        def step(carry: Any, key: jax.Array) -> tuple[Any, Transition]:
+        def step(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Transition]:
             observation, environment_state = carry
+            key, clock = x
             action_key, environment_key = jax.random.split(key)
             distribution, _ = actor.apply({"params": actor_params}, observation)
             action = distribution.sample(action_key)
             next_observation, environment_state, reward, terminated, truncated, info = (
-                environment.step(environment_key, environment_state, action)
+                environment.at(clock).step(environment_key, environment_state, action)
             )
             transition = Transition(
                 observation,
@@ -250,11 +251,14 @@ def ppo(
             )
             return (next_observation, environment_state), transition
 
+        clocks = state.iteration * config.steps_per_iteration + config.num_envs * jnp.arange(
+            config.num_steps, dtype=jnp.int32
+        )
         key, rollout_key = jax.random.split(state.key)
         played = jax.lax.scan(
             step,
             (state.observation, state.environment_state),
-            jax.random.split(rollout_key, config.num_steps),
+            (jax.random.split(rollout_key, config.num_steps), clocks),
         )
         (observation, environment_state), transitions = constant(played)
         state = state._replace(

@@ -9,7 +9,8 @@ The first two wrap a single environment, the last two a batch of them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,24 @@ class Wrapper(Environment):
         self.observation_shape = environment.observation_shape
         self.action_space = environment.action_space
         self.max_episode_steps = environment.max_episode_steps
+        self.phase_steps = environment.phase_steps
+        self.changes = environment.changes or self.changes
+        self.resets_change = environment.resets_change or self.resets_change
+
+    def at(self, clock: jax.Array | int) -> Self:
+        """See `Environment.at`."""
+        if not self.environment.changes:
+            return self
+        moved = copy.copy(self)
+        moved.environment = self.environment.at(clock)
+        return moved
 
 
 class AutoResetState(NamedTuple):
     """The environment's state and, where resets are cached, the start to return to."""
 
     inner: State
-    first: Any  # (observation, state) of the first reset, or () when each reset is a fresh one
+    first: Any  # what to reset to: see `AutoReset`; () when each reset is a fresh one
 
 
 class AutoReset(Wrapper):
@@ -48,7 +60,8 @@ class AutoReset(Wrapper):
         environment: a single environment.
         cached: return to this environment's first start instead of drawing a new one. Brax does so
             because its resets cost about as much as a physics step; with thousands of environments
-            the starts still differ from each other.
+            the starts still differ from each other. Where resets change with the clock, the key of
+            the first start is kept, and the same start drawn again as it is by then.
     """
 
     def __init__(self, environment: Environment, cached: bool = False) -> None:
@@ -58,7 +71,10 @@ class AutoReset(Wrapper):
     def reset(self, key: jax.Array) -> tuple[jax.Array, AutoResetState]:
         """See `Environment.reset`."""
         observation, inner = self.environment.reset(key)
-        return observation, AutoResetState(inner, (observation, inner) if self._cached else ())
+        first: Any = ()
+        if self._cached:
+            first = key if self.resets_change else (observation, inner)
+        return observation, AutoResetState(inner, first)
 
     def step(self, key: jax.Array, state: AutoResetState, action: jax.Array) -> Step:
         """See `Environment.step`."""
@@ -66,7 +82,10 @@ class AutoReset(Wrapper):
         observation, inner, reward, terminated, truncated, info = self.environment.step(
             step_key, state.inner, action
         )
-        first = state.first if self._cached else self.environment.reset(reset_key)
+        if self._cached and not self.resets_change:
+            first = state.first
+        else:
+            first = self.environment.reset(state.first if self._cached else reset_key)
         done = jnp.logical_or(terminated, truncated)
         observation, inner = jax.tree.map(
             lambda new, old: jnp.where(done, new, old), first, (observation, inner)

@@ -67,6 +67,8 @@ class Compare(Command):
     evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
     """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
     its likeliest ones."""
+    evaluate_first: Annotated[bool, FLAG] = False
+    """Evaluate agents whose task changes in its first phase too, not only in its last."""
     resume: Annotated[bool, FLAG] = False
     """Continue interrupted runs; finished runs are left as they are."""
     overwrite: Annotated[bool, FLAG] = False
@@ -96,6 +98,7 @@ class Compare(Command):
             seeds=self.seeds or tuple(range(preset.seeds if preset else 4)),
             settings=(preset.settings if preset else ()) + self.set,
             evaluation_actions=self.evaluation_actions,
+            evaluate_first=self.evaluate_first,
             normalisers=self.normalisers,
             resume=self.resume,
             overwrite=self.overwrite,
@@ -144,6 +147,8 @@ class Train(Command):
     evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
     """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
     its likeliest ones."""
+    evaluate_first: Annotated[bool, FLAG] = False
+    """Evaluate agents whose task changes in its first phase too, not only in its last."""
     resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
     overwrite: Annotated[bool, FLAG] = False
@@ -160,6 +165,7 @@ class Train(Command):
             seeds=self.seeds,
             settings=self.set,
             evaluation_actions=self.evaluation_actions,
+            evaluate_first=self.evaluate_first,
             normalisers=(),
             resume=self.resume,
             overwrite=self.overwrite,
@@ -202,6 +208,7 @@ class Plan:
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
     evaluation_actions: str
+    evaluate_first: bool
     normalisers: tuple[str, ...]
     resume: bool
     overwrite: bool
@@ -281,7 +288,13 @@ class Plan:
         for path, (env, optimizer) in self.runs.items():
             settings = change_settings(TASKS[parse_environment(env)[0]].settings, self.settings)
             run = RunConfig(
-                env, optimizer, self.steps, self.seeds, settings, self.evaluation_actions
+                env,
+                optimizer,
+                self.steps,
+                self.seeds,
+                settings,
+                self.evaluation_actions,
+                self.evaluate_first,
             )
             configs[path] = run.as_begun(path) if self.resume else run
         return configs

@@ -127,7 +127,21 @@ def _environments() -> tuple[Groups, str]:
         "The number is the default learning rate.\n"
         "Options follow the name. Brax's environments take backend=generalized, positional "
         "(default), spring or mjx, e.g. ant:backend=spring; all others take Gymnax's parameters, "
-        "e.g. CartPole-v1:max_steps_in_episode=200."
+        "e.g. CartPole-v1:max_steps_in_episode=200.\n"
+        "Tasks can change while an agent learns, every phase=STEPS environment steps:\n"
+        "  flip=true (classic control): actions are turned round in every second phase, e.g. "
+        "CartPole-v1:flip=true,phase=2e4.\n"
+        "  offset=2 (classic control): a constant is added to observations, drawn for each phase "
+        "with this standard deviation.\n"
+        "  permute=channels, actions or both (MinAtar): they are permuted anew.\n"
+        "  Sequence-MinAtar:games=Breakout+Asterix,phase=1.5e6: games in turns.\n"
+        "  move=true (gridworlds): rewards move among the objects.\n"
+        "  friction=0.02..2 (Brax on feet): the ground's, log-uniform; wear=0.3..1 (Brax): of each "
+        "actuator's strength, which only falls; e.g. "
+        "ant:backend=spring,friction=0.02..2,phase=2e6. With change=linear they go from the first "
+        "number to the second in one phase, with change=sinusoidal back and forth. On mjx friction "
+        "needs solver iterations: there are 4 with it, or solver_iterations=N.\n"
+        "  table=1 draws other phases than table=0; all seeds and optimizers meet the same."
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import optim
 from agents import environments
+from agents.changes import parse_span, span_text
 from agents.environment import Environment
 from experiments.settings import Settings, unknown
 
@@ -92,6 +93,7 @@ TASKS: dict[str, Task] = {
     "Freeway-MinAtar": Task(_MINATAR, 1e-3, _adam(b2=0.99), 61.84),
     "SpaceInvaders-MinAtar": Task(_MINATAR, 7e-3, _adam(b2=0.99), 167.09),
     "Seaquest-MinAtar": Task(_MINATAR, 3e-3, published=False),
+    environments.SEQUENCE: Task(_MINATAR, 3e-3, published=False),
     "CartPole-v1": Task(_CLASSIC, 1e-3),
     "Acrobot-v1": Task(_CLASSIC, 1e-3, published=False),
     "MountainCar-v0": Task(_CLASSIC, 1e-3, published=False),
@@ -109,6 +111,10 @@ TASKS: dict[str, Task] = {
 }
 
 
+_COUNTS = ("phase", "table", "max_episode_steps", "max_steps_in_episode", "solver_iterations")
+_SPANS = ("friction", "wear")
+
+
 def parse_environment(text: str) -> tuple[str, dict[str, Any]]:
     """Splits `NAME[:key=value,...]`, e.g. `ant:backend=spring`, into a name and options."""
     name, colon, tail = text.partition(":")
@@ -117,8 +123,18 @@ def parse_environment(text: str) -> tuple[str, dict[str, Any]]:
     if colon and not tail:
         raise ValueError(f"environment must have the form NAME[:key=value,...], got {text!r}.")
     # The syntax after the colon is the optimizers'.
-    options = dict(optim.OptimizerSpec.parse(f"environment:{tail}").options) if colon else {}
-    return name, options
+    given = optim.OptimizerSpec.parse(f"environment:{tail}").options if colon else ()
+    return name, {key: _canonical(key, value) for key, value in given}
+
+
+def _canonical(key: str, value: Any) -> Any:
+    """One spelling of each value, so that a task has one name; what is not allowed stays."""
+    if key in _COUNTS and isinstance(value, float) and value.is_integer():
+        return int(value)  # written as in 2e4
+    if key in _SPANS:
+        with contextlib.suppress(ValueError):
+            return span_text(parse_span(key, value))
+    return value
 
 
 @functools.cache
@@ -138,18 +154,20 @@ def make_environment(text: str) -> Environment:
     return environments.make(name, **options)
 
 
-def _default_options(name: str) -> dict[str, bool | int | float | str]:
+def _default_options(name: str) -> dict[str, Any]:
     """The options of an environment that a text can set."""
-    # As in agents.environments, a library is imported when it is needed.
+    changes = environments.change_options(name)
+    if name == environments.SEQUENCE:
+        return changes
     if name in environments.BRAX:
-        from agents.brax_environment import BraxEnvironment
-
-        parameters = inspect.signature(BraxEnvironment).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty}
+        brax = {"backend": "positional", "max_episode_steps": 1000, "solver_iterations": 1}
+        return brax | changes
+    # As in agents.environments, a library is imported when it is needed.
     from agents.gymnax_environment import default_parameters
 
     values = vars(default_parameters(name))
-    return {key: value for key, value in values.items() if isinstance(value, bool | int | float)}
+    numbers = {key: v for key, v in values.items() if isinstance(v, bool | int | float)}
+    return numbers | changes
 
 
 def _check_option(name: str, key: str, value: Any, default: Any) -> None:
@@ -160,15 +178,23 @@ def _check_option(name: str, key: str, value: Any, default: Any) -> None:
 
         if value not in BACKENDS:
             raise unknown("backend", str(value), BACKENDS)
+    elif key in _SPANS:
+        parse_span(key, value)
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError(f"{option} must be a word, as {default!r} is; got {value!r}.")
     elif isinstance(default, bool):
         if not isinstance(value, bool):
             raise ValueError(f"{option} must be true or false; got {value!r}.")
-    elif isinstance(default, int):
+    elif isinstance(default, int) or key == "phase":
         # Gymnax's and Brax's counts are all of steps; their times and sizes are floats.
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise ValueError(f"{option} must be a whole number, at least 1; got {value!r}.")
+        least = 0 if key == "table" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            raise ValueError(f"{option} must be a whole number, at least {least}; got {value!r}.")
     elif isinstance(value, bool | str) or value is None or not math.isfinite(value):
         raise ValueError(f"{option} must be a finite number; got {value!r}.")
+    elif key == "offset" and value < 0:
+        raise ValueError(f"{option} must be at least 0; got {value!r}.")
 
 
 def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 import optim
+from agents.environment import Environment
 from agents.evaluation import evaluate
 from agents.learner import Learner
 from agents.ppo import PPOConfig, ppo
@@ -38,7 +39,8 @@ from experiments.runs.training import (
 )
 from experiments.settings import Settings, unknown
 
-POINTS = 100  # logged points in a run, at most, unless it is prolonged
+POINTS = 100  # logged points in a run, at most, unless it is prolonged or its task changes
+PHASE_POINTS = 20  # in each phase of a task that changes, at least, if it has as many iterations
 EVALUATION_EPISODES = 64
 EVALUATION_ACTIONS = ("sampled", "greedy")
 _EVALUATION_STREAM = 2**31  # folded into a seed's key; iterations never get as far
@@ -56,6 +58,8 @@ class RunConfig:
         settings: of PPO and of the chain around the optimizer.
         evaluation_actions: those of the evaluation after training, one of `EVALUATION_ACTIONS`:
             sampled from the policy, as in training, or greedy, its likeliest ones.
+        evaluate_first: whether a task that changes is also evaluated as it was at first; otherwise
+            it is only as it was at last.
         prolonged_at: steps at which it ended, each whole iterations, before it was prolonged. The
             first of them say how often it is logged.
 
@@ -70,6 +74,7 @@ class RunConfig:
     seeds: tuple[int, ...]
     settings: Settings
     evaluation_actions: str = "sampled"
+    evaluate_first: bool = False
     prolonged_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ class RunConfig:
             raise unknown("kind of evaluation", self.evaluation_actions, EVALUATION_ACTIONS)
         updates = self.settings.epochs * self.settings.minibatches
         most = (2**31 - 1) // updates * self.steps_per_iteration  # updates are counted in int32
+        if self._task.changes:  # and so are steps, which are its clock
+            most = min(most, 2**31 - self.steps_per_iteration)
         if not 1 <= self.steps <= most:
             raise ValueError(f"steps must be in [1, {most}] with these settings; got {self.steps}.")
 
@@ -87,6 +94,10 @@ class RunConfig:
     def spec(self) -> optim.OptimizerSpec:
         """The optimizer with everything filled in that the task knows better than its defaults."""
         return resolve_optimizer(self.optimizer, TASKS[parse_environment(self.environment)[0]])
+
+    @property
+    def _task(self) -> Environment:
+        return make_environment(self.environment)
 
     @property
     def iterations(self) -> int:
@@ -102,7 +113,13 @@ class RunConfig:
     def iterations_per_point(self) -> int:
         """Rollouts between one logged point and the next; the last may come sooner."""
         first = (*self._ends, self.iterations)[0]
-        return divided_up(first, POINTS)
+        usual = divided_up(first, POINTS)
+        if (phase := self._task.phase_steps) is None:
+            return usual
+        # Points end with phases where they can.
+        phase_iterations = max(phase // self.steps_per_iteration, 1)
+        most = min(usual, max(phase_iterations // PHASE_POINTS, 1))
+        return next(count for count in range(most, 0, -1) if phase_iterations % count == 0)
 
     @property
     def points(self) -> int:
@@ -138,12 +155,14 @@ class RunConfig:
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
         name, options = parse_environment(self.environment)
-        environment = make_environment(self.environment)
+        environment = self._task
+        dynamics = ["last", *(["first"] if self.evaluate_first else [])]
         return {
             "format": FORMAT,
             "environment": name,
             "environment_options": options,
             "backend": getattr(environment, "backend", None),
+            "phase_steps": environment.phase_steps,
             "optimizer": self.optimizer,
             "resolved_optimizer": str(self.spec),
             "learning_rate": self.spec.learning_rate,
@@ -156,7 +175,9 @@ class RunConfig:
             "evaluation_episodes": EVALUATION_EPISODES,
             "evaluation_actions": self.evaluation_actions,
             "normaliser": TASKS[name].normaliser(options),
-        } | ({"weights_sha256": self.weights} if self.weights else {})
+            **({"evaluation_dynamics": dynamics} if environment.changes else {}),
+            **({"weights_sha256": self.weights} if self.weights else {}),
+        }
 
     @property
     def weights(self) -> str | None:
@@ -238,8 +259,14 @@ def _program(run: RunConfig) -> Program:
         return state, list(_rows(run, index, jax.device_get(stretch)))
 
     def final_evaluation(state: Any) -> list[Row]:
-        returns, lengths = jax.device_get(program.evaluate(numbers, state, keys))
-        return evaluation_rows(run.seeds, EVALUATION_EPISODES, returns, lengths)
+        def rows(clock: int) -> list[Row]:
+            played = jax.device_get(program.evaluate(numbers, state, keys, jnp.int32(clock)))
+            return evaluation_rows(run.seeds, EVALUATION_EPISODES, *played)
+
+        if not run._task.changes:
+            return rows(0)
+        clocks = {"last": run.step(run.points) - 1} | ({"first": 0} if run.evaluate_first else {})
+        return [row | {"dynamics": name} for name, clock in clocks.items() for row in rows(clock)]
 
     return Program(
         lambda: program.init(numbers, keys),
@@ -282,7 +309,7 @@ class Compiled(NamedTuple):
     init: Callable[..., Any]  # (numbers, keys) -> state
     advance: Callable[..., Any]  # (numbers, state, iterations) -> (state, stretch)
     policies: Callable[..., Any]  # (numbers, state) -> policies
-    evaluate: Callable[..., Any]  # (numbers, state, keys) -> (returns, lengths)
+    evaluate: Callable[..., Any]  # (numbers, state, keys, clock) -> (returns, lengths)
 
 
 @functools.cache
@@ -307,7 +334,13 @@ def _compiled(
         return each(lambda numbers, key: learner(numbers).init(key))(numbers, keys)
 
     def advance(numbers: Numbers, state: Any, iterations: jax.Array) -> tuple[Any, Any]:
-        iterate = each(lambda numbers, state: learner(numbers).iterate(state))
+        def iterate(numbers: Numbers, state: Any) -> Any:
+            # One clock for all seeds: what it decides on is then decided once.
+            iteration = state.iteration[0]
+            return each(
+                lambda numbers, state: learner(numbers).iterate(state._replace(iteration=iteration))
+            )(numbers, state)
+
         metrics = jax.eval_shape(iterate, numbers, state)[1]
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
@@ -322,12 +355,14 @@ def _compiled(
     def policies(numbers: Numbers, state: Any) -> Any:
         return each(lambda numbers, state: learner(numbers).policy(state))(numbers, state)
 
-    def evaluation(numbers: Numbers, state: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def evaluation(
+        numbers: Numbers, state: Any, keys: jax.Array, clock: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         def one(numbers: Numbers, state_and_key: Any) -> tuple[jax.Array, jax.Array]:
             state, key = state_and_key
             key = jax.random.fold_in(key, _EVALUATION_STREAM)
             policy = learner(numbers).policy(state, greedy)
-            return evaluate(environment, policy, key, EVALUATION_EPISODES)
+            return evaluate(environment.at(clock), policy, key, EVALUATION_EPISODES)
 
         return each(one)(numbers, (state, keys))
 
@@ -345,7 +380,9 @@ def _compiled(
             donate_argnums=1,
         ),
         jax.jit(shard(policies, in_specs=(numbers_spec, seeds), out_specs=seeds)),
-        jax.jit(shard(evaluation, in_specs=(numbers_spec, seeds, seeds), out_specs=seeds)),
+        jax.jit(
+            shard(evaluation, in_specs=(numbers_spec, seeds, seeds, everywhere), out_specs=seeds)
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from experiments.settings import describe
 CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, see `circumstances`
 _TOTALS = ("steps", "generations")  # how long a run is, by its kind
 _ENDS = "prolonged_at"  # the totals that it had before it was prolonged
-_NUMERICS = "numerics"
+_NEW = ("numerics", "evaluation_actions", "phase_steps")
 _DATA_SHA256, _TITLES = "dataset_sha256", ("dataset", "environment")
 
 
@@ -86,7 +86,7 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         if top in (*CIRCUMSTANCES, _ENDS, total) or (key == "iterations" and not same_length):
             continue
         # Earlier versions say less.
-        is_new = top in (_NUMERICS, "evaluation_actions") or key.endswith("_sha256")
+        is_new = top in _NEW or key.endswith("_sha256")
         if is_new and not (key in given and key in found):
             continue
         if key in _TITLES and _DATA_SHA256 in given and _DATA_SHA256 in found:

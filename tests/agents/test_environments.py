@@ -33,6 +33,7 @@ FACTS = {
     "MountainCarContinuous-v0": ((2,), Box(1, -1.0, 1.0), 999),
     "Pendulum-v1": ((3,), Box(1, -2.0, 2.0), 200),
     "Catch-bsuite": ((10, 5), Discrete(3), None),
+    "Sequence-MinAtar": ((10, 10, 10), Discrete(6), 1000),
     "small_sparse_short": ((3, 5, 10), Discrete(9), 50),
     "small_sparse_long": ((3, 10, 5), Discrete(9), 500),
     "small_dense_short": ((3, 6, 8), Discrete(9), 50),
@@ -83,6 +84,7 @@ def assert_contract(environment):
 def test_every_name_is_known():
     assert environments.environment_names() == tuple(FACTS)
     groups = (environments.GYMNAX, environments.GRIDWORLDS, environments.BRAX)
+    groups += ((environments.SEQUENCE,),)
     assert set().union(*groups) == set(FACTS)
 
 
@@ -96,7 +98,9 @@ def assert_facts(environment):
     assert isinstance(environment.max_episode_steps, int)
 
 
-@pytest.mark.parametrize("name", environments.GYMNAX + environments.GRIDWORLDS)
+@pytest.mark.parametrize(
+    "name", environments.GYMNAX + environments.GRIDWORLDS + (environments.SEQUENCE,)
+)
 def test_gymnax_contract(name):
     environment = made(name)
     assert environment.name == name
