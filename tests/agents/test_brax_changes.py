@@ -84,7 +84,9 @@ def test_a_worn_actuator_turns_slower(backend):
 def test_zero_change_is_the_stationary_task_bit_for_bit(backend):
     options = {"solver_iterations": 4} if backend == "mjx" else {}
     changed = ant(backend, friction=(1.0, 1.0), wear=(1.0, 1.0), phase=PHASE, **options)
-    assert not changed.changes and changed.at(5) is changed and changed.phase_steps == PHASE
+    assert not changed.changes
+    assert changed.at(5) is changed
+    assert changed.phase_steps == PHASE
     stationary = ant(backend, **options)
     plays = []
     for environment in (changed, stationary):
@@ -123,7 +125,8 @@ def test_mjx_gets_the_iterations_that_friction_needs():
 def test_the_clock_goes_on_over_resets(cached):
     environment = ant("spring", friction=(0.02, 2.0), wear=(0.3, 1.0), phase=PHASE)
     batch = Batch(AutoReset(environment, cached), 2)
-    assert batch.phase_steps == PHASE and not batch.resets_change
+    assert batch.phase_steps == PHASE
+    assert not batch.resets_change
     _, state = batch.reset(KEY)
     action = jnp.ones((2, 8), jnp.float32)
     step = jax.jit(lambda clock: batch.at(clock).step(KEY, state, action)[0])

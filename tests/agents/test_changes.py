@@ -14,7 +14,8 @@ def test_phases_are_drawn_log_uniformly_and_differ_between_seeds() -> None:
     schedule = Schedule((0.02, 2.0), steps=10)
     table = schedule.table()[:, 0]
     assert table.dtype == np.float32
-    assert table.min() >= np.float32(0.02) and table.max() <= np.float32(2.0)
+    assert table.min() >= np.float32(0.02)
+    assert table.max() <= np.float32(2.0)
     # The logarithm is uniform: quarters of its range hold a quarter of the draws each.
     counts, _ = np.histogram(np.log(table), bins=4, range=(math.log(0.02), math.log(2.0)))
     assert np.all(np.abs(counts - 250) < 60)  # more than four standard deviations
@@ -38,7 +39,8 @@ def test_worn_parts_never_recover() -> None:
     draws = schedule.table(4)
     expected = np.array([draws[: k + 1].min(axis=0) for k in range(30)])
     np.testing.assert_array_equal(strengths, expected)
-    assert np.all(np.diff(strengths, axis=0) <= 0) and np.any(np.diff(strengths, axis=0) < 0)
+    assert np.all(np.diff(strengths, axis=0) <= 0)
+    assert np.any(np.diff(strengths, axis=0) < 0)
     assert len(np.unique(strengths[0])) == 4  # each by itself
     linear = Schedule((1.0, 0.5), steps=10, kind="linear")
     np.testing.assert_array_equal(linear.worn(5, 3), [0.75] * 3)

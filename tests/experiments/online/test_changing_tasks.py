@@ -150,7 +150,7 @@ def test_texts_have_one_spelling() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    ("text", "words"),
     [
         ("CartPole-v1:flip=true", "option 'flip' of CartPole-v1 needs a phase"),
         ("CartPole-v1:flip=1,phase=9", "option 'flip' of 'CartPole-v1' must be true or false"),
