@@ -4,7 +4,9 @@ A run is one environment, one optimizer and several seeds. Its directory holds `
 `metrics.csv` (a row per logged point and seed) and, once there, `evaluation.csv` (episodes after
 training) and `timing.csv` (seconds since the start). Nothing else is read, nothing is trained.
 
-Directories that differ in nothing but their seeds are one run: see `load_runs`.
+Directories that differ in nothing but their seeds are one run: see `load_runs`. Of a changing task,
+`phase_steps` in `config.json` says after how many steps each, and `dynamics` in `evaluation.csv`
+which were played after training: `last` (as it is where there is no such column) or `first`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Run:
 
     path: Path
     config: Mapping[str, Any]  # config.json, see `_read_config`
-    label: str  # the optimizer's specification, numbered where another run has the same
+    label: str  # the optimizer, whether it is restarted, a number where another run is called so
     steps: NDArray[np.int64]  # shape=(points,), environment steps per seed at the stretch's end
     returns: NDArray[np.float64]  # shape=(seeds, points), NaN where no episode was completed
     episodes: NDArray[np.int64]  # shape=(seeds, points), completed in the stretch
@@ -40,6 +42,7 @@ class Run:
     evaluation: NDArray[np.float64] | None  # shape=(seeds,), None before the evaluation
     seconds: float  # wall seconds up to the last point, NaN where not logged
     parts: tuple[Run, ...] = ()  # the runs that were pooled into this one; none if it is one run
+    first_evaluation: NDArray[np.float64] | None = None  # the same in the first dynamics
 
     @property
     def directories(self) -> tuple[Path, ...]:
@@ -88,14 +91,12 @@ class Run:
         Returns:
             Shape (seeds, points). A seed that neither completed an episode nor diverged is NaN.
         """
+        return without_gaps(self.known_returns())
+
+    def known_returns(self) -> NDArray[np.float64]:
+        """The same with NaN at the points at which a seed completed no episode."""
         points = np.arange(len(self.steps))
-        curves = np.where(points >= self.diverged_from[:, None], self._lowest(), self.returns)
-        known = np.isfinite(curves)
-        if not known.size:
-            return curves
-        last_known = np.maximum.accumulate(np.where(known, points, -1), axis=1)
-        first_known = known.argmax(axis=1)[:, None]
-        return np.take_along_axis(curves, np.maximum(last_known, first_known), axis=1)
+        return np.where(points >= self.diverged_from[:, None], self._lowest(), self.returns)
 
     def final_returns(self) -> NDArray[np.float64]:
         """Mean over the episodes of the last 5% of the steps, shape (seeds,); see `RULES`."""
@@ -117,12 +118,19 @@ class Run:
 
     def evaluation_returns(self) -> NDArray[np.float64]:
         """Mean returns of the final evaluation, shape (seeds,); NaN where there is none."""
-        if self.evaluation is None:
+        return self._evaluated(self.evaluation)
+
+    def first_evaluation_returns(self) -> NDArray[np.float64]:
+        """The same in the dynamics with which a changing task began."""
+        return self._evaluated(self.first_evaluation)
+
+    def _evaluated(self, returns: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        if returns is None:
             return np.full(len(self.returns), np.nan)
         lowest = self._lowest()
         if math.isnan(lowest):  # nothing was logged in training
-            lowest = _minimum(self.evaluation)
-        return np.where(self.diverged, lowest, self.evaluation)
+            lowest = _minimum(returns)
+        return np.where(self.diverged, lowest, returns)
 
     def _lowest(self) -> float:
         return _minimum(self.returns)
@@ -150,6 +158,30 @@ def read_metric(run: Run, column: str) -> NDArray[np.float64]:
     }
     rows = [[logged[seed, int(step)] for step in run.steps] for seed in run.config["seeds"]]
     return np.array(rows, np.float64).reshape(len(rows), len(run.steps))
+
+
+def without_gaps(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fills each gap with the value before it, and those before the first value with that.
+
+    Args:
+        returns: shape (seeds, points), NaN in gaps. A seed without any value stays NaN.
+
+    Examples:
+        >>> without_gaps(np.array([[np.nan, 1.0, np.nan, 2.0]])).tolist()
+        [[1.0, 1.0, 1.0, 2.0]]
+    """
+    known = np.isfinite(returns)
+    if not known.size:
+        return returns
+    last_known = np.maximum.accumulate(np.where(known, np.arange(returns.shape[1]), -1), axis=1)
+    first_known = known.argmax(axis=1)[:, None]
+    return np.take_along_axis(returns, np.maximum(last_known, first_known), axis=1)
+
+
+def is_restarted(config: Mapping[str, Any]) -> bool:
+    """Whether the agents of a run start afresh in each phase of a changing task."""
+    settings = config.get("settings")
+    return isinstance(settings, Mapping) and settings.get("restart") is True
 
 
 def is_offline(run: Run) -> bool:
@@ -240,7 +272,8 @@ def _pooled(runs: Iterable[Run]) -> list[Run]:
         left_out = ("seeds", "numerics", *CIRCUMSTANCES)
         asked = {k: v for k, v in run.config.items() if k not in left_out}
         asked["environment_options"] = _options(run.config)
-        key = json.dumps(asked, sort_keys=True), run.steps.tobytes(), run.evaluation is None
+        evaluations = (run.evaluation is None, run.first_evaluation is None)
+        key = json.dumps(asked, sort_keys=True), run.steps.tobytes(), evaluations
         for pool in alike.setdefault(key, []):
             if not any(_exclude_each_other(run, other) for other in pool):
                 pool.append(run)
@@ -261,14 +294,19 @@ def _one(parts: Sequence[Run]) -> Run:
     """One run of the seeds of several. Their seconds are added up."""
     if len(parts) == 1:
         return parts[0]
-    evaluations = [part.evaluation for part in parts if part.evaluation is not None]
+
+    def pooled(evaluations: Iterable[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+        known = [evaluation for evaluation in evaluations if evaluation is not None]
+        return np.concatenate(known) if known else None
+
     return dataclasses.replace(
         parts[0],
         config={**parts[0].config, "seeds": [s for part in parts for s in part.config["seeds"]]},
         returns=np.concatenate([part.returns for part in parts]),
         episodes=np.concatenate([part.episodes for part in parts]),
         diverged_from=np.concatenate([part.diverged_from for part in parts]),
-        evaluation=np.concatenate(evaluations) if evaluations else None,
+        evaluation=pooled(part.evaluation for part in parts),
+        first_evaluation=pooled(part.first_evaluation for part in parts),
         seconds=sum(part.seconds for part in parts),
         parts=tuple(parts),
     )
@@ -285,13 +323,7 @@ def _read_run(path: Path) -> Run:
     # A return of NaN counts as a gap only where no episode was completed.
     broken = (diverged != 0) | (~np.isfinite(returns) & (episodes > 0))
     first_broken = np.argmax(np.column_stack([broken, np.ones(len(seeds))]) > 0, axis=1)
-    evaluation = None
-    if (path / "evaluation.csv").is_file():
-        by_seed = {
-            line.integer("seed"): line.number("episode_return", empty=math.nan)
-            for line in _read_lines(path / "evaluation.csv", ("seed", "episode_return"))
-        }
-        evaluation = np.array([by_seed.get(seed, math.nan) for seed in seeds])
+    evaluations = _read_evaluations(path / "evaluation.csv", seeds)
     seconds = math.nan
     if points and (path / "timing.csv").is_file():
         lines = _read_lines(path / "timing.csv", ("point", "seconds"))
@@ -300,14 +332,35 @@ def _read_run(path: Path) -> Run:
     return Run(
         path=path,
         config=config,
-        label=config["optimizer"],
+        label=config["optimizer"] + (" (restart)" if is_restarted(config) else ""),
         steps=steps[0].astype(np.int64),
         returns=np.where(np.isfinite(returns), returns, np.nan),
         episodes=episodes.astype(np.int64),
         diverged_from=first_broken,
-        evaluation=evaluation,
+        evaluation=evaluations.get("last"),
         seconds=seconds,
+        first_evaluation=evaluations.get("first"),
     )
+
+
+def _read_evaluations(path: Path, seeds: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """Reads the returns of the seeds by the dynamics that were played: the last, or the first.
+
+    Tasks that do not change have but the last. Without a file there is nothing.
+    """
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[int, float]] = {"last": {}}
+    for line in _read_lines(path, ("seed", "episode_return")):
+        dynamics = line.cells.get("dynamics", "last")
+        if dynamics not in ("last", "first"):
+            raise ValueError(f"{line.where}: dynamics must be last or first, got {dynamics!r}.")
+        returns = found.setdefault(dynamics, {})
+        returns[line.integer("seed")] = line.number("episode_return", empty=math.nan)
+    return {
+        dynamics: np.array([returns.get(seed, math.nan) for seed in seeds])
+        for dynamics, returns in found.items()
+    }
 
 
 def _minimum(returns: NDArray[np.float64]) -> float:
@@ -342,6 +395,7 @@ _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "normaliser": ("a positive number or null", lambda v: v is None or (_is_number(v) and v > 0)),
     "environment_options": ("an object", lambda v: isinstance(v, dict)),
     "evaluation_actions": ("a name", lambda v: isinstance(v, str) and v != ""),
+    "phase_steps": ("a positive whole number or null", lambda v: v is None or _is_count(v)),
 }
 
 
@@ -364,6 +418,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
     config.setdefault("environment_options", {})
+    config.setdefault("phase_steps", None)
     config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
     for key, (allowed, is_valid) in _CONFIG_KEYS.items():
         if key not in config:
