@@ -51,8 +51,8 @@ WORDS = {
     "Largest drop": "how far the return, a median over five points, ever fell below its best.",
     "Recovered": "the share of seeds that came back from it, to 90% of the way from their start to "
     "that best; a seed without a drop beyond the scatter of its points does not count.",
-    "Collapsed": "the seeds that fell by half of their range or more, and never came back half of "
-    "that way.",
+    "Collapsed": "the seeds that fell by half of their range or more, and by the end had not come "
+    "back half of that way.",
 }
 CAUTIONS = (
     "Returns are IQMs over seeds, shares means over seeds, with 95% bootstrap intervals.",

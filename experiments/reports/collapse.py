@@ -26,8 +26,8 @@ These numbers measure a seed by its own best. One that never learned has nothing
 a task changes every change costs something, or makes the task harder for good. They do not say
 which agent is the better one.
 
-No sign of the returns is assumed: only differences of returns count. Neither a drop nor a way up
-counts within four times the scatter of single points, which is that of successive differences:
+No sign of the returns is assumed: only differences of returns count. No drop, and no time below
+half, counts within four times the scatter of single points, taken from successive differences:
 
 .. math::
     \sigma = \frac{\operatorname{median}_i |x_{i+1} - x_i|}{0.6745 \sqrt 2}
@@ -149,7 +149,7 @@ def fall(steps: NDArray[np.int64], returns: NDArray[np.float64]) -> Fall:
     if counts and share >= 0.5:
         is_half = after >= level[0] + 0.5 * way[lowest]
         outcome = "dip" if recovered else "loss" if is_half else "collapse"
-    below = (way > _SCATTERS * scatter) & (level < level[0] + way / 2)
+    below = (best - level > _SCATTERS * scatter) & (level < level[0] + way / 2)
     # Each of these points stands for the stretches up to the next, which have no episode.
     stretches = np.diff(steps, prepend=0)
     lengths = np.bincount(np.cumsum(known)[known.argmax() :] - 1, stretches[known.argmax() :])
@@ -208,6 +208,7 @@ def collapse_notes(runs: Sequence[Run]) -> list[str]:
         if parts:
             found.append(
                 f"Collapsed on {title_of(*task)}: {', '.join(parts)}. The return fell by half of "
-                "its range or more, and never came back half of the way from its start to its best."
+                "its range or more, and by the end had not come back half of the way from its "
+                "start to its best."
             )
     return found

@@ -141,7 +141,7 @@ def measure(run: Run) -> Phases:
             (means, 0.0, 1.0),
         ):
             bounds = np.clip(edges, start * length, end * length)
-            values[:, phase] = returns @ np.diff(bounds) / ((end - start) * length)
+            values[:, phase] = returns @ np.diff(bounds) / (bounds[-1] - bounds[0])
     return Phases(run, firsts, starts, ends, means)
 
 
