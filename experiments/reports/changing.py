@@ -22,6 +22,7 @@ from experiments.reports.phases import (
     changing_tasks,
     gap,
     is_changing,
+    is_resolved,
     levels_for,
     measure,
     phase_rows,
@@ -152,14 +153,14 @@ def panels(runs: Sequence[Run]) -> list[figures.Panel]:
                 curve = figures.Curve(run.label, other.steps[until], other.curves()[:, until])
                 stationary += [curve] if until.any() else []
         curves = [figures.Curve(run.label, run.steps, run.curves()) for run in drawn]
-        changes = range(length, last, length)
+        changes = range(length, last, length) if all(map(is_resolved, drawn)) else ()
         title = title_of(*group[0].task)
         found.append(figures.Panel(title, curves, changes=changes, stationary=stationary))
     return found
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Says which runs are compared with another optimizer's that starts afresh.
+    """Says what is compared with another optimizer's fresh start, and what has no phases.
 
     Args:
         runs: as `load_runs` gives them.
@@ -167,6 +168,11 @@ def notes(runs: Sequence[Run]) -> list[str]:
     found = []
     for group in changing_tasks(runs):
         for run in group:
+            if not is_resolved(run):
+                found.append(
+                    f"{run.label} on {title_of(*run.task)} has more phases than points: nothing "
+                    "is said of its phases."
+                )
             arm = restarted_run(run, group)
             if arm is not None and arm.config["optimizer"] != run.config["optimizer"]:
                 found.append(
@@ -267,9 +273,9 @@ def _table(group: Sequence[Run]) -> _Table:
 
 
 def _cells(summary: _Summary, places: int) -> dict[str, str]:
-    number = functools.partial(tables.number, decimals=places)
+    number = functools.partial(_number, decimals=places)
     steps = functools.partial(_steps, longest=summary.phase_steps)
-    share = functools.partial(tables.number, decimals=2)
+    share = functools.partial(_number, decimals=2)
     cells = {"Optimizer": summary.label, "Phases": str(summary.phases)}
     cells |= {column: _cell(value, number) for column, value in summary.returns.items()}
     cells["Steps to level"] = _cell(summary.steps, steps)
@@ -283,6 +289,10 @@ def _cell(value: Estimate, text: functools.partial[str]) -> str:
     if math.isnan(middle):
         return tables.NONE
     return text(middle) if math.isnan(low) else f"{text(middle)}\n[{text(low)}, {text(high)}]"
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:z.{decimals}f}"  # differences may round to 0: no minus there
 
 
 def _steps(value: float, longest: int) -> str:

@@ -79,6 +79,8 @@ class PhaseRow(SeedRow):
 class Phases:
     """A run, phase by phase; only phases that it went through to their end.
 
+    There are none where points are too far apart to tell them.
+
     Attributes:
         run: the run.
         firsts: shape (seeds, phases), the return of the first point of each phase.
@@ -110,6 +112,11 @@ def is_changing(run: Run) -> bool:
     return run.config.get("phase_steps") is not None
 
 
+def is_resolved(run: Run) -> bool:
+    """Whether a run on a changing task has logged at least as many points as phases."""
+    return _phases_so_far(run) <= len(run.steps)
+
+
 def changing_tasks(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs of each task that changes in phases."""
     return list(by_task([run for run in runs if is_changing(run)]).values())
@@ -126,7 +133,7 @@ def measure(run: Run) -> Phases:
         run: on a task that changes.
     """
     length = run.config["phase_steps"]
-    shape = (len(run.returns), _complete_phases(run))
+    shape = (len(run.returns), _phases_so_far(run) if is_resolved(run) else 0)
     firsts, starts, ends, means = (np.full(shape, np.nan) for _ in range(4))
     known = run.known_returns()
     for phase in range(shape[1]):
@@ -264,7 +271,7 @@ def levels_for(phases: Phases, restarted: Phases | None) -> Array:
     return levels
 
 
-def _complete_phases(run: Run) -> int:
+def _phases_so_far(run: Run) -> int:
     """Phases of which less than one learner iteration is missing."""
     if not len(run.steps):
         return 0

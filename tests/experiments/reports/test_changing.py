@@ -105,7 +105,7 @@ def test_files_and_table(folder: Path, tmp_path: Path) -> None:
         (first, first), lambda x, y: statistics.iqm(x) - statistics.iqm(y)
     )
     assert trac["Gap"] == f"0 [{low:.0f}, {high:.0f}]"
-    assert trac["Steps to level"] == "1000 [1000, 1000]"
+    assert trac["Steps to level"] == "1k [1k, 1k]"  # its tenth point in each phase
     assert trac["Reached"] == "1.00 [1.00, 1.00]"
     assert trac["Recovered"] == "1.00 [1.00, 1.00]"
     assert cells_of(text, "adam (restart)")["Gap"] == "\N{EN DASH}"
@@ -174,6 +174,17 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "### CartPole-v1:flip=true,phase=2000, 0 phases of 2,000 steps\n" in text
     assert printed(runs)
+
+
+def test_more_phases_than_points_are_not_told_apart(tmp_path: Path) -> None:
+    steps = {"phase_steps": 1, "stretch": 10**9}
+    write(tmp_path / "runs" / "a", [phase(0, 9)], [phase(0, 9)], **steps)
+    runs = reading.load_runs([tmp_path / "runs"])
+    written = online.write_report(runs, tmp_path / "out")
+    assert {path.name for path in written} & FILES == FILES - {"phases.csv"}
+    assert "has more phases than points: nothing" in (tmp_path / "out" / "summary.md").read_text()
+    (panel,) = changing.panels(runs)
+    assert not panel.changes
 
 
 def test_reports_on_what_does_not_change_say_nothing_of_it(tmp_path: Path) -> None:
