@@ -91,7 +91,11 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
         raise ValueError(
             f"panels must each hold at least one curve, got {[len(p.curves) for p in panels]}."
         )
-    styles = _styles(c.label for panel in panels for c in (*panel.curves, *panel.stationary))
+    is_compared = any(panel.stationary for panel in panels)
+    styles = _styles(
+        (c.label for panel in panels for c in (*panel.curves, *panel.stationary)),
+        [LINE_STYLES[0], *LINE_STYLES[2:]] if is_compared else LINE_STYLES,  # not two dashed ones
+    )
     is_wide = any(panel.changes for panel in panels)
     units = [_unit(panel) for panel in panels]
     with matplotlib.rc_context(STYLE):
@@ -117,9 +121,9 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
             if panel.logarithmic:
                 ax.set_yscale("log")
         keep_outer_labels(axes)
-        if any(panel.stationary for panel in panels):
+        if is_compared:
             styles = styles | {"without changes": {"color": "#666666"} | _DASHED}
-        legend(figure, styles, beside=len(panels) < COLUMNS and not is_wide)
+        legend(figure, styles, beside=len(panels) < (2 if is_wide else COLUMNS))
     return figure
 
 
@@ -245,12 +249,14 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     return buffer.getvalue()
 
 
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _styles(
+    labels: Iterable[str], line_styles: Sequence[Any] = LINE_STYLES
+) -> dict[str, dict[str, Any]]:
     """Gives each label a colour, and a new line style each time the colours run out."""
     return {
         label: {
             "color": COLOURS[index % len(COLOURS)],
-            "linestyle": LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)],
+            "linestyle": line_styles[index // len(COLOURS) % len(line_styles)],
         }
         for index, label in enumerate(dict.fromkeys(labels))
     }

@@ -128,6 +128,16 @@ def test_changes_are_vertical_lines_and_what_does_not_change_is_dashed() -> None
         assert not any(box.shrunk(0.98, 0.98).overlaps(other) for other in boxes[i + 1 :])
 
 
+def test_only_what_does_not_change_is_dashed() -> None:
+    curves = [curve(label) for label in LABELS]
+    there = figures.Panel("Task", curves, changes=[5], stationary=curves)
+    (ax,) = figures.learning_curves([there]).axes
+    dashes = [line._unscaled_dash_pattern[1] for line in ax.get_lines()]
+    assert dashes[:7] == [None] * 7
+    assert list(dashes[7]) == [1, 1]  # its colour was taken: dotted
+    assert {tuple(dash) for dash in dashes[8:16]} == {(3.7, 1.6)}  # Matplotlib's dashes
+
+
 def test_legend_names_every_optimizer_once() -> None:
     labels = legend_labels(figures.learning_curves(panels(4, 8)))
     assert [re.sub(r"\n\s*", "", label) for label in labels] == LABELS
