@@ -16,7 +16,7 @@ from rich.text import Text
 from experiments.reports import changing, figures, files, tables
 from experiments.reports.aggregate import AggregateRow, Normalisers, aggregate, normalised_scores
 from experiments.reports.collapse import collapse_notes
-from experiments.reports.phases import is_changing
+from experiments.reports.phases import has_phases
 from experiments.reports.summary import (
     OPTIONAL,
     RULES,
@@ -101,7 +101,7 @@ def remarks(
     differences = [note for task, group in groups for note in setting_notes(title_of(*task), group)]
     return [
         *notes(rows),
-        *collapse_notes([run for run in runs if not is_changing(run)]),  # others have a table
+        *collapse_notes([run for run in runs if not has_phases(run)]),  # others have a table
         *changing.notes(runs),
         *differences,
         *normalised_scores(runs, normalisers).notes,

@@ -107,9 +107,14 @@ class Phases:
         return before - self.starts
 
 
-def is_changing(run: Run) -> bool:
+def has_phases(run: Run) -> bool:
     """Whether the run's task changes in phases."""
     return run.config.get("phase_steps") is not None
+
+
+def is_changing(run: Run) -> bool:
+    """Whether the run's task changes, in phases or continuously."""
+    return has_phases(run) or "evaluation_dynamics" in run.config
 
 
 def is_resolved(run: Run) -> bool:
@@ -119,7 +124,7 @@ def is_resolved(run: Run) -> bool:
 
 def changing_tasks(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs of each task that changes in phases."""
-    return list(by_task([run for run in runs if is_changing(run)]).values())
+    return list(by_task([run for run in runs if has_phases(run)]).values())
 
 
 def measure(run: Run) -> Phases:

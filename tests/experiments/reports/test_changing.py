@@ -211,6 +211,22 @@ def test_a_report_on_changing_tasks_is_replaced(folder: Path, tmp_path: Path) ->
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
+def test_of_a_task_that_changes_continuously_there_are_no_phases(tmp_path: Path) -> None:
+    continuous = {"environment_options": {"wear": "0.5..1", "change": "linear"}}
+    continuous |= {"phase_steps": None, "evaluation_dynamics": ["last", "first"]}
+    lost = [phase(0, 90), phase(90, 5), phase(5, 5)]
+    write(tmp_path / "runs" / "a", lost, **continuous)
+    write(tmp_path / "runs" / "b", lost, environment_options={"wear": "0.5..1", "phase": PHASE})
+    both = reading.load_runs([tmp_path / "runs"])
+    (panel,) = changing.panels(both)
+    assert not panel.stationary
+    assert "Collapsed on CartPole-v1:change=linear" in printed(both)
+    written = online.write_report(both[:1], tmp_path / "out")
+    assert {path.name for path in written} & FILES == {"collapse.csv"}
+    assert rows(tmp_path / "out" / "collapse.csv")[0]["outcome"] == "collapse"
+    assert "Tasks that change" not in (tmp_path / "out" / "summary.md").read_text()
+
+
 # The figure
 
 
