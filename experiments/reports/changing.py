@@ -30,7 +30,8 @@ from experiments.reports.phases import (
     steps_to,
 )
 from experiments.reports.summary import estimate, title_of
-from experiments.runs.reading import Run, is_restarted
+from experiments.runs.parsing import is_restarted
+from experiments.runs.reading import Run
 
 # What makes a task change: its other options are those of the task without changes.
 CHANGES = frozenset(

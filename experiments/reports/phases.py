@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from experiments.reports import statistics
 from experiments.reports.collapse import SeedRow, smooth
 from experiments.reports.summary import by_task, estimate
-from experiments.runs.reading import Run, is_restarted, without_gaps
+from experiments.runs.parsing import is_restarted
+from experiments.runs.reading import Run, without_gaps
 
 Estimate = tuple[float, float, float]  # value, and its interval; NaN where they are unknown
 Array = NDArray[np.float64]
