@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from experiments.benchmarks import timing
 from experiments.reports import figures
+from experiments.reports.drawing import STYLE
 from optim import diagnostics
 
 TRANSITIONS = 12
@@ -205,7 +206,7 @@ def summary(rows: Sequence[Problem]) -> dict[str, tuple[int, int]]:
 def figure(rows: Sequence[Problem]) -> Figure:
     """Draws predicted against seen growth over the run, a panel for each test."""
     counts = summary(rows)
-    with matplotlib.rc_context(figures._STYLE):
+    with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(6.6, 3.3), layout="constrained")
         axes = drawing.subplots(1, 2, sharey=True)
         panels = (

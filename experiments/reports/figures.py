@@ -6,8 +6,6 @@ no window is ever opened, and the same numbers give the same bytes.
 
 import dataclasses
 import io
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -16,37 +14,26 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.reports import statistics
+from experiments.reports.drawing import (
+    COLUMNS,
+    STYLE,
+    TITLE_WIDTH,
+    grid,
+    keep_outer_labels,
+    legend,
+    wrap_label,
+)
 
 # Okabe and Ito's colours, told apart by colour-blind readers; their yellow is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (3, 2)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: searchable, editable, in the reader's font
-    "svg.hashsalt": "rl-optim",
-}
 _UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
-_COLUMNS = 3
-_PANEL = (3.1, 2.4)  # inches
-_TITLE_WIDTH = 34  # characters
+_DASHED: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0}
 _MOST_BANDS = 4  # overlapping bands of profiles beyond which none can be read
 
 
@@ -61,7 +48,11 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One environment's curves, and a published return or a limit to draw as a line."""
+    """One environment's curves, and a published return or a limit to draw as a line.
+
+    Of a task that changes, `changes` are the steps at which it does, and `stationary` the curves
+    of the same labels on the same task without a change.
+    """
 
     title: str
     curves: Sequence[Curve]
@@ -70,13 +61,18 @@ class Panel:
     x_label: str = "Environment steps"
     y_label: str = "Episode return"
     logarithmic: bool = False
+    changes: Sequence[int] = ()
+    stationary: Sequence[Curve] = ()
 
 
 def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
     """Draws the IQM over seeds with its 95% bootstrap band, unsmoothed, a panel per environment.
 
+    Changes are thin vertical lines; what the same optimizer does without them is dashed.
+
     Args:
-        panels: one per environment, three to a row. A label keeps its colour in all of them.
+        panels: one per environment, three to a row, or two if any of them has changes. A label
+            keeps its colour in all of them.
         repetitions: bootstrap resamples of each band. A single seed has no band.
 
     Returns:
@@ -95,16 +91,27 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
         raise ValueError(
             f"panels must each hold at least one curve, got {[len(p.curves) for p in panels]}."
         )
-    styles = _styles(curve.label for panel in panels for curve in panel.curves)
+    is_compared = any(panel.stationary for panel in panels)
+    styles = _styles(
+        (c.label for panel in panels for c in (*panel.curves, *panel.stationary)),
+        [LINE_STYLES[0], *LINE_STYLES[2:]] if is_compared else LINE_STYLES,  # not two dashed ones
+    )
+    is_wide = any(panel.changes for panel in panels)
     units = [_unit(panel) for panel in panels]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(panels))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(panels), is_wide)
         for panel, ax, (unit, name) in zip(panels, axes, units, strict=True):
             for curve in panel.curves:
                 _draw_curve(ax, curve, styles[curve.label], repetitions)
+            for curve in panel.stationary:
+                _draw_stationary(ax, curve, styles[curve.label])
+            if panel.changes:
+                ax.grid(visible=False, axis="x")
+            for step in panel.changes:
+                ax.axvline(step, color="#aaaaaa", linewidth=0.5, zorder=0)
             if panel.reference is not None:
                 _draw_reference(ax, panel.reference, panel.reference_name)
-            ax.set_title(wrap_label(panel.title, _TITLE_WIDTH), loc="left")
+            ax.set_title(wrap_label(panel.title, TITLE_WIDTH), loc="left")
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(
                 FuncFormatter(lambda step, _, unit=unit: f"{step / unit:g}")
@@ -113,8 +120,10 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
             ax.set_ylabel(panel.y_label)
             if panel.logarithmic:
                 ax.set_yscale("log")
-        _keep_outer_labels(axes)
-        _legend(figure, styles, beside=len(panels) < _COLUMNS)
+        keep_outer_labels(axes)
+        if is_compared:
+            styles = styles | {"without changes": {"color": "#666666"} | _DASHED}
+        legend(figure, styles, beside=len(panels) < (2 if is_wide else COLUMNS))
     return figure
 
 
@@ -151,8 +160,8 @@ def performance_profiles(
     thresholds = np.linspace(lowest, highest + 0.05 * (highest - lowest), 201)
     profile = partial(statistics.performance_profile, thresholds=thresholds)
     styles = _styles(arrays)
-    with matplotlib.rc_context(_STYLE):
-        figure, (ax,) = _grid(1)
+    with matplotlib.rc_context(STYLE):
+        figure, (ax,) = grid(1)
         for label, array in arrays.items():
             style = styles[label]
             ax.plot(thresholds, profile(array), drawstyle="steps-post", **style)
@@ -165,7 +174,7 @@ def performance_profiles(
         ax.set_ylim(-0.02, 1.02)
         ax.set_xlabel(threshold_label)
         ax.set_ylabel("Fraction of runs above τ")
-        _legend(figure, styles, beside=True)
+        legend(figure, styles, beside=True)
     return figure
 
 
@@ -199,8 +208,8 @@ def returns_by_age(panels: Sequence[AgePanel]) -> Figure:
     if not panels:
         raise ValueError("panels must be at least one, got none.")
     shades = matplotlib.colormaps["viridis_r"]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(panels))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(panels))
         for panel, ax in zip(panels, axes, strict=True):
             for i, (label, returns) in enumerate(panel.parts.items()):
                 colour = shades(0.15 + 0.85 * (i + 1) / len(panel.parts))
@@ -210,7 +219,7 @@ def returns_by_age(panels: Sequence[AgePanel]) -> Figure:
             ax.set_xlabel("Age of the agent (iterations)")
             ax.set_ylabel("Episode return")
             ax.legend(title="meta-iterations", fontsize="small", title_fontsize="small")
-        _keep_outer_labels(axes)
+        keep_outer_labels(axes)
     return figure
 
 
@@ -235,56 +244,22 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
         raise ValueError(f"kind must be 'png' or 'svg', got {kind!r}.")
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     return buffer.getvalue()
 
 
-def wrap_label(label: str, width: int = 30) -> str:
-    """Breaks a long optimizer specification after its commas, slashes, colon and at sign.
-
-    Args:
-        label: such as "adam:learning_rate=0.01,b2=0.99".
-        width: in characters. A part that is longer stays whole.
-
-    Returns:
-        The label in lines, all but the first indented.
-
-    Examples:
-        >>> print(wrap_label("adam:learning_rate=0.01,b2=0.99", 24))
-        adam:learning_rate=0.01,
-          b2=0.99
-    """
-    lines = [""]
-    for part in re.split(r"(?<=[,:/@])|(?= \()", label):
-        if lines[-1] and len(lines[-1] + part) > width:
-            lines.append("  ")
-        lines[-1] += part
-    return "\n".join(lines)
-
-
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _styles(
+    labels: Iterable[str], line_styles: Sequence[Any] = LINE_STYLES
+) -> dict[str, dict[str, Any]]:
     """Gives each label a colour, and a new line style each time the colours run out."""
     return {
         label: {
             "color": COLOURS[index % len(COLOURS)],
-            "linestyle": LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)],
+            "linestyle": line_styles[index // len(COLOURS) % len(line_styles)],
         }
         for index, label in enumerate(dict.fromkeys(labels))
     }
-
-
-def _grid(panels: int) -> tuple[Figure, list[Axes]]:
-    columns = min(panels, _COLUMNS) if panels != 4 else 2
-    rows = math.ceil(panels / columns)
-    scale = 1.35 if panels == 1 else 1.0
-    figure = Figure(
-        figsize=(scale * columns * _PANEL[0], scale * rows * _PANEL[1]), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in axes[panels:]:
-        unused.remove()
-    return figure, axes[:panels]
 
 
 def _unit(panel: Panel) -> tuple[float, str]:
@@ -301,6 +276,10 @@ def _draw_curve(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int)
         ax.fill_between(curve.steps, low, high, alpha=0.18, lw=0, color=style["color"])
 
 
+def _draw_stationary(ax: Axes, curve: Curve, style: dict[str, Any]) -> None:
+    ax.plot(curve.steps, statistics.iqm(curve.returns[:, None]), **style | _DASHED)
+
+
 def _draw_reference(ax: Axes, value: float, name: str) -> None:
     ax.axhline(value, color="#666666", linestyle="--", linewidth=1.0, zorder=1)
     ax.margins(y=0.08)  # room for the words where the line is the topmost
@@ -313,33 +292,3 @@ def _draw_reference(ax: Axes, value: float, name: str) -> None:
         color="#555555",
         fontsize="small",
     )
-
-
-def _keep_outer_labels(axes: Sequence[Axes]) -> None:
-    """Leaves labels to the first column and, where all agree, the lowest panel of each column."""
-    same, same_y = (
-        len({get(ax) for ax in axes}) == 1 for get in (Axes.get_xlabel, Axes.get_ylabel)
-    )
-    for index, ax in enumerate(axes):
-        place = ax.get_subplotspec()
-        assert place is not None  # _grid made every one of them
-        if same_y and not place.is_first_col():
-            ax.set_ylabel("")
-        if same and index + place.get_gridspec().ncols < len(axes):
-            ax.set_xlabel("")
-
-
-def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]], beside: bool) -> None:
-    """Puts one legend for all panels to the right of them, or below where the figure is wide."""
-    handles = [Line2D([], [], label=wrap_label(label), **style) for label, style in styles.items()]
-    width, height = figure.get_size_inches()
-    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
-    column = 0.6 + 0.078 * longest  # inches: handle and spaces, then the characters
-    lines = sum(str(handle.get_label()).count("\n") + 1 for handle in handles)
-    if beside:
-        figure.set_size_inches(width + column, max(height, 0.19 * lines + 0.4))
-        figure.legend(handles=handles, loc="outside right center", handlelength=2.4)
-        return
-    columns = max(1, min(len(handles), int(width / column)))
-    figure.set_size_inches(width, height + 0.19 * math.ceil(lines / columns) + 0.15)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)

@@ -13,9 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import figures, files, tables
+from experiments.reports import changing, figures, files, tables
 from experiments.reports.aggregate import AggregateRow, Normalisers, aggregate, normalised_scores
+from experiments.reports.collapse import collapse_notes
+from experiments.reports.phases import has_phases
 from experiments.reports.summary import (
+    OPTIONAL,
     RULES,
     Row,
     by_task,
@@ -44,7 +47,9 @@ def print_report(
         normalisers: see `aggregate`.
     """
     rows = summarise(runs)
-    print_rows(rows, console, aggregate(runs, normalisers), remarks(runs, rows, normalisers))
+    print_rows(rows, console, aggregate(runs, normalisers))
+    changing.print_tables(runs, console)
+    _print_sentences(remarks(runs, rows, normalisers), console)
 
 
 def print_rows(
@@ -74,6 +79,10 @@ def print_rows(
     if aggregates:
         title = f"{len(aggregates[0].environments)} tasks, returns normalised"
         tables.print_table(console, title, _aggregate_lines(aggregates), {"Gap 95%"})
+    _print_sentences(sentences, console)
+
+
+def _print_sentences(sentences: Iterable[str], console: Console) -> None:
     for sentence in sentences:
         console.print(Text(sentence), style="dim")
 
@@ -90,7 +99,13 @@ def remarks(
     """
     groups = by_task(runs).items()
     differences = [note for task, group in groups for note in setting_notes(title_of(*task), group)]
-    return [*notes(rows), *differences, *normalised_scores(runs, normalisers).notes]
+    return [
+        *notes(rows),
+        *collapse_notes([run for run in runs if not has_phases(run)]),  # others have a table
+        *changing.notes(runs),
+        *differences,
+        *normalised_scores(runs, normalisers).notes,
+    ]
 
 
 def write_report(
@@ -110,7 +125,8 @@ def write_report(
     Returns:
         The files written: `summary.csv`, `summary.md`; `curves.png` and `curves.svg` unless no
         run has returns yet; `aggregate.csv`, `profiles.png` and `profiles.svg` where `aggregate`
-        has rows. The same runs give the same bytes.
+        has rows; `collapse.csv`, `phases.csv`, `phases.png` and `phases.svg` of tasks that change.
+        The same runs give the same bytes.
 
     Raises:
         ValueError: there are no runs, or a file is in the way.
@@ -121,16 +137,19 @@ def write_report(
     files.check_free_for_report(out, [d for run in runs for d in run.directories], overwrite)
     rows, aggregates = files.seen_from(out, summarise(runs)), aggregate(runs, normalisers)
     scored = normalised_scores(runs, normalisers)
-    contents: dict[str, bytes] = {files.SUMMARY: tables.csv_bytes(rows)}
+    contents: dict[str, bytes] = {files.SUMMARY: tables.csv_bytes(rows, OPTIONAL)}
     panels = _panels(runs)
     if panels:
         contents |= tables.image_files("curves", figures.learning_curves(panels))
     if aggregates:
         contents["aggregate.csv"] = tables.csv_bytes(aggregates)
         contents |= tables.image_files("profiles", figures.performance_profiles(scored.scores))
+    contents |= changing.contents(runs)
     sentences = [*remarks(runs, rows, normalisers), *provenance(runs)]
     scaling = _scaling(scored.scales, normalisers)
-    contents["summary.md"] = _markdown(rows, aggregates, scaling, sentences, contents).encode()
+    changes = changing.markdown(runs, contents)
+    text = _markdown(rows, aggregates, scaling, sentences, contents, changes)
+    contents["summary.md"] = text.encode()
 
     return tables.write_files(out, contents)
 
@@ -168,7 +187,7 @@ def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
         for value in (r.final_return_mean, r.final_return_iqm, r.auc_return_mean)
     )
     number = functools.partial(tables.number, decimals=places)
-    return {
+    cells = {
         "Optimizer": row.optimizer,
         "LR": tables.NONE if row.learning_rate is None else f"{row.learning_rate:g}",
         "Seeds": str(row.seeds),
@@ -180,9 +199,13 @@ def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
         "AUC": number(row.auc_return_mean),
         "AUC 95%": tables.interval(row.auc_return_mean_low, row.auc_return_mean_high, places),
         evaluation: number(row.evaluation_return_mean),
+        "First eval.": number(row.first_evaluation_return_mean),
         "Wall s": tables.number(row.wall_seconds),
         "Steps/s": tables.thousands(row.steps_per_second),
     }
+    if all(math.isnan(r.first_evaluation_return_mean) for r in group):
+        del cells["First eval."]
+    return cells
 
 
 def _aggregate_lines(group: Sequence[AggregateRow]) -> list[tuple[dict[str, str], bool]]:
@@ -233,6 +256,7 @@ def _markdown(
     scaling: str,
     sentences: Sequence[str],
     images: Iterable[str],
+    changes: Sequence[str],
 ) -> str:
     sections = ["# Comparison of optimizers"]
     for title, group in by_title(rows):
@@ -249,6 +273,7 @@ def _markdown(
         )
         sections.append(tables.markdown_table(_aggregate_lines(aggregates)))
         sections.append("![Performance profiles](profiles.png)")
+    sections += changes
     if sentences:
         sections.append("## Notes\n\n" + "\n".join(f"* {sentence}" for sentence in sentences))
     sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in RULES))

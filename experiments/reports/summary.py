@@ -59,6 +59,10 @@ _OTHER_KEYS = (
 )
 
 
+# Columns of summary.csv that are only there where one of the runs has a value.
+OPTIONAL = ("first_evaluation_return_mean",)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One run in numbers; the fields are the columns of `summary.csv`. NaN is unknown.
@@ -86,6 +90,7 @@ class Row:
     auc_return_mean_low: float
     auc_return_mean_high: float
     evaluation_return_mean: float
+    first_evaluation_return_mean: float  # of a changing task, in the dynamics it began with
     evaluation_actions: str
     wall_seconds: float
     steps_per_second: float
@@ -281,6 +286,7 @@ def _row(run: Run) -> Row:
         auc_return_mean_low=auc_low,
         auc_return_mean_high=auc_high,
         evaluation_return_mean=float(run.evaluation_returns().mean()),
+        first_evaluation_return_mean=float(run.first_evaluation_returns().mean()),
         evaluation_actions=run.config["evaluation_actions"],
         wall_seconds=run.seconds,
         steps_per_second=len(seeds) * done / run.seconds if run.seconds else math.nan,

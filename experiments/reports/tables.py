@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.reports import figures
+from experiments.reports.drawing import wrap_label
 from experiments.runs.directory import write_atomically
 
 NONE = "\N{EN DASH}"  # what a cell says where nothing is known
@@ -50,7 +51,7 @@ def print_table(
             table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     label_width = max(20, console.width - 60)
     for cells, best in lines:
-        cells = cells | {"Optimizer": figures.wrap_label(cells["Optimizer"], label_width)}
+        cells = cells | {"Optimizer": wrap_label(cells["Optimizer"], label_width)}
         table.add_row(
             *(
                 Text(cells[column], style="bold" if best and column == "Final IQM" else "")
@@ -75,8 +76,13 @@ def markdown_table(lines: Sequence[tuple[dict[str, str], bool]]) -> str:
     return "\n".join(text)
 
 
-def csv_bytes(rows: Sequence[Any]) -> bytes:
-    """A CSV file of dataclasses of one type, a column for each field; NaN and None are empty."""
+def csv_bytes(rows: Sequence[Any], optional: Collection[str] = ()) -> bytes:
+    """A CSV file of dataclasses of one type, a column for each field; NaN and None are empty.
+
+    Args:
+        rows: the dataclasses.
+        optional: fields that have a column only if one of the rows has a value there.
+    """
 
     def cell(value: Any) -> Any:
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -85,10 +91,13 @@ def csv_bytes(rows: Sequence[Any]) -> bytes:
             return "; ".join(map(str, value))
         return int(value) if isinstance(value, bool) else value
 
+    names = [field.name for field in dataclasses.fields(rows[0])]
+    cells = {name: [cell(getattr(row, name)) for row in rows] for name in names}
+    shown = [name for name in names if name not in optional or set(cells[name]) != {""}]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in dataclasses.fields(rows[0]))
-    writer.writerows([cell(value) for value in dataclasses.astuple(row)] for row in rows)
+    writer.writerow(shown)
+    writer.writerows(zip(*(cells[name] for name in shown), strict=True))
     return text.getvalue().encode()
 
 

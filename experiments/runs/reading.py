@@ -4,25 +4,28 @@ A run is one environment, one optimizer and several seeds. Its directory holds `
 `metrics.csv` (a row per logged point and seed) and, once there, `evaluation.csv` (episodes after
 training) and `timing.csv` (seconds since the start). Nothing else is read, nothing is trained.
 
-Directories that differ in nothing but their seeds are one run: see `load_runs`.
+Directories that differ in nothing but their seeds are one run: see `load_runs`. Of a changing task,
+`phase_steps` in `config.json` says after how many steps each, and `dynamics` in `evaluation.csv`
+which were played after training: `last` (as it is where there is no such column) or `first`.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1  # of the run directory, as config.json states it
+from experiments.runs import parsing
+from experiments.runs.parsing import is_restarted, options_of
+
+FORMAT = parsing.FORMAT  # of the run directory, as config.json states it
 CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json: not what was asked
 
 
@@ -31,8 +34,8 @@ class Run:
     """One environment, one optimizer, several seeds: what was configured and what was logged."""
 
     path: Path
-    config: Mapping[str, Any]  # config.json, see `_read_config`
-    label: str  # the optimizer's specification, numbered where another run has the same
+    config: Mapping[str, Any]  # config.json, see `parsing.read_config`
+    label: str  # the optimizer, whether it is restarted, a number where another run is called so
     steps: NDArray[np.int64]  # shape=(points,), environment steps per seed at the stretch's end
     returns: NDArray[np.float64]  # shape=(seeds, points), NaN where no episode was completed
     episodes: NDArray[np.int64]  # shape=(seeds, points), completed in the stretch
@@ -40,6 +43,7 @@ class Run:
     evaluation: NDArray[np.float64] | None  # shape=(seeds,), None before the evaluation
     seconds: float  # wall seconds up to the last point, NaN where not logged
     parts: tuple[Run, ...] = ()  # the runs that were pooled into this one; none if it is one run
+    first_evaluation: NDArray[np.float64] | None = None  # the same in the first dynamics
 
     @property
     def directories(self) -> tuple[Path, ...]:
@@ -52,7 +56,7 @@ class Run:
 
         The options are written as on the command line, e.g. `CartPole-v1:gravity=5`.
         """
-        options = _options(self.config)
+        options = options_of(self.config)
         texts = (
             f"{key}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in sorted(options.items())
@@ -88,14 +92,12 @@ class Run:
         Returns:
             Shape (seeds, points). A seed that neither completed an episode nor diverged is NaN.
         """
+        return without_gaps(self.known_returns())
+
+    def known_returns(self) -> NDArray[np.float64]:
+        """The same with NaN at the points at which a seed completed no episode."""
         points = np.arange(len(self.steps))
-        curves = np.where(points >= self.diverged_from[:, None], self._lowest(), self.returns)
-        known = np.isfinite(curves)
-        if not known.size:
-            return curves
-        last_known = np.maximum.accumulate(np.where(known, points, -1), axis=1)
-        first_known = known.argmax(axis=1)[:, None]
-        return np.take_along_axis(curves, np.maximum(last_known, first_known), axis=1)
+        return np.where(points >= self.diverged_from[:, None], self._lowest(), self.returns)
 
     def final_returns(self) -> NDArray[np.float64]:
         """Mean over the episodes of the last 5% of the steps, shape (seeds,); see `RULES`."""
@@ -117,12 +119,19 @@ class Run:
 
     def evaluation_returns(self) -> NDArray[np.float64]:
         """Mean returns of the final evaluation, shape (seeds,); NaN where there is none."""
-        if self.evaluation is None:
+        return self._evaluated(self.evaluation)
+
+    def first_evaluation_returns(self) -> NDArray[np.float64]:
+        """The same in the dynamics with which a changing task began."""
+        return self._evaluated(self.first_evaluation)
+
+    def _evaluated(self, returns: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        if returns is None:
             return np.full(len(self.returns), np.nan)
         lowest = self._lowest()
         if math.isnan(lowest):  # nothing was logged in training
-            lowest = _minimum(self.evaluation)
-        return np.where(self.diverged, lowest, self.evaluation)
+            lowest = _minimum(returns)
+        return np.where(self.diverged, lowest, returns)
 
     def _lowest(self) -> float:
         return _minimum(self.returns)
@@ -143,13 +152,31 @@ def read_metric(run: Run, column: str) -> NDArray[np.float64]:
     """
     if run.parts:
         return np.concatenate([read_metric(part, column) for part in run.parts])
-    lines = _read_lines(run.path / "metrics.csv", ("point", "seed", column))
+    lines = parsing.read_lines(run.path / "metrics.csv", ("point", "seed", column))
     logged = {
         (line.integer("seed"), line.integer("step")): line.number(column, empty=math.nan)
         for line in lines
     }
     rows = [[logged[seed, int(step)] for step in run.steps] for seed in run.config["seeds"]]
     return np.array(rows, np.float64).reshape(len(rows), len(run.steps))
+
+
+def without_gaps(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fills each gap with the value before it, and those before the first value with that.
+
+    Args:
+        returns: shape (seeds, points), NaN in gaps. A seed without any value stays NaN.
+
+    Examples:
+        >>> without_gaps(np.array([[np.nan, 1.0, np.nan, 2.0]])).tolist()
+        [[1.0, 1.0, 1.0, 2.0]]
+    """
+    known = np.isfinite(returns)
+    if not known.size:
+        return returns
+    last_known = np.maximum.accumulate(np.where(known, np.arange(returns.shape[1]), -1), axis=1)
+    first_known = known.argmax(axis=1)[:, None]
+    return np.take_along_axis(returns, np.maximum(last_known, first_known), axis=1)
 
 
 def is_offline(run: Run) -> bool:
@@ -239,8 +266,9 @@ def _pooled(runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         left_out = ("seeds", "numerics", *CIRCUMSTANCES)
         asked = {k: v for k, v in run.config.items() if k not in left_out}
-        asked["environment_options"] = _options(run.config)
-        key = json.dumps(asked, sort_keys=True), run.steps.tobytes(), run.evaluation is None
+        asked["environment_options"] = options_of(run.config)
+        evaluations = (run.evaluation is None, run.first_evaluation is None)
+        key = json.dumps(asked, sort_keys=True), run.steps.tobytes(), evaluations
         for pool in alike.setdefault(key, []):
             if not any(_exclude_each_other(run, other) for other in pool):
                 pool.append(run)
@@ -261,23 +289,28 @@ def _one(parts: Sequence[Run]) -> Run:
     """One run of the seeds of several. Their seconds are added up."""
     if len(parts) == 1:
         return parts[0]
-    evaluations = [part.evaluation for part in parts if part.evaluation is not None]
+
+    def pooled(evaluations: Iterable[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+        known = [evaluation for evaluation in evaluations if evaluation is not None]
+        return np.concatenate(known) if known else None
+
     return dataclasses.replace(
         parts[0],
         config={**parts[0].config, "seeds": [s for part in parts for s in part.config["seeds"]]},
         returns=np.concatenate([part.returns for part in parts]),
         episodes=np.concatenate([part.episodes for part in parts]),
         diverged_from=np.concatenate([part.diverged_from for part in parts]),
-        evaluation=np.concatenate(evaluations) if evaluations else None,
+        evaluation=pooled(part.evaluation for part in parts),
+        first_evaluation=pooled(part.first_evaluation for part in parts),
         seconds=sum(part.seconds for part in parts),
         parts=tuple(parts),
     )
 
 
 def _read_run(path: Path) -> Run:
-    config = _read_config(path / "config.json")
+    config = parsing.read_config(path / "config.json")
     seeds = config["seeds"]
-    points, logged = _read_metrics(path / "metrics.csv", seeds)
+    points, logged = parsing.read_metrics(path / "metrics.csv", seeds)
     table = np.array([logged[point, seed] for seed in seeds for point in points], dtype=np.float64)
     table = table.reshape(len(seeds), len(points), 4)
     steps, returns, episodes, diverged = np.moveaxis(table, -1, 0)
@@ -285,169 +318,26 @@ def _read_run(path: Path) -> Run:
     # A return of NaN counts as a gap only where no episode was completed.
     broken = (diverged != 0) | (~np.isfinite(returns) & (episodes > 0))
     first_broken = np.argmax(np.column_stack([broken, np.ones(len(seeds))]) > 0, axis=1)
-    evaluation = None
-    if (path / "evaluation.csv").is_file():
-        by_seed = {
-            line.integer("seed"): line.number("episode_return", empty=math.nan)
-            for line in _read_lines(path / "evaluation.csv", ("seed", "episode_return"))
-        }
-        evaluation = np.array([by_seed.get(seed, math.nan) for seed in seeds])
+    evaluations = parsing.read_evaluations(path / "evaluation.csv", seeds)
     seconds = math.nan
     if points and (path / "timing.csv").is_file():
-        lines = _read_lines(path / "timing.csv", ("point", "seconds"))
+        lines = parsing.read_lines(path / "timing.csv", ("point", "seconds"))
         by_point = {line.integer("point"): line.number("seconds") for line in lines}
         seconds = by_point.get(points[-1], math.nan)
     return Run(
         path=path,
         config=config,
-        label=config["optimizer"],
+        label=config["optimizer"] + (" (restart)" if is_restarted(config) else ""),
         steps=steps[0].astype(np.int64),
         returns=np.where(np.isfinite(returns), returns, np.nan),
         episodes=episodes.astype(np.int64),
         diverged_from=first_broken,
-        evaluation=evaluation,
+        evaluation=evaluations.get("last"),
         seconds=seconds,
+        first_evaluation=evaluations.get("first"),
     )
 
 
 def _minimum(returns: NDArray[np.float64]) -> float:
     known = returns[np.isfinite(returns)]
     return float(known.min()) if known.size else math.nan
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-_CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "environment": ("a name", lambda v: isinstance(v, str) and v != ""),
-    "backend": ("a name or null", lambda v: v is None or isinstance(v, str)),
-    "optimizer": ("a specification", lambda v: isinstance(v, str) and v != ""),
-    "learning_rate": ("a number or null", lambda v: v is None or _is_number(v)),
-    "steps": ("a positive whole number", _is_count),
-    "iterations": ("a positive whole number", _is_count),
-    "seeds": (
-        "a list of different whole numbers",
-        lambda v: (
-            isinstance(v, list)
-            and len(v) > 0
-            and all(type(seed) is int for seed in v)
-            and len(set(v)) == len(v)
-        ),
-    ),
-    "normaliser": ("a positive number or null", lambda v: v is None or (_is_number(v) and v > 0)),
-    "environment_options": ("an object", lambda v: isinstance(v, dict)),
-    "evaluation_actions": ("a name", lambda v: isinstance(v, str) and v != ""),
-}
-
-
-def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the environment, but for the backend, which has a place of its own."""
-    return {k: v for k, v in config["environment_options"].items() if k != "backend"}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Reads `config.json`, fills in what earlier versions left out, and sets a wrong one right.
-
-    They wrote the return that is published for an environment whatever its options and backend.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the JSON or of its encoding
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}.")
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
-    config.setdefault("environment_options", {})
-    config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
-    for key, (allowed, is_valid) in _CONFIG_KEYS.items():
-        if key not in config:
-            raise ValueError(f"{path}: {key} is missing; it must be {allowed}.")
-        if not is_valid(config[key]):
-            raise ValueError(f"{path}: {key} must be {allowed}, got {config[key]!r}.")
-    if _options(config) or config["backend"] not in (None, "positional"):
-        config["normaliser"] = None
-    return config
-
-
-def _read_metrics(
-    path: Path, seeds: Sequence[int]
-) -> tuple[list[int], dict[tuple[int, int], tuple[int, float, int, int]]]:
-    """Reads the complete points and, by point and seed, (step, return, episodes, diverged)."""
-    logged = {}
-    columns = ("point", "step", "seed", "episode_return", "episodes", "diverged")
-    for line in _read_lines(path, columns):
-        seed = line.integer("seed")
-        if seed not in seeds:
-            raise ValueError(f"{line.where}: seed must be one of {list(seeds)}, got {seed}.")
-        # A resumed run may log a point again; what it logged last is what it went on from.
-        logged[line.integer("point"), seed] = (
-            line.integer("step"),
-            line.number("episode_return", empty=math.nan),
-            line.integer("episodes"),
-            line.integer("diverged"),
-        )
-    points = sorted({point for point, _ in logged})
-    complete = [point for point in points if all((point, seed) in logged for seed in seeds)]
-    if complete != points[: len(complete)] or len(points) > len(complete) + 1:
-        point = next(point for point in points if point not in complete)
-        raise ValueError(f"{path}: point {point} must have a row for each seed in {list(seeds)}.")
-    last_step = 0
-    for point in complete:
-        steps = {logged[point, seed][0] for seed in seeds}
-        if len(steps) > 1 or min(steps) <= last_step:
-            raise ValueError(
-                f"{path}: step must be the same for all seeds of a point and grow from point to "
-                f"point, got {sorted(steps)} at point {point} after {last_step}."
-            )
-        last_step = min(steps)
-    return complete, logged
-
-
-@dataclasses.dataclass(frozen=True)
-class _Line:
-    """A line of a CSV file, which knows where it stands when it complains."""
-
-    where: str
-    cells: Mapping[str, str]
-
-    def number(self, column: str, empty: float | None = None) -> float:
-        text = self.cells[column]
-        if text == "" and empty is not None:
-            return empty
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"{self.where}: {column} must be a number, got {text!r}.") from None
-
-    def integer(self, column: str) -> int:
-        value = self.number(column)
-        if not value.is_integer():
-            raise ValueError(
-                f"{self.where}: {column} must be a whole number, got {self.cells[column]!r}."
-            )
-        return int(value)
-
-
-def _read_lines(path: Path, columns: Sequence[str]) -> list[_Line]:
-    """Reads a CSV file but for a last line without line break: a killed process left it."""
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    reader = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
-    header = next(reader, None)
-    if header is None:
-        return []
-    missing = [column for column in columns if column not in header]
-    if missing:
-        raise ValueError(f"{path} must have the columns {', '.join(missing)}, got {header}.")
-    lines = []
-    for cells in reader:
-        where = f"{path} line {reader.line_num}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where} must have {len(header)} cells, got {len(cells)}.")
-        lines.append(_Line(where, dict(zip(header, cells, strict=True))))
-    return lines

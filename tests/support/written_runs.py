@@ -1,6 +1,7 @@
 """Run directories written by hand, for what reads them."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ def write_run(
     cells: Sequence[Sequence[Cell]],
     *,
     evaluation: Sequence[float | str] | None = None,
+    first_evaluation: Sequence[float | str] | None = None,
     seconds: Sequence[float] | None = None,
     stretch: int = 100,
     **config: Any,
 ) -> Path:
-    """Writes a run; `cells[seed][point]` is what metrics.csv says there."""
+    """Writes a run; `cells[seed][point]` is what metrics.csv says there.
+
+    With a `first_evaluation`, evaluation.csv says which dynamics were played.
+    """
     points = len(cells[0])
     settings = {
         "format": 1,
@@ -51,10 +56,23 @@ def write_run(
         rows = (f"{s},{v},32,9.5\n" for s, v in zip(settings["seeds"], evaluation, strict=True))
         head = "seed,episode_return,episodes,episode_length\n"
         (directory / "evaluation.csv").write_text(head + "".join(rows))
+    if evaluation is not None and first_evaluation is not None:
+        both = (("last", evaluation), ("first", first_evaluation))
+        rows = (
+            f"{dynamics},{seed},{value},32,9.5\n"
+            for dynamics, values in both
+            for seed, value in zip(settings["seeds"], values, strict=True)
+        )
+        (directory / "evaluation.csv").write_text(f"dynamics,{head}" + "".join(rows))
     if seconds is not None:
         rows = (f"{point},{value}\n" for point, value in enumerate(seconds))
         (directory / "timing.csv").write_text("point,seconds\n" + "".join(rows))
     return directory
+
+
+def curves(*seeds: Sequence[float]) -> list[list[Cell]]:
+    """Seeds that score these values, one a point; NaN where they complete no episode."""
+    return [[("", 0, 0) if math.isnan(v) else (float(v), 10, 0) for v in seed] for seed in seeds]
 
 
 def flat(*values: float, points: int = 4) -> list[list[Cell]]:

@@ -1,5 +1,6 @@
 """Figures: what is drawn, what is written, and that it is written the same way twice."""
 
+import dataclasses
 import doctest
 import re
 
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments.reports import figures, statistics
+from experiments.reports import drawing, figures, statistics
 
 LABELS = [
     "adam",
@@ -107,6 +108,36 @@ def test_reference_is_drawn_and_named() -> None:
     assert ax.get_ylim()[1] > 50.08
 
 
+def test_changes_are_vertical_lines_and_what_does_not_change_is_dashed() -> None:
+    there = figures.Panel("Task", [curve("adam"), curve("lion")], changes=range(2, 10, 4))
+    there = dataclasses.replace(there, stationary=[curve("lion", last_step=500)])
+    figure = figures.learning_curves([there, there])
+    (ax, _) = figure.axes
+    adam, lion, still, *changes = ax.get_lines()
+    assert [list(line.get_xdata()) for line in changes] == [[2, 2], [6, 6]]
+    assert max(line.get_linewidth() for line in changes) < adam.get_linewidth() / 2
+    assert still.get_color() == lion.get_color() != adam.get_color()
+    assert (lion.get_linestyle(), still.get_linestyle()) == ("-", "--")
+    assert still.get_xdata()[-1] == 500 // 12 * 12
+    assert len(ax.collections) == 2  # no band of what does not change
+    assert legend_labels(figure) == ["adam", "lion", "without changes"]
+    figure.draw_without_rendering()
+    boxes = [ax.get_tightbbox() for ax in figure.axes] + [figure.legends[0].get_window_extent()]
+    for i, box in enumerate(boxes):
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert not any(box.shrunk(0.98, 0.98).overlaps(other) for other in boxes[i + 1 :])
+
+
+def test_only_what_does_not_change_is_dashed() -> None:
+    curves = [curve(label) for label in LABELS]
+    there = figures.Panel("Task", curves, changes=[5], stationary=curves)
+    (ax,) = figures.learning_curves([there]).axes
+    dashes = [line._unscaled_dash_pattern[1] for line in ax.get_lines()]
+    assert dashes[:7] == [None] * 7
+    assert list(dashes[7]) == [1, 1]  # its colour was taken: dotted
+    assert {tuple(dash) for dash in dashes[8:16]} == {(3.7, 1.6)}  # Matplotlib's dashes
+
+
 def test_legend_names_every_optimizer_once() -> None:
     labels = legend_labels(figures.learning_curves(panels(4, 8)))
     assert [re.sub(r"\n\s*", "", label) for label in labels] == LABELS
@@ -180,6 +211,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_doctests() -> None:
-    results = doctest.testmod(figures)
-    assert results.attempted > 0
-    assert results.failed == 0
+    for module in (figures, drawing):
+        results = doctest.testmod(module)
+        assert results.attempted > 0
+        assert results.failed == 0

@@ -82,6 +82,10 @@ def test_a_report_on_other_runs_stays(runs: Path, tmp_path: Path) -> None:
         ("curves.svg", "mine"),
         ("profiles.png", "mine"),
         ("aggregate.csv", "mine"),
+        ("collapse.csv", "mine"),
+        ("phases.csv", "mine"),
+        ("phases.png", "mine"),
+        ("phases.svg", "mine"),
     ],
 )
 def test_a_foreign_file_stays(name: str, content: str, runs: Path, tmp_path: Path) -> None:

@@ -191,3 +191,70 @@ def test_wrong_values_are_named(tmp_path: Path, key: str, value: object, message
     write_run(tmp_path / "run", flat(1.0), **{key: value})
     with pytest.raises(ValueError, match=message):
         load(tmp_path)
+
+
+# Tasks that change
+
+
+def test_an_evaluation_in_the_first_dynamics_is_a_column_of_its_own(tmp_path: Path) -> None:
+    cells = [[(2.0, 5, 0)] * 3, [(3.0, 5, 1)] * 3]
+    changes = {"evaluation": [8.0, 4.0], "phase_steps": 100}
+    write_run(tmp_path / "a" / "both", cells, first_evaluation=[5.0, 7.0], **changes)
+    write_run(tmp_path / "b" / "last", cells, **changes, optimizer="lion")
+    both, last = runs = reading.load_runs([tmp_path])
+    # The second seed has diverged and scores the lowest return.
+    for run in runs:
+        assert run.evaluation_returns().tolist() == [8.0, 2.0]
+    assert both.first_evaluation_returns().tolist() == [5.0, 2.0]
+    assert np.isnan(last.first_evaluation_returns()).all()
+    online.write_report(runs, tmp_path / "out")
+    header, *lines = (tmp_path / "out" / "summary.csv").read_text().splitlines()
+    at = header.split(",").index("first_evaluation_return_mean")
+    assert [line.split(",")[at - 1] for line in lines] == ["5.0", "5.0"]
+    assert [line.split(",")[at] for line in lines] == ["3.5", ""]
+    assert "| Sampled eval. | First eval. |" in (tmp_path / "out" / "summary.md").read_text()
+    online.write_report([last], tmp_path / "last")
+    assert "first_evaluation" not in (tmp_path / "last" / "summary.csv").read_text()
+    assert "First eval." not in (tmp_path / "last" / "summary.md").read_text()
+
+
+def test_other_dynamics_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", flat(1.0), evaluation=[1.0], first_evaluation=[1.0])
+    path = run / "evaluation.csv"
+    path.write_text(path.read_text().replace("first", "second"))
+    with pytest.raises(ValueError, match="line 3: dynamics must be last or first, got 'second'"):
+        load(run)
+
+
+def test_seeds_with_and_without_first_dynamics_are_not_pooled(tmp_path: Path) -> None:
+    first = {"first_evaluation": [3.0]}
+    for seed, more in enumerate((first, first, {})):
+        write_run(tmp_path / f"{seed}", flat(1.0), evaluation=[2.0], seeds=[seed], **more)
+    pooled, alone = reading.load_runs([tmp_path])
+    assert pooled.first_evaluation_returns().tolist() == [3.0, 3.0]
+    assert pooled.config["seeds"] == [0, 1]
+    assert alone.first_evaluation is None
+
+
+def test_a_run_that_says_that_nothing_changes_is_as_one_of_before(tmp_path: Path) -> None:
+    write_run(tmp_path / "old", flat(1.0), seeds=[0])
+    write_run(tmp_path / "new", flat(2.0), seeds=[1], phase_steps=None)
+    (run,) = reading.load_runs([tmp_path])
+    assert sorted(run.config["seeds"]) == [0, 1]
+    write_run(tmp_path / "lion", flat(2.0), phase_steps=None, optimizer="lion")
+    runs = reading.load_runs([tmp_path])
+    assert summary.setting_notes("Breakout-MinAtar", runs) == []
+
+
+@pytest.mark.parametrize("value", [0, -5, 2e4, "many", True])
+def test_steps_of_a_phase_are_checked(value: object, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", flat(1.0), phase_steps=value)
+    with pytest.raises(ValueError, match="phase_steps must be a positive whole number or null, go"):
+        reading.load_runs([tmp_path])
+
+
+def test_agents_that_start_afresh_have_a_name_of_their_own(tmp_path: Path) -> None:
+    for index, restart in enumerate((True, False, True)):
+        write_run(tmp_path / f"{index}", flat(1.0), settings={"restart": restart}, clip=index)
+    labels = [run.label for run in reading.load_runs([tmp_path])]
+    assert labels == ["adam (restart)", "adam", "adam (restart) (2)"]
