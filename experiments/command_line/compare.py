@@ -67,6 +67,11 @@ class Compare(Command):
     evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
     """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
     its likeliest ones."""
+    diagnostics_every: Annotated[
+        int | None, count("--diagnostics-every"), option("ITERATIONS", "never")
+    ] = None
+    """Log measures of the networks' plasticity (agents.diagnostics) every ITERATIONS rollouts, and
+    draw them in plasticity.png and plasticity.svg."""
     resume: Annotated[bool, FLAG] = False
     """Continue interrupted runs; finished runs are left as they are."""
     overwrite: Annotated[bool, FLAG] = False
@@ -96,6 +101,7 @@ class Compare(Command):
             seeds=self.seeds or tuple(range(preset.seeds if preset else 4)),
             settings=(preset.settings if preset else ()) + self.set,
             evaluation_actions=self.evaluation_actions,
+            diagnostics_every=self.diagnostics_every,
             normalisers=self.normalisers,
             resume=self.resume,
             overwrite=self.overwrite,
@@ -144,6 +150,11 @@ class Train(Command):
     evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
     """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
     its likeliest ones."""
+    diagnostics_every: Annotated[
+        int | None, count("--diagnostics-every"), option("ITERATIONS", "never")
+    ] = None
+    """Log measures of the networks' plasticity (agents.diagnostics) every ITERATIONS rollouts, and
+    draw them in plasticity.png and plasticity.svg."""
     resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
     overwrite: Annotated[bool, FLAG] = False
@@ -160,6 +171,7 @@ class Train(Command):
             seeds=self.seeds,
             settings=self.set,
             evaluation_actions=self.evaluation_actions,
+            diagnostics_every=self.diagnostics_every,
             normalisers=(),
             resume=self.resume,
             overwrite=self.overwrite,
@@ -190,6 +202,7 @@ class Plan:
         seeds: which ones.
         settings: changes to the tasks' settings, `key=value`.
         evaluation_actions: sampled or greedy.
+        diagnostics_every: iterations between two diagnoses, or None.
         normalisers: `TASK=RETURN` each, or `min-max` alone.
         resume: whether runs that have begun are continued.
         overwrite: whether runs that are there are replaced.
@@ -202,6 +215,7 @@ class Plan:
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
     evaluation_actions: str
+    diagnostics_every: int | None
     normalisers: tuple[str, ...]
     resume: bool
     overwrite: bool
@@ -281,7 +295,13 @@ class Plan:
         for path, (env, optimizer) in self.runs.items():
             settings = change_settings(TASKS[parse_environment(env)[0]].settings, self.settings)
             run = RunConfig(
-                env, optimizer, self.steps, self.seeds, settings, self.evaluation_actions
+                env,
+                optimizer,
+                self.steps,
+                self.seeds,
+                settings,
+                self.evaluation_actions,
+                self.diagnostics_every,
             )
             configs[path] = run.as_begun(path) if self.resume else run
         return configs

@@ -19,6 +19,7 @@ SUMMARY = "summary.csv"
 _FILES = (
     *(SUMMARY, "summary.md", "aggregate.csv", "curves.png", "curves.svg"),
     *("critic.png", "critic.svg", "profiles.png", "profiles.svg"),
+    *("plasticity.png", "plasticity.svg"),
 )
 _AGE_FILES = ("returns_by_age.png", "returns_by_age.svg")
 _BETWEEN = "; "  # directories of a pooled run

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import figures, files, tables
+from experiments.reports import figures, files, plasticity, tables
 from experiments.reports.aggregate import AggregateRow, Normalisers, aggregate, normalised_scores
 from experiments.reports.summary import (
     RULES,
@@ -110,7 +110,8 @@ def write_report(
     Returns:
         The files written: `summary.csv`, `summary.md`; `curves.png` and `curves.svg` unless no
         run has returns yet; `aggregate.csv`, `profiles.png` and `profiles.svg` where `aggregate`
-        has rows. The same runs give the same bytes.
+        has rows; `plasticity.png` and `plasticity.svg` where a run was diagnosed. The same runs
+        give the same bytes.
 
     Raises:
         ValueError: there are no runs, or a file is in the way.
@@ -125,6 +126,8 @@ def write_report(
     panels = _panels(runs)
     if panels:
         contents |= tables.image_files("curves", figures.learning_curves(panels))
+    if diagnosed := plasticity.panels_by_task(runs):
+        contents |= tables.image_files("plasticity", figures.measures(diagnosed))
     if aggregates:
         contents["aggregate.csv"] = tables.csv_bytes(aggregates)
         contents |= tables.image_files("profiles", figures.performance_profiles(scored.scores))
@@ -249,7 +252,10 @@ def _markdown(
         )
         sections.append(tables.markdown_table(_aggregate_lines(aggregates)))
         sections.append("![Performance profiles](profiles.png)")
+    if "plasticity.png" in images:
+        sections.append("![Measures of plasticity](plasticity.png)")
     if sentences:
         sections.append("## Notes\n\n" + "\n".join(f"* {sentence}" for sentence in sentences))
-    sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in RULES))
+    rules = (*RULES, plasticity.RULE) if "plasticity.png" in images else RULES
+    sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in rules))
     return "\n\n".join(sections) + "\n"

@@ -335,6 +335,10 @@ _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "normaliser": ("a positive number or null", lambda v: v is None or (_is_number(v) and v > 0)),
     "environment_options": ("an object", lambda v: isinstance(v, dict)),
     "evaluation_actions": ("a name", lambda v: isinstance(v, str) and v != ""),
+    "diagnostics_every": (
+        "a positive whole number or null",
+        lambda v: v is None or _is_count(v),
+    ),
 }
 
 
@@ -358,6 +362,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
     config.setdefault("environment_options", {})
     config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
+    config.setdefault("diagnostics_every", None)
     for key, (allowed, is_valid) in _CONFIG_KEYS.items():
         if key not in config:
             raise ValueError(f"{path}: {key} is missing; it must be {allowed}.")
