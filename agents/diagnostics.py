@@ -141,7 +141,7 @@ def _eigenvectors(symmetric: jax.Array) -> jax.Array:
 
 
 def distance(params: Any, initial: Any) -> jax.Array:
-    r"""How far parameters have moved, :math:`\lVert\theta - \theta_0\rVert / \sqrt n` for n of them.
+    r"""How far n parameters have moved, :math:`\lVert\theta - \theta_0\rVert / \sqrt n`.
 
     Args:
         params: a tree of parameters.
@@ -174,12 +174,13 @@ def cosine(one: Any, other: Any) -> jax.Array:
         >>> float(cosine({"w": jnp.array([2.0, 0.0])}, {"w": jnp.array([-3.0, 0.0])}))
         -1.0
     """
+
+    def direction(tree: Any) -> Any:
+        norm = optax.tree.norm(tree)
+        return optax.tree.scale(jnp.where(jnp.isfinite(norm), 1.0 / norm, jnp.nan), tree)
+
     # Each is scaled on its own: the product of two small norms would be zero.
-    one, other = (
-        jax.tree.map(lambda leaf, norm=optax.tree.norm(tree): leaf / norm, tree)
-        for tree in (one, other)
-    )
-    return jnp.clip(optax.tree.vdot(one, other), -1.0, 1.0)
+    return jnp.clip(optax.tree.vdot(direction(one), direction(other)), -1.0, 1.0)
 
 
 def clipped_share(log_ratio: jax.Array, clip: float | jax.Array) -> jax.Array:

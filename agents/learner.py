@@ -21,7 +21,7 @@ class Inspection(NamedTuple):
     first to last, each of shape (samples, units)."""
 
     log_ratio: jax.Array
-    """Logarithm of each action's probability over that with which it was drawn, shape (samples,)."""
+    """Logarithm of each action's probability over the one it was drawn with, shape (samples,)."""
 
     value_error: jax.Array
     """Value minus target, shape (samples,)."""

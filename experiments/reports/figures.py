@@ -342,7 +342,7 @@ def _draw_curve(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int)
 
 
 def _draw_mean(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int) -> None:
-    """Draws a curve that may have gaps; points are taken together where the same seeds are known."""
+    """Draws a curve that may have gaps. Points at which the same seeds are known go together."""
     known = np.isfinite(curve.returns)
     drawn = known.any(axis=0)
     mean, low, high = np.full((3, len(curve.steps)), np.nan)

@@ -32,9 +32,9 @@ TITLES = {
 """Title of the panel by column."""
 
 RULE = (
-    "Plasticity: at points that were diagnosed, a fresh rollout was played and learned from, and "
-    "both were thrown away. Means over seeds, with 95% percentile intervals of the bootstrap; seeds "
-    "whose networks are no longer finite have no values from there on. Each measure is defined in "
+    "Plasticity: at each point that was diagnosed, a fresh rollout was played and learned from, "
+    "and both were thrown away. Means over seeds, with 95% percentile intervals of the bootstrap. "
+    "A seed whose networks are not finite has no values. Each measure is defined in "
     "agents/diagnostics.py."
 )
 
