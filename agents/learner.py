@@ -13,6 +13,20 @@ Metrics = dict[str, jax.Array]
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+class Inspection(NamedTuple):
+    """What networks make of the samples of a rollout."""
+
+    hidden: dict[str, tuple[jax.Array, ...]]
+    """Of each network, by its name in the parameters: the activations of its hidden layers, from
+    first to last, each of shape (samples, units)."""
+
+    log_ratio: jax.Array
+    """Logarithm of each action's probability over the one it was drawn with, shape (samples,)."""
+
+    value_error: jax.Array
+    """Value minus target, shape (samples,)."""
+
+
 class Learner(NamedTuple):
     """A reinforcement learner without hidden state.
 
@@ -38,3 +52,10 @@ class Learner(NamedTuple):
     loss: Callable[[Any, Any], tuple[jax.Array, Metrics]]
     """`loss(params, samples) -> (loss, metrics)`: what updates minimise, on all samples at once.
     With `play` it measures parameters on fresh experience."""
+
+    learn: Callable[[Any, Any], tuple[Any, Metrics]]
+    """`learn(state, samples) -> (state, metrics)`: the updates that follow from a rollout. `play`
+    and then `learn` give the state that `iterate` gives."""
+
+    inspect: Callable[[Any, Any], Inspection]
+    """`inspect(params, samples)`: see `Inspection`."""

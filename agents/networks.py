@@ -57,6 +57,32 @@ def _multilayer_perceptron(
     return x, activations
 
 
+def hidden_layers(
+    network: Actor | Critic, params: Any, observation: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Activations of a network's hidden layers, after the nonlinearity, from first to last.
+
+    Args:
+        network: whose layers.
+        params: its parameters.
+        observation: observations of any leading shape.
+
+    Returns:
+        For each layer an array of shape (..., units), the observations' leading axes first.
+    """
+    _, captured = network.apply(
+        {"params": params},
+        observation,
+        capture_intermediates=lambda module, method: isinstance(module, nn.Dense),
+        mutable="intermediates",
+    )
+    dense = captured["intermediates"]
+    return tuple(
+        NONLINEARITIES[network.nonlinearity](dense[f"Dense_{i}"]["__call__"][0])
+        for i in range(len(network.widths))
+    )
+
+
 def _flat(observation: jax.Array, observation_ndim: int) -> jax.Array:
     lead = observation.shape[: observation.ndim - observation_ndim]
     return observation.reshape((*lead, -1)).astype(jnp.float32)

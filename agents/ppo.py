@@ -12,8 +12,8 @@ from flax import struct
 from agents._promotion import relaxed_promotion
 from agents.advantages import generalized_advantages
 from agents.environment import Environment
-from agents.learner import Learner, Metrics
-from agents.networks import NONLINEARITIES, Actor, Critic
+from agents.learner import Inspection, Learner, Metrics
+from agents.networks import NONLINEARITIES, Actor, Critic, hidden_layers
 from agents.policies import NetworkPolicy, network_policy
 from agents.updates import LossAndAux, descend
 from agents.wrappers import (
@@ -319,10 +319,8 @@ def ppo(
         }
         return loss, ({"actor": actor_activations, "critic": critic_activations}, metrics)
 
-    def iterate(state: PPOState) -> tuple[PPOState, Metrics]:
+    def learn(state: PPOState, all_samples: Samples) -> tuple[PPOState, Metrics]:
         training_progress = _progress(state.iteration, config.iterations)
-        state, transitions = rollout(state)
-        all_samples = samples_from(state.params, transitions)
 
         def update(
             carry: Any, batch: jax.Array, batch_progress: jax.Array, reset: jax.Array
@@ -364,20 +362,24 @@ def ppo(
                 jnp.arange(config.epochs) == 0,
             ),
         )
-        done = jnp.logical_or(transitions.terminated, transitions.truncated)
-        metrics = jax.tree.map(jnp.mean, losses) | {
-            "episode_return_sum": jnp.sum(jnp.where(done, transitions.episode_return, 0.0)),
-            "episode_length_sum": jnp.sum(jnp.where(done, transitions.episode_length, 0)),
-            "episodes": jnp.sum(done, dtype=jnp.int32),
-            "last_return": jnp.mean(transitions.last_episode_return[-1]),
-        }
         state = state._replace(
             params=params,
             optimizer_state=optimizer_state,
             key=key,
             iteration=state.iteration + 1,
         )
-        return state, metrics
+        return state, jax.tree.map(jnp.mean, losses)
+
+    def iterate(state: PPOState) -> tuple[PPOState, Metrics]:
+        state, transitions = rollout(state)
+        state, losses = learn(state, samples_from(state.params, transitions))
+        done = jnp.logical_or(transitions.terminated, transitions.truncated)
+        return state, losses | {
+            "episode_return_sum": jnp.sum(jnp.where(done, transitions.episode_return, 0.0)),
+            "episode_length_sum": jnp.sum(jnp.where(done, transitions.episode_length, 0)),
+            "episodes": jnp.sum(done, dtype=jnp.int32),
+            "last_return": jnp.mean(transitions.last_episode_return[-1]),
+        }
 
     def policy(state: PPOState, greedy: bool = False) -> NetworkPolicy:
         return network_policy(
@@ -397,7 +399,19 @@ def ppo(
         value, (_, metrics) = loss_of(params, samples)
         return value, metrics
 
-    return Learner(init, iterate, policy, play, loss)
+    def inspect(params: Any, samples: Samples) -> Inspection:
+        distribution, _ = actor.apply({"params": params["actor"]}, samples.observation)
+        value, _ = critic.apply({"params": params["critic"]}, samples.observation)
+        return Inspection(
+            {
+                name: hidden_layers(network, params[name], samples.observation)
+                for name, network in (("actor", actor), ("critic", critic))
+            },
+            distribution.log_probability(samples.action) - samples.log_probability,
+            value - samples.target,
+        )
+
+    return Learner(init, iterate, policy, play, loss, learn, inspect)
 
 
 def _same(x: T) -> T:

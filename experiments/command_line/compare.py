@@ -69,6 +69,11 @@ class Compare(Command):
     its likeliest ones."""
     evaluate_first: Annotated[bool, FLAG] = False
     """Evaluate agents whose task changes in its first phase too, not only in its last."""
+    diagnostics_every: Annotated[
+        int | None, count("--diagnostics-every"), option("ITERATIONS", "never")
+    ] = None
+    """Log measures of the networks' plasticity (agents.diagnostics) every ITERATIONS rollouts, and
+    draw them in plasticity.png and plasticity.svg."""
     resume: Annotated[bool, FLAG] = False
     """Continue interrupted runs; finished runs are left as they are."""
     overwrite: Annotated[bool, FLAG] = False
@@ -99,6 +104,7 @@ class Compare(Command):
             settings=(preset.settings if preset else ()) + self.set,
             evaluation_actions=self.evaluation_actions,
             evaluate_first=self.evaluate_first,
+            diagnostics_every=self.diagnostics_every,
             normalisers=self.normalisers,
             resume=self.resume,
             overwrite=self.overwrite,
@@ -149,6 +155,11 @@ class Train(Command):
     its likeliest ones."""
     evaluate_first: Annotated[bool, FLAG] = False
     """Evaluate agents whose task changes in its first phase too, not only in its last."""
+    diagnostics_every: Annotated[
+        int | None, count("--diagnostics-every"), option("ITERATIONS", "never")
+    ] = None
+    """Log measures of the networks' plasticity (agents.diagnostics) every ITERATIONS rollouts, and
+    draw them in plasticity.png and plasticity.svg."""
     resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
     overwrite: Annotated[bool, FLAG] = False
@@ -166,6 +177,7 @@ class Train(Command):
             settings=self.set,
             evaluation_actions=self.evaluation_actions,
             evaluate_first=self.evaluate_first,
+            diagnostics_every=self.diagnostics_every,
             normalisers=(),
             resume=self.resume,
             overwrite=self.overwrite,
@@ -196,6 +208,7 @@ class Plan:
         seeds: which ones.
         settings: changes to the tasks' settings, `key=value`.
         evaluation_actions: sampled or greedy.
+        diagnostics_every: iterations between two diagnoses, or None.
         normalisers: `TASK=RETURN` each, or `min-max` alone.
         resume: whether runs that have begun are continued.
         overwrite: whether runs that are there are replaced.
@@ -209,6 +222,7 @@ class Plan:
     settings: tuple[str, ...]
     evaluation_actions: str
     evaluate_first: bool
+    diagnostics_every: int | None
     normalisers: tuple[str, ...]
     resume: bool
     overwrite: bool
@@ -295,6 +309,7 @@ class Plan:
                 settings,
                 self.evaluation_actions,
                 self.evaluate_first,
+                self.diagnostics_every,
             )
             configs[path] = run.as_begun(path) if self.resume else run
         return configs

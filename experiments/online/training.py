@@ -17,6 +17,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 import optim
+from agents.diagnostics import MEASURES, diagnose
 from agents.environment import Environment
 from agents.evaluation import evaluate
 from agents.learner import Learner
@@ -60,6 +61,8 @@ class RunConfig:
             sampled from the policy, as in training, or greedy, its likeliest ones.
         evaluate_first: whether a task that changes is also evaluated as it was at first; otherwise
             it is only as it was at last.
+        diagnostics_every: iterations between two diagnoses, see `agents.diagnostics`, rounded up to
+            whole logged points; None makes none.
         prolonged_at: steps at which it ended, each whole iterations, before it was prolonged. The
             first of them say how often it is logged.
 
@@ -75,6 +78,7 @@ class RunConfig:
     settings: Settings
     evaluation_actions: str = "sampled"
     evaluate_first: bool = False
+    diagnostics_every: int | None = None
     prolonged_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,6 +93,14 @@ class RunConfig:
             most = min(most, 2**31 - self.steps_per_iteration)
         if not 1 <= self.steps <= most:
             raise ValueError(f"steps must be in [1, {most}] with these settings; got {self.steps}.")
+        if self.diagnostics_every is not None:
+            if not 1 <= self.diagnostics_every <= self.iterations:
+                raise ValueError(
+                    f"diagnostics_every must be in [1, {self.iterations}], the run's iterations; "
+                    f"got {self.diagnostics_every}."
+                )
+            if not self.settings.widths:
+                raise ValueError("diagnostics_every needs networks with a hidden layer; got none.")
 
     @property
     def spec(self) -> optim.OptimizerSpec:
@@ -129,6 +141,13 @@ class RunConfig:
     def step(self, points: int) -> int:
         """Environment steps of each seed once so many points are logged."""
         return self._iterations_at[points] * self.steps_per_iteration
+
+    def is_diagnosed(self, point: int) -> bool:
+        """Whether the learner is diagnosed after a point."""
+        if self.diagnostics_every is None:
+            return False
+        before, after = self._iterations_at[point : point + 2]
+        return after // self.diagnostics_every > before // self.diagnostics_every
 
     def as_begun(self, path: Path) -> RunConfig:
         """The run as it goes on from what is in a directory, if it prolongs that."""
@@ -174,6 +193,7 @@ class RunConfig:
             "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
             "evaluation_episodes": EVALUATION_EPISODES,
             "evaluation_actions": self.evaluation_actions,
+            "diagnostics_every": self.diagnostics_every,
             "normaliser": TASKS[name].normaliser(options),
             **({"evaluation_dynamics": dynamics} if environment.changes else {}),
             **({"weights_sha256": self.weights} if self.weights else {}),
@@ -256,7 +276,14 @@ def _program(run: RunConfig) -> Program:
     def advance(index: int, state: Any) -> tuple[Any, list[Row]]:
         count = (run.step(index + 1) - run.step(index)) // run.steps_per_iteration
         state, stretch = program.advance(numbers, state, jnp.int32(count))
-        return state, list(_rows(run, index, jax.device_get(stretch)))
+        rows = list(_rows(run, index, jax.device_get(stretch)))
+        if run.diagnostics_every is not None:
+            found = {}
+            if run.is_diagnosed(index):
+                found = jax.device_get(program.diagnose(numbers, state, keys))
+            for i, row in enumerate(rows):
+                row |= {name: _cell(found[name][i]) if found else "" for name in MEASURES}
+        return state, rows
 
     def final_evaluation(state: Any) -> list[Row]:
         def rows(clock: int) -> list[Row]:
@@ -310,6 +337,7 @@ class Compiled(NamedTuple):
     advance: Callable[..., Any]  # (numbers, state, iterations) -> (state, stretch)
     policies: Callable[..., Any]  # (numbers, state) -> policies
     evaluate: Callable[..., Any]  # (numbers, state, keys, clock) -> (returns, lengths)
+    diagnose: Callable[..., Any]  # (numbers, state, keys) -> measures by name
 
 
 @functools.cache
@@ -366,6 +394,14 @@ def _compiled(
 
         return each(one)(numbers, (state, keys))
 
+    def diagnosis(numbers: Numbers, state: Any, keys: jax.Array) -> dict[str, jax.Array]:
+        def one(numbers: Numbers, state_and_key: Any) -> dict[str, jax.Array]:
+            state, key = state_and_key
+            own = learner(numbers)
+            return diagnose(own, state, own.init(key).params, settings.clip)
+
+        return each(one)(numbers, (state, keys))
+
     seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
     numbers_spec = Numbers(seeds, everywhere)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
@@ -383,6 +419,7 @@ def _compiled(
         jax.jit(
             shard(evaluation, in_specs=(numbers_spec, seeds, seeds, everywhere), out_specs=seeds)
         ),
+        jax.jit(shard(diagnosis, in_specs=(numbers_spec, seeds, seeds), out_specs=seeds)),
     )
 
 
@@ -446,3 +483,8 @@ def _rows(run: RunConfig, index: int, stretch: Any) -> Iterator[dict[str, Any]]:
             for name, value in sums.items()
             if not name.startswith("episode")
         }
+
+
+def _cell(value: np.ndarray) -> str:
+    """A number as `metrics.csv` has it; nothing where it is not finite."""
+    return repr(float(value)) if np.isfinite(value) else ""

@@ -6,6 +6,7 @@ no window is ever opened, and the same numbers give the same bytes.
 
 import dataclasses
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -34,6 +35,8 @@ LINE_STYLES: tuple[Any, ...] = ("-", (0, (3, 2)), (0, (1, 1)), (0, (5, 1.5, 1, 1
 
 _UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 _DASHED: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0}
+_MEASURE_COLUMNS = 6
+_MEASURE_PANEL = (2.4, 1.9)
 _MOST_BANDS = 4  # overlapping bands of profiles beyond which none can be read
 
 
@@ -100,7 +103,7 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
     units = [_unit(panel) for panel in panels]
     with matplotlib.rc_context(STYLE):
         figure, axes = grid(len(panels), is_wide)
-        for panel, ax, (unit, name) in zip(panels, axes, units, strict=True):
+        for panel, ax, unit in zip(panels, axes, units, strict=True):
             for curve in panel.curves:
                 _draw_curve(ax, curve, styles[curve.label], repetitions)
             for curve in panel.stationary:
@@ -111,19 +114,57 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
                 ax.axvline(step, color="#aaaaaa", linewidth=0.5, zorder=0)
             if panel.reference is not None:
                 _draw_reference(ax, panel.reference, panel.reference_name)
-            ax.set_title(wrap_label(panel.title, TITLE_WIDTH), loc="left")
-            ax.set_xlim(left=0)
-            ax.xaxis.set_major_formatter(
-                FuncFormatter(lambda step, _, unit=unit: f"{step / unit:g}")
-            )
-            ax.set_xlabel(f"{panel.x_label} ({name})" if name else panel.x_label)
-            ax.set_ylabel(panel.y_label)
-            if panel.logarithmic:
-                ax.set_yscale("log")
+            _finish(ax, panel, unit)
         keep_outer_labels(axes)
         if is_compared:
             styles = styles | {"without changes": {"color": "#666666"} | _DASHED}
         legend(figure, styles, beside=len(panels) < (2 if is_wide else COLUMNS))
+    return figure
+
+
+def measures(tasks: Mapping[str, Sequence[Panel]], repetitions: int = 500) -> Figure:
+    """Draws the mean over seeds with its 95% bootstrap band, in small panels, six to a row.
+
+    Args:
+        tasks: panels by the title of a task, with one y_label for each panel. Curves may have gaps,
+            NaN, and are drawn over those seeds that have a value. A label keeps its colour in all.
+        repetitions: bootstrap resamples of each band. A single seed has no band.
+
+    Returns:
+        The figure, for `render`.
+
+    Raises:
+        ValueError: there is no task, or one without panels.
+
+    Examples:
+        >>> curve = Curve("adam", np.array([1000, 2000]), np.array([[0.0, 2.0], [1.0, np.nan]]))
+        >>> figure = measures({"Breakout-MinAtar": [Panel("Actor: rank", [curve])]})
+        >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
+        [0.5, 2.0]
+    """
+    if not tasks or not all(tasks.values()):
+        raise ValueError(f"tasks must each hold a panel, got {[len(p) for p in tasks.values()]}.")
+    every = [panel for panels in tasks.values() for panel in panels]
+    styles = _styles(curve.label for panel in every for curve in panel.curves)
+    rows = [math.ceil(len(panels) / _MEASURE_COLUMNS) for panels in tasks.values()]
+    with matplotlib.rc_context(STYLE | {"axes.titlesize": 9.0}):
+        width, height = _MEASURE_PANEL
+        figure = Figure(
+            figsize=(_MEASURE_COLUMNS * width, sum(rows) * height + 0.4 * len(rows)),
+            layout="constrained",
+        )
+        parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=rows).ravel()
+        for (title, panels), part, lines in zip(tasks.items(), parts, rows, strict=True):
+            part.suptitle(title, x=0.005, ha="left", fontsize=10.0, fontweight="bold")
+            axes = part.subplots(lines, _MEASURE_COLUMNS, squeeze=False).ravel().tolist()
+            for unused in axes[len(panels) :]:
+                unused.remove()
+            for panel, ax in zip(panels, axes, strict=False):
+                for curve in panel.curves:
+                    _draw_mean(ax, curve, styles[curve.label], repetitions)
+                _finish(ax, panel, _unit(panel))
+            keep_outer_labels(axes[: len(panels)])
+        legend(figure, styles, beside=False)
     return figure
 
 
@@ -278,6 +319,35 @@ def _draw_curve(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int)
 
 def _draw_stationary(ax: Axes, curve: Curve, style: dict[str, Any]) -> None:
     ax.plot(curve.steps, statistics.iqm(curve.returns[:, None]), **style | _DASHED)
+
+
+def _draw_mean(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int) -> None:
+    """Draws a curve that may have gaps. Points at which the same seeds are known go together."""
+    known = np.isfinite(curve.returns)
+    drawn = known.any(axis=0)
+    mean, low, high = np.full((3, len(curve.steps)), np.nan)
+    for seeds in np.unique(known[:, drawn], axis=1).T:
+        at = (known == seeds[:, None]).all(axis=0)
+        scores = curve.returns[np.ix_(seeds, at)][:, None]  # one task
+        mean[at] = statistics.mean(scores)
+        low[at], high[at] = statistics.stratified_bootstrap(scores, statistics.mean, repetitions)
+    steps = curve.steps[drawn]
+    marker = "o" if len(steps) == 1 else None
+    ax.plot(steps, mean[drawn], marker=marker, markersize=4, **style)
+    if np.isfinite(low).any():
+        ax.fill_between(steps, low[drawn], high[drawn], alpha=0.18, lw=0, color=style["color"])
+
+
+def _finish(ax: Axes, panel: Panel, unit: tuple[float, str]) -> None:
+    """Title, labels and scales of a panel."""
+    size, name = unit
+    ax.set_title(wrap_label(panel.title, TITLE_WIDTH), loc="left")
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step / size:g}"))
+    ax.set_xlabel(f"{panel.x_label} ({name})" if name else panel.x_label)
+    ax.set_ylabel(panel.y_label)
+    if panel.logarithmic:
+        ax.set_yscale("log")
 
 
 def _draw_reference(ax: Axes, value: float, name: str) -> None:

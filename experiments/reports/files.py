@@ -20,6 +20,7 @@ _FILES = (
     *(SUMMARY, "summary.md", "aggregate.csv", "curves.png", "curves.svg"),
     *("critic.png", "critic.svg", "profiles.png", "profiles.svg"),
     *("collapse.csv", "phases.csv", "phases.png", "phases.svg"),
+    *("plasticity.png", "plasticity.svg"),
 )
 _AGE_FILES = ("returns_by_age.png", "returns_by_age.svg")
 _BETWEEN = "; "  # directories of a pooled run

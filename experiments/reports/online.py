@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import changing, figures, files, tables
+from experiments.reports import changing, figures, files, plasticity, tables
 from experiments.reports.aggregate import AggregateRow, Normalisers, aggregate, normalised_scores
 from experiments.reports.collapse import collapse_notes
 from experiments.reports.phases import has_phases
@@ -125,8 +125,9 @@ def write_report(
     Returns:
         The files written: `summary.csv`, `summary.md`; `curves.png` and `curves.svg` unless no
         run has returns yet; `aggregate.csv`, `profiles.png` and `profiles.svg` where `aggregate`
-        has rows; `collapse.csv`, `phases.csv`, `phases.png` and `phases.svg` of tasks that change.
-        The same runs give the same bytes.
+        has rows; `collapse.csv`, `phases.csv`, `phases.png` and `phases.svg` of tasks that change;
+        `plasticity.png` and `plasticity.svg` where a run was diagnosed. The same runs give the same
+        bytes.
 
     Raises:
         ValueError: there are no runs, or a file is in the way.
@@ -141,6 +142,8 @@ def write_report(
     panels = _panels(runs)
     if panels:
         contents |= tables.image_files("curves", figures.learning_curves(panels))
+    if diagnosed := plasticity.panels_by_task(runs):
+        contents |= tables.image_files("plasticity", figures.measures(diagnosed))
     if aggregates:
         contents["aggregate.csv"] = tables.csv_bytes(aggregates)
         contents |= tables.image_files("profiles", figures.performance_profiles(scored.scores))
@@ -274,7 +277,10 @@ def _markdown(
         sections.append(tables.markdown_table(_aggregate_lines(aggregates)))
         sections.append("![Performance profiles](profiles.png)")
     sections += changes
+    if "plasticity.png" in images:
+        sections.append("![Measures of plasticity](plasticity.png)")
     if sentences:
         sections.append("## Notes\n\n" + "\n".join(f"* {sentence}" for sentence in sentences))
-    sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in RULES))
+    rules = (*RULES, plasticity.RULE) if "plasticity.png" in images else RULES
+    sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in rules))
     return "\n\n".join(sections) + "\n"

@@ -76,6 +76,10 @@ _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "environment_options": ("an object", lambda v: isinstance(v, dict)),
     "evaluation_actions": ("a name", lambda v: isinstance(v, str) and v != ""),
     "phase_steps": ("a positive whole number or null", lambda v: v is None or _is_count(v)),
+    "diagnostics_every": (
+        "a positive whole number or null",
+        lambda v: v is None or _is_count(v),
+    ),
 }
 
 
@@ -94,6 +98,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
     config.setdefault("environment_options", {})
     config.setdefault("phase_steps", None)
+    config.setdefault("diagnostics_every", None)
     config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
     for key, (allowed, is_valid) in _CONFIG_KEYS.items():
         if key not in config:

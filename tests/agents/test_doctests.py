@@ -8,8 +8,8 @@ import agents
 
 MODULES = [f"agents.{module.name}" for module in pkgutil.iter_modules(agents.__path__)]
 WITH_EXAMPLES = {
-    *("a2c", "advantages", "distributions", "environments", "evaluation", "gridworlds"),
-    *("policies", "ppo"),
+    *("a2c", "advantages", "diagnostics", "distributions", "environments", "evaluation"),
+    *("gridworlds", "policies", "ppo"),
 }
 
 

@@ -366,6 +366,8 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("report", "at least one directory must be given."),
         ("report no/such", "DIR must be a directory; got 'no/such'."),
         ("list --what envs", "unknown option '--what'; the nearest is '--help'."),
+        ("compare --diagnostics-every 0",
+         "--diagnostics-every must be a whole number, at least 1; got '0'."),
         ("compare --steps abc", "--steps must be a whole number, at least 1; got 'abc'."),
     ],
 )  # fmt: skip
@@ -398,6 +400,8 @@ def test_counts(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> N
          "unknown backend 'springs'; the nearest is 'spring'."),
         ("CartPole-v1", "CartPole-v1 CartPole-v1", "'CartPole-v1' is given twice."),
         ("adam", "adma", "unknown optimizer 'adma'; the nearest is 'adam'."),
+        ("--seeds 3", "--seeds 3 --diagnostics-every 20",
+         "--diagnostics-every must be in [1, 19], the run's iterations; got 20."),
         ("adam", "adam adam", "'adam' is given twice."),
         ("adam", "adam adam:b1=1.5", "b1 must be in [0, 1), got 1.5."),
         ("adam", "adam:beta2=0.9", "'adam' has no option 'beta2'; the nearest is 'b2'."),

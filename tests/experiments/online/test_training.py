@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import itertools
 import json
 import random
 import shutil
@@ -23,6 +24,7 @@ from quick import quick_jit
 from run_directories import ITERATION, TINY, results, tiny_run
 
 import optim
+from agents.diagnostics import MEASURES
 from experiments.online import training
 from experiments.online.training import RunConfig, compiled, train
 from experiments.runs import metrics
@@ -464,6 +466,166 @@ def test_prolonged_run_keeps_its_stretches(tmp_path: Path) -> None:
     ]
     assert first.as_begun(path) is first
     assert small_run(1001).as_begun(tmp_path / "none").iterations_per_point == 11
+
+
+# Diagnostics
+
+
+@pytest.fixture(scope="module")
+def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("diagnosed") / "run"
+    train(diagnosed_run(), path)
+    return path
+
+
+def diagnosed_run() -> RunConfig:
+    return dataclasses.replace(tiny_run(), diagnostics_every=5)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with (path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_diagnostics_leave_training_as_it_is(diagnosed: Path, uninterrupted: Path) -> None:
+    """Bit for bit, with more columns; those are empty where nothing is diagnosed."""
+    plain, more = rows(uninterrupted), rows(diagnosed)
+    common = list(plain[0])
+    assert list(more[0]) == [*common, *MEASURES]
+    assert [{name: row[name] for name in common} for row in more] == plain
+    for name in ("evaluation.csv", "agents.safetensors"):
+        assert (diagnosed / name).read_bytes() == (uninterrupted / name).read_bytes()
+    filled = [row for row in more if any(row[name] for name in MEASURES)]
+    assert [(row["point"], row["seed"]) for row in filled] == list(
+        itertools.product(("4", "9"), "012")
+    )
+    for row in filled:
+        found = {name: float(row[name]) for name in MEASURES}
+        for network in ("actor", "critic"):
+            assert 0.0 <= found[f"{network}_dormant"] <= 1.0
+            assert 1.0 <= found[f"{network}_rank"] <= 8.0
+            assert 0.0 < found[f"{network}_distance"] < found[f"{network}_weight_norm"]
+            assert found[f"{network}_update_norm"] > 0.0
+    assert len({row["actor_weight_norm"] for row in filled}) == 6
+    config = json.loads((diagnosed / "config.json").read_text())
+    assert config["diagnostics_every"] == 5
+    assert json.loads((uninterrupted / "config.json").read_text())["diagnostics_every"] is None
+
+
+def test_distance_is_from_the_start_of_each_seed(diagnosed: Path) -> None:
+    run = diagnosed_run()
+    program, numbers, keys = compiled(run)
+    state = program.init(numbers, keys)
+    found = jax.device_get(program.diagnose(numbers, state, keys))
+    for network in ("actor", "critic"):
+        np.testing.assert_allclose(found[f"{network}_distance"], 0.0, atol=1e-7)
+    start = jax.device_get(state.params)
+    state, _ = program.advance(numbers, state, np.int32(5))
+    for network in ("actor", "critic"):
+        leaves = [
+            np.reshape(after - before, (len(keys), -1))
+            for after, before in zip(
+                jax.tree.leaves(jax.device_get(state.params[network])),
+                jax.tree.leaves(start[network]),
+                strict=True,
+            )
+        ]
+        expected = np.sqrt(np.mean(np.square(np.concatenate(leaves, axis=1)), axis=1))
+        logged = [float(row[f"{network}_distance"]) for row in rows(diagnosed)[12:15]]
+        np.testing.assert_allclose(logged, expected[:3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+@pytest.mark.parametrize("after", [3, 5, 6])
+def test_interrupted_run_with_diagnostics_ends_as_if_it_had_not_been(
+    after: int, checkpoint_seconds: float, diagnosed: Path, tmp_path: Path
+) -> None:
+    def stop(point: Point) -> None:
+        if point.number + 1 == after:
+            raise Interruption
+
+    how = {"checkpoint_seconds": checkpoint_seconds}
+    with pytest.raises(Interruption):
+        train(diagnosed_run(), tmp_path / "run", on_point=stop, **how)
+    train(diagnosed_run(), tmp_path / "run", resume=True, on_note=lambda note: None)
+    assert results(tmp_path / "run") == results(diagnosed)
+
+
+def test_run_of_an_earlier_version_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+    """Its configuration says nothing of diagnostics: it had none."""
+    path = tmp_path / "run"
+    cut(tiny_run(), path, 4)
+    file = path / "config.json"
+    config = json.loads(file.read_text())
+    del config["diagnostics_every"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"run with diagnostics_every none, you asked for 5\.$"):
+        train(diagnosed_run(), path, resume=True)
+    train(tiny_run(), path, resume=True, on_note=pytest.fail)
+    assert results(path) == results(uninterrupted)
+    (read,) = load_runs([path])
+    assert read.config["diagnostics_every"] is None
+
+
+def test_diagnostics_of_a_run_stay_as_they_are(diagnosed: Path) -> None:
+    for every, asked in ((None, "none"), (4, "4")):
+        run = dataclasses.replace(tiny_run(), diagnostics_every=every)
+        message = rf"run with diagnostics_every 5, you asked for {asked}\.$"
+        with pytest.raises(ValueError, match=message):
+            train(run, diagnosed, resume=True)
+
+
+def test_seed_that_diverges_has_empty_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    run = tiny_run("sgd:learning_rate=1e30", iterations=3, seeds=1)
+    train(dataclasses.replace(run, diagnostics_every=1), tmp_path / "run")
+    *_, last = rows(tmp_path / "run")
+    assert last["diverged"] == "1"
+    assert {last[name] for name in MEASURES} == {""}
+
+
+def test_after_the_last_iteration_of_an_annealed_run_nothing_is_updated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "jit", quick_jit)
+    run = tiny_run("sgd:learning_rate=0.1", iterations=2, seeds=1)
+    train(dataclasses.replace(run, diagnostics_every=1), tmp_path / "run")
+    first, last = rows(tmp_path / "run")
+    assert (float(first["actor_update_norm"]) > 0.0, bool(first["actor_cosine"])) == (True, True)
+    assert (last["actor_update_norm"], last["actor_cosine"]) == ("0.0", "")
+
+
+@pytest.mark.parametrize(
+    ("iterations", "every", "diagnosed_at"),
+    [
+        (12, 1, range(12)),
+        (12, 12, [11]),
+        (12, 7, [6]),
+        (250, 50, [16, 33, 49, 66, 83]),  # points of three iterations: 51, 102, 150, 201 and 250
+        (250, 2, range(84)),  # never twice at a point
+    ],
+)
+def test_diagnoses_are_rounded_up_to_points(
+    iterations: int, every: int, diagnosed_at: list[int]
+) -> None:
+    run = dataclasses.replace(tiny_run(iterations=iterations), diagnostics_every=every)
+    assert [p for p in range(run.points) if run.is_diagnosed(p)] == list(diagnosed_at)
+    assert not any(map(tiny_run(iterations=iterations).is_diagnosed, range(run.points)))
+
+
+@pytest.mark.parametrize("every", [0, -1, 13, 10**9])
+def test_spacing_of_diagnoses_out_of_range(every: int) -> None:
+    message = rf"^diagnostics_every must be in \[1, 12\], the run's iterations; got {every}\.$"
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(tiny_run(), diagnostics_every=every)
+
+
+def test_diagnostics_need_hidden_layers() -> None:
+    settings = dataclasses.replace(TINY, widths=())
+    with pytest.raises(ValueError, match=r"^diagnostics_every needs networks with a hidden layer"):
+        dataclasses.replace(tiny_run(), settings=settings, diagnostics_every=5)
 
 
 # Weights

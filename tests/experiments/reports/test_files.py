@@ -81,6 +81,8 @@ def test_a_report_on_other_runs_stays(runs: Path, tmp_path: Path) -> None:
         ("curves.png", "mine"),
         ("curves.svg", "mine"),
         ("profiles.png", "mine"),
+        ("plasticity.png", "mine"),
+        ("plasticity.svg", "mine"),
         ("aggregate.csv", "mine"),
         ("collapse.csv", "mine"),
         ("phases.csv", "mine"),

@@ -244,6 +244,10 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
         (replace("config.json", "[0, 1]", "[0, 0]"), r"seeds must be a list .* got \[0, 0\]"),
         (replace("config.json", "0.01", '"fast"'), "learning_rate must be a number or null, got"),
         (replace("config.json", '"normaliser": null', '"normaliser": 0'), "normaliser must be a"),
+        (
+            replace("config.json", '"format": 1', '"format": 1, "diagnostics_every": 0'),
+            "diagnostics_every must be a positive whole number or null, got 0",
+        ),
         (replace("metrics.csv", "diverged", "x"), "metrics.csv must have the columns diverged"),
         (
             replace("metrics.csv", "0,100,0,1.0", "0,100,0,abc"),

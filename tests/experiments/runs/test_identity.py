@@ -88,6 +88,14 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
         # The same data under another name.
         (OFFLINE | {"dataset": "copy", "environment": "copy, iql"}, OFFLINE, None),
         (OFFLINE | {"dataset_sha256": "b"}, OFFLINE, "dataset_sha256 a, you asked for b"),
+        # Earlier versions made no diagnoses of online runs, and did not say so.
+        (ONLINE | {"diagnostics_every": None}, ONLINE, None),
+        (ONLINE, ONLINE | {"diagnostics_every": None}, None),
+        (
+            ONLINE | {"diagnostics_every": 50},
+            ONLINE,
+            "diagnostics_every none, you asked for 50",
+        ),
         # Longer runs.
         (ONLINE | {"steps": 200, "iterations": 20}, ONLINE, None),
         (ONLINE | {"steps": 200, "iterations": 20, "prolonged_at": [100]}, ONLINE, None),
