@@ -108,7 +108,8 @@ class Collection:
             raise ValueError(f"{self.env} has discrete actions; data sets need continuous ones.")
         if len(self.environment.observation_shape) != 1:
             raise ValueError(f"{self.env} must have flat observations for a data set.")
-        _ = self.settings
+        if self.settings.restart:
+            raise ValueError("setting 'restart' must be false where data are collected; got true.")
 
     @property
     def environment(self) -> Environment:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.settings import LATER
+
 FORMAT = 1  # of the run directory, as config.json states it
 CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json: not what was asked
 
@@ -32,7 +34,7 @@ class Run:
 
     path: Path
     config: Mapping[str, Any]  # config.json, see `_read_config`
-    label: str  # the optimizer's specification, numbered where another run has the same
+    label: str  # the run's, or the optimizer's specification; numbered where another has the same
     steps: NDArray[np.int64]  # shape=(points,), environment steps per seed at the stretch's end
     returns: NDArray[np.float64]  # shape=(seeds, points), NaN where no episode was completed
     episodes: NDArray[np.int64]  # shape=(seeds, points), completed in the stretch
@@ -293,7 +295,7 @@ def _read_run(path: Path) -> Run:
     return Run(
         path=path,
         config=config,
-        label=config["optimizer"],
+        label=config["label"] or config["optimizer"],
         steps=steps[0].astype(np.int64),
         returns=np.where(np.isfinite(returns), returns, np.nan),
         episodes=episodes.astype(np.int64),
@@ -320,6 +322,7 @@ _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "environment": ("a name", lambda v: isinstance(v, str) and v != ""),
     "backend": ("a name or null", lambda v: v is None or isinstance(v, str)),
     "optimizer": ("a specification", lambda v: isinstance(v, str) and v != ""),
+    "label": ("a text or null", lambda v: v is None or (isinstance(v, str) and v != "")),
     "learning_rate": ("a number or null", lambda v: v is None or _is_number(v)),
     "steps": ("a positive whole number", _is_count),
     "iterations": ("a positive whole number", _is_count),
@@ -357,6 +360,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
     config.setdefault("environment_options", {})
+    config.setdefault("label", None)
+    if "collapse_line" not in config and isinstance(config.get("settings"), dict):
+        config["settings"] = LATER | config["settings"]
     config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
     for key, (allowed, is_valid) in _CONFIG_KEYS.items():
         if key not in config:

@@ -87,9 +87,7 @@ def test_it_is_adamw_of_optax():
 @pytest.mark.parametrize("spec", ["adam", "adamo", "open@breakout", "optim4rl@small"])
 def test_zero_is_none_bit_for_bit(spec):
     rate = None if "@" in spec else RATE
-    without, zero = (
-        optim.make(text, rate) for text in (spec, f"{spec}:l2=0,decoupled_decay=0.0")
-    )
+    without, zero = (optim.make(text, rate) for text in (spec, f"{spec}:l2=0,decoupled_decay=0.0"))
     jax.tree.map(np.testing.assert_array_equal, train(without), train(zero))
     states = [jax.tree.structure(each.init(PARAMS)) for each in (without, zero)]
     assert states[0] == states[1]
