@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -108,7 +109,7 @@ def conditionals(jaxpr):
     count = 0
     for equation in jaxpr.eqns:
         count += equation.primitive.name == "cond"
-        count += sum(map(conditionals, jax.core.jaxprs_in_params(equation.params)))
+        count += sum(map(conditionals, jax.extend.core.jaxprs_in_params(equation.params)))
     return count
 
 
