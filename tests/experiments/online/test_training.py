@@ -599,7 +599,8 @@ def restarting_run(monkeypatch: pytest.MonkeyPatch, iterations: int = 11) -> Run
     environment = Changing(environments.make("CartPole-v1"))
     monkeypatch.setattr(training, "make_environment", lambda text: environment)
     settings = change_settings(TINY, ["restart=true"])
-    return dataclasses.replace(tiny_run(iterations=iterations), settings=settings)
+    run = tiny_run("sgd:learning_rate=0.1", iterations=iterations)
+    return dataclasses.replace(run, settings=settings)
 
 
 def test_restarted_phase_is_a_run_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -615,7 +616,8 @@ def test_restarted_phase_is_a_run_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     assert (np.asarray(state.iteration) == 2 * PHASE).all()
 
     config = training.ppo_config(TINY, PHASE)
-    optimizer = training.chain(run.spec, TINY, config, run.spec.learning_rate)
+    spec = training.without_learning_rate(run.spec)
+    optimizer = training.chain(spec, TINY, config, run.spec.learning_rate)
     learner = ppo(environments.make("CartPole-v1"), config, optimizer)
 
     def life(state: Any) -> Any:
