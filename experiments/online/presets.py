@@ -93,7 +93,7 @@ PRESETS = {
         seeds=2,
     ),
     "clipping": Preset(
-        "Which of PPO's three clips matter on a CartPole whose actions change sides.",
+        "PPO without its clips of ratio, value and gradient, on a CartPole that changes.",
         ("CartPole-v1:flip=true,phase=20480",),
         (
             Arm("all clips", "adam"),
