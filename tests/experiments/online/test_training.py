@@ -585,7 +585,7 @@ PHASE = 4  # iterations
 def restarting_run(monkeypatch: pytest.MonkeyPatch, iterations: int = 11) -> RunConfig:
     """On a CartPole that says that it changes."""
     environment = environments.make("CartPole-v1")
-    monkeypatch.setattr(environment, "phase_steps", PHASE * ITERATION, raising=False)
+    vars(environment)["phase_steps"] = PHASE * ITERATION  # compiled programs keep it
     monkeypatch.setattr(training, "make_environment", lambda text: environment)
     settings = change_settings(TINY, ["restart=true"])
     run = tiny_run("sgd:learning_rate=0.1", iterations=iterations)
