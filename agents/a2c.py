@@ -12,7 +12,7 @@ import jax
 from agents.ppo import PPOConfig
 
 # What A2C uses, of the settings of PPO that it does not have.
-_USED: dict[str, Any] = {"epochs": 1, "minibatches": 1, "clip": math.inf}
+_USED: dict[str, Any] = {"epochs": 1, "minibatches": 1, "clip": math.inf, "value_clip": None}
 
 
 def check_a2c(settings: Mapping[str, Any]) -> None:
@@ -27,7 +27,7 @@ def check_a2c(settings: Mapping[str, Any]) -> None:
     """
     for name, used in _USED.items():
         value = settings.get(name, used)
-        if not isinstance(value, jax.core.Tracer) and value != used:
+        if not isinstance(value, jax.core.Tracer) and value not in (used, math.inf):
             raise ValueError(
                 f"a2c makes one epoch of one minibatch without clipping; got {name}={value}."
             )
@@ -46,14 +46,14 @@ def a2c_config(config: PPOConfig) -> PPOConfig:
     targets. One learner serves both, and a test of one is a test of the other.
 
     Args:
-        config: settings. `epochs`, `minibatches` and `clip`, which A2C does not have, may be left
-            at PPO's defaults or be A2C's: 1, 1 and infinity.
+        config: settings. `epochs`, `minibatches`, `clip` and `value_clip`, which A2C does not have,
+            may be left at PPO's defaults or be A2C's: 1, 1, infinity and None.
 
     Returns:
         The settings of A2C.
 
     Raises:
-        ValueError: if one of these three is another, which A2C would ignore.
+        ValueError: if one of these four is another, which A2C would ignore.
 
     References:
         Mnih et al., Asynchronous Methods for Deep Reinforcement Learning, 2016,

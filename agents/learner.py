@@ -34,8 +34,9 @@ class Learner(NamedTuple):
     loop over jitted stretches of it.
     """
 
-    init: Callable[[jax.Array], Any]
-    """`init(key) -> state`."""
+    init: Callable[..., Any]
+    """`init(key, iteration=0) -> state`: what a run begins with, or goes on with at an iteration if
+    it is to start anew."""
 
     iterate: Callable[[Any], tuple[Any, Metrics]]
     """`iterate(state) -> (state, metrics)`: one rollout and the updates that follow from it."""

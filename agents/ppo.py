@@ -46,7 +46,7 @@ class PPOConfig:
         discount: gamma in [0, 1].
         trace_decay: lambda of generalised advantage estimation, in [0, 1].
         clip: the probability ratio and the value are clipped to within this distance of where they
-            were on the rollout.
+            were on the rollout; infinity clips nothing.
         entropy_weight: weight of the policy's entropy (nats) in the loss.
         value_weight: weight of the value loss.
         widths: static; units of each network's hidden layers.
@@ -64,6 +64,7 @@ class PPOConfig:
             derivative.
         rematerialise: static; where a lifetime is differentiated, whether the inside of each update
             is computed again on the way back instead of being kept. It saves most of the memory.
+        value_clip: the distance of `clip` for the value alone; None for that of `clip`.
     """
 
     iterations: int | jax.Array
@@ -85,6 +86,7 @@ class PPOConfig:
     reward_scale: Number = 1.0
     constant_rollouts: bool = struct.field(pytree_node=False, default=True)
     rematerialise: bool = struct.field(pytree_node=False, default=False)
+    value_clip: Number | None = None
 
     @property
     def steps_per_iteration(self) -> int:
@@ -143,12 +145,13 @@ def ppo(
 
     With :math:`\rho` the ratio of the new to the old probability of an action, A the advantage
     (unless told otherwise, centred and scaled within the minibatch), V the value, :math:`\hat V`
-    its target and H the entropy, each update descends the gradient of
+    its target, H the entropy, c the clip and :math:`c_V` that of the value, which is c unless told
+    otherwise, each update descends the gradient of
 
     .. math::
         -\overline{\min(\rho A,\; \operatorname{clip}(\rho, 1 \pm c) A)}
         + \tfrac{w_V}{2}\, \overline{\max\big((V - \hat V)^2, (V_c - \hat V)^2\big)} - w_H \bar H,
-        \qquad V_c = V_{old} + \operatorname{clip}(V - V_{old}, \pm c)
+        \qquad V_c = V_{old} + \operatorname{clip}(V - V_{old}, \pm c_V)
 
     Every call of the optimizer's `update` gets the keyword arguments of `agents.updates.descend`.
     Here, `training_progress` is iteration / (iterations - 1), at most 1, and `batch_progress` is
@@ -203,10 +206,13 @@ def ppo(
     observation_ndim = len(environment.observation_shape)
     actor = Actor(environment.action_space, observation_ndim, config.widths, config.nonlinearity)
     critic = Critic(observation_ndim, config.widths, config.nonlinearity)
+    value_clip = config.clip if config.value_clip is None else config.value_clip
 
-    def init(key: jax.Array) -> PPOState:
+    def init(key: jax.Array, iteration: int | jax.Array = 0) -> PPOState:
         key, actor_key, critic_key, environment_key = jax.random.split(key, 4)
-        observation, environment_state = environment.reset(environment_key)
+        iteration = jnp.asarray(iteration, jnp.int32)
+        now = environment.at(iteration * config.steps_per_iteration)
+        observation, environment_state = now.reset(environment_key)
         params = {
             "actor": actor.init(actor_key, observation)["params"],
             "critic": critic.init(critic_key, observation)["params"],
@@ -219,7 +225,7 @@ def ppo(
             environment_state=environment_state,
             observation=observation,
             key=key,
-            iteration=jnp.zeros((), jnp.int32),
+            iteration=iteration,
         )
 
     # Already on the way in, so that nothing of an environment is ever differentiated.
@@ -301,7 +307,7 @@ def ppo(
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         clipped_ratio = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
         policy_loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
-        clipped_value = samples.value + jnp.clip(value - samples.value, -config.clip, config.clip)
+        clipped_value = samples.value + jnp.clip(value - samples.value, -value_clip, value_clip)
         value_loss = (
             0.5
             * jnp.maximum(
@@ -320,7 +326,7 @@ def ppo(
         return loss, ({"actor": actor_activations, "critic": critic_activations}, metrics)
 
     def learn(state: PPOState, all_samples: Samples) -> tuple[PPOState, Metrics]:
-        training_progress = _progress(state.iteration, config.iterations)
+        training_progress = progress(state.iteration, config.iterations)
 
         def update(
             carry: Any, batch: jax.Array, batch_progress: jax.Array, reset: jax.Array
@@ -358,7 +364,7 @@ def ppo(
             (state.params, state.optimizer_state),
             (
                 jax.random.split(shuffle_key, config.epochs),
-                _progress(jnp.arange(config.epochs), config.epochs),
+                progress(jnp.arange(config.epochs), config.epochs),
                 jnp.arange(config.epochs) == 0,
             ),
         )
@@ -418,8 +424,16 @@ def _same(x: T) -> T:
     return x
 
 
-def _progress(position: jax.Array, length: int | jax.Array) -> jax.Array:
-    """Position 0, ..., length - 1 as a share in [0, 1]: 0 where there is only one, 1 beyond."""
+def progress(position: jax.Array, length: int | jax.Array) -> jax.Array:
+    """Position 0, ..., length - 1 as a share in [0, 1].
+
+    Args:
+        position: of an iteration, or an epoch.
+        length: how many there are.
+
+    Returns:
+        The share, float32: 0 where there is only one, 1 beyond the last.
+    """
     last = jnp.maximum(jnp.asarray(length, jnp.int32) - 1, 1)
     return jnp.minimum(position.astype(jnp.float32) / last.astype(jnp.float32), 1.0)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # No jax at import: the command line reads numbers with `whole_number`.
@@ -20,6 +20,10 @@ def unknown(what: str, given: str, choices: Iterable[str]) -> ValueError:
         f"unknown {what} {given!r}; the nearest is {optim.nearest(given, choices)!r}."
     )
 
+
+LEARNERS = ("ppo", "a2c")
+# Settings that runs of earlier versions lack, and what these did.
+LATER = {"value_clip": None, "reward_scale": 1.0, "restart": False}
 
 _MOST = 2**20  # of anything that is counted; far more than fits into any memory
 
@@ -37,9 +41,14 @@ class Settings:
     mean what they mean there.
 
     Attributes:
-        max_grad_norm: the gradients of actor and critic are each clipped to this global norm.
+        max_grad_norm: the gradients of actor and critic are each clipped to this global norm;
+            inf for no clipping.
         anneal: whether the learning rate falls linearly, once an iteration, from its full value
-            in the first iteration towards 0 after the last.
+            in the first iteration towards 0 after the last; with `restart`, after each phase.
+        learner: ppo or a2c, which has 1 epoch of 1 minibatch and clips neither ratio nor value; see
+            `agents.a2c`.
+        restart: whether the agent starts from scratch wherever its environment changes; see
+            `agents.restarts`.
     """
 
     num_envs: int = 64
@@ -58,6 +67,10 @@ class Settings:
     cached_resets: bool = False
     max_grad_norm: float = 0.5
     anneal: bool = True
+    value_clip: float | None = None
+    reward_scale: float = 1.0
+    learner: str = "ppo"
+    restart: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "num_steps", "epochs", "minibatches"):
@@ -67,7 +80,12 @@ class Settings:
             value = getattr(self, name)
             _require(name, value, "in [0, 1]", 0 <= value <= 1)
         for name in ("clip", "max_grad_norm"):
-            _require(name, getattr(self, name), "in (0, inf)", 0 < getattr(self, name) < math.inf)
+            _require(name, getattr(self, name), "in (0, inf]", 0 < getattr(self, name) <= math.inf)
+        ok = self.value_clip is None or 0 < self.value_clip <= math.inf
+        _require("value_clip", self.value_clip, "in (0, inf], or none", ok)
+        scale = self.reward_scale
+        _require("reward_scale", scale, "in (0, inf)", 0 < scale < math.inf)
+        _require("learner", self.learner, " or ".join(LEARNERS), self.learner in LEARNERS)
         for name in ("entropy_weight", "value_weight"):
             _require(name, getattr(self, name), "in [0, inf)", 0 <= getattr(self, name) < math.inf)
         widths = "x".join(map(str, self.widths))
@@ -87,13 +105,37 @@ class Settings:
             f"a divisor of num_envs * num_steps = {rollout}",
             rollout % self.minibatches == 0,
         )
+        if self.learner == "a2c":
+            names = ("epochs", "minibatches", "clip", "value_clip")
+            # A clip at its default was not set, as in `agents.a2c.a2c_config`.
+            kept = [name for name in names if name != "clip" or self.clip != Settings.clip]
+            _check_a2c({name: getattr(self, name) for name in kept})
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says, as JSON may hold it: infinity is the text inf.
+
+        The learner has a key of its own there, and the clip of A2C, which has none, is null.
+        """
+        values = dataclasses.asdict(self) | {"widths": list(self.widths)}
+        values = {key: "inf" if value == math.inf else value for key, value in values.items()}
+        if values.pop("learner") == "a2c":
+            values["clip"] = None
+        return values
+
+
+def _check_a2c(settings: Mapping[str, Any]) -> None:
+    from agents.a2c import check_a2c  # jax comes with it
+
+    check_a2c(settings)
 
 
 def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
     """Applies `key=value` texts to settings.
 
+    For A2C, what is not among them takes A2C's values.
+
     Raises:
-        ValueError: if a key is unknown or a value does not fit.
+        ValueError: if a key is unknown, or a value does not fit or would be ignored by A2C.
     """
     types_of = typing.get_type_hints(Settings)
     changes: dict[str, Any] = {}
@@ -104,6 +146,9 @@ def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
         if key not in types_of:
             raise unknown("setting", key, types_of)
         changes[key] = parse_value(key, text, types_of[key])
+    if changes.get("learner", settings.learner) == "a2c":
+        _check_a2c(changes)
+        changes = {"epochs": 1, "minibatches": 1, "clip": math.inf} | changes
     return dataclasses.replace(settings, **changes)
 
 
@@ -132,25 +177,36 @@ def parse_value(key: str, text: str, wanted: Any) -> Any:
     Args:
         key: the setting's name, for the error.
         text: the value.
-        wanted: bool, int, float or str; anything else stands for whole numbers joined by x.
+        wanted: bool, int, float or str, or one of them or None, which is written `none`; anything
+            else stands for whole numbers joined by x.
 
     Raises:
         ValueError: if the text does not fit.
     """
+    return _read(f"setting {key!r}", text, wanted)
+
+
+def _read(what: str, text: str, wanted: Any) -> Any:
+    """See `parse_value`."""
+    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
     try:
-        if wanted is bool:
+        if bool in kinds:
             return {"true": True, "false": False}[text.lower()]
-        if wanted is int:
+        if int in kinds:
             return whole_number(text)
-        if wanted is float:
+        if float in kinds:
             return float(text)
-        if wanted is str:
+        if str in kinds:
             return text
         return tuple(int(part) for part in text.split("x"))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         names = {bool: "true or false", int: "a whole number", float: "a number"}
-        allowed = names.get(wanted, "whole numbers joined by x, e.g. 64x64")
-        raise ValueError(f"setting {key!r} must be {allowed}; got {text!r}.") from None
+        names |= {type(None): "none"}
+        others = "whole numbers joined by x, e.g. 64x64"
+        allowed = " or ".join(names.get(kind, others) for kind in kinds)
+        raise ValueError(f"{what} must be {allowed}; got {text!r}.") from None
 
 
 def describe(key: str, value: Any) -> str:
@@ -203,21 +259,5 @@ def read_options(option: str, fields: Any, assignments: Iterable[str]) -> dict[s
             )
         if key not in kinds:
             raise unknown(f"setting of {option}", key, kinds)
-        values[key] = _read_option(f"setting {key!r} of {option}", text, kinds[key])
+        values[key] = _read(f"setting {key!r} of {option}", text, kinds[key])
     return values
-
-
-def _read_option(what: str, text: str, kind: Any) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    try:
-        if bool in kinds:
-            return {"true": True, "false": False}[text.lower()]
-        if int in kinds:
-            return whole_number(text)
-        return float(text) if float in kinds else text
-    except (ValueError, KeyError, OverflowError):
-        names = {bool: "true or false", int: "a whole number", float: "a number"}
-        allowed = " or ".join(names.get(one, "none") for one in kinds)
-        raise ValueError(f"{what} must be {allowed}; got {text!r}.") from None

@@ -86,6 +86,7 @@ from optim.trac import trac as trac
 from optim.trac import trac_adam as trac_adam
 from optim.tvlars import scale_by_tvlars as scale_by_tvlars
 from optim.tvlars import tvlars as tvlars
+from optim.weight_decay import with_weight_decay as with_weight_decay
 
 __all__ = [
     "L2LGD2",
@@ -160,4 +161,5 @@ __all__ = [
     "trac_adam",
     "tvlars",
     "with_only_extra_args",
+    "with_weight_decay",
 ]

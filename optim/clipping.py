@@ -1,5 +1,6 @@
 """Gradient clipping for trees that hold several networks."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,8 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
     A tree that is not a mapping is clipped as one network.
 
     Args:
-        max_norm: largest norm of a network's gradient, greater than 0.
+        max_norm: largest norm of a network's gradient, greater than 0; infinity, unless it is a
+            tracer, leaves all gradients as they are.
 
     Returns:
         The transformation, without state. Each network is clipped as by
@@ -54,6 +56,8 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
         As under optax, a finite gradient whose squared norm overflows (in float32, a norm above
         1.8e19) is clipped to zero.
     """
+    if not isinstance(max_norm, jax.core.Tracer) and max_norm == math.inf:
+        return optax.with_extra_args_support(optax.identity())
     check_range("max_norm", max_norm, 0.0, open_low=True)
     clip = optax.clip_by_global_norm(max_norm)
 

@@ -23,6 +23,7 @@ from optim.learned.meta_params import (
     without_weights,
 )
 from optim.spec import OptimizerSpec, Option, check_options
+from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # What optax offers besides, and why it is no name here.
 _EXCLUDED = {
@@ -44,6 +45,9 @@ _WITHOUT_SCHEDULE = frozenset({"optimistic_adam", "rprop", "sm3"})
 
 # optax's line searches fail on any argument that is not theirs or the loss's.
 _ONLY_EXTRAS = {"lbfgs": ("value", "grad", "value_fn")}
+
+# These set the parameters, whatever has been added to them.
+_OWN_COPIES = frozenset({"cocob", "madgrad", "schedule_free_adamw", "schedule_free_sgd", "trac"})
 
 # These decompose matrices, see `in_turn`. Ours see to it themselves.
 _IN_TURN = frozenset({"galore"})
@@ -161,12 +165,15 @@ def make(
         learning_rate: number greater than 0, tracer or schedule. A learning rate among the spec's
             options comes first. Learned optimizers, which set their own steps, are given none.
 
+    Beside its own options, any spec may hold `l2` and `decoupled_decay`, see `with_weight_decay`;
+    the latter is times the learning rate, schedules included, and for learned optimizers times 1.
+
     Returns:
         The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
 
     Raises:
         ValueError: if the optimizer, its weights or an option is unknown, a value is not allowed,
-            or there is no learning rate.
+            there is no learning rate, or the optimizer would undo a `decoupled_decay`.
         OSError: if a file of weights cannot be read.
 
     Examples:
@@ -185,8 +192,9 @@ def make(
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
-    check_options(spec, inspect.signature(factory).parameters)
-    options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | dict(spec.options)
+    check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
+    own, decay = split_decay(dict(spec.options))
+    options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | own
     options.setdefault("learning_rate", learning_rate)
     rate = options["learning_rate"]
     if rate is None:
@@ -194,17 +202,22 @@ def make(
     check_learning_rate(rate)
     if callable(rate) and not accepts_schedule(spec.name):
         raise ValueError(f"learning_rate must be a number for {spec.name!r}, got a schedule.")
+    if spec.name in _OWN_COPIES and decay.get("decoupled_decay"):
+        raise ValueError(
+            f"decoupled_decay must be 0 for {spec.name!r}, which works out the parameters from "
+            "copies of its own and would undo it; l2 has an effect."
+        )
     try:
         optimizer = with_standard_promotion(factory(**options))
     except ImportError as error:
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
-        return with_only_extra_args(optimizer, _ONLY_EXTRAS[spec.name])
+        optimizer = with_only_extra_args(optimizer, _ONLY_EXTRAS[spec.name])
     if spec.name in _DRAWING:
-        return _seeded(optimizer)
+        optimizer = _seeded(optimizer)
     if spec.name in _IN_TURN:
-        return _updated_in_turn(optimizer)
-    return optimizer
+        optimizer = _updated_in_turn(optimizer)
+    return with_weight_decay(optimizer, **decay, learning_rate=rate)
 
 
 def _make_learned(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim._checks import check_learning_rate, check_range, nearest
+from optim.weight_decay import DECAY_OPTIONS
 
 Option = bool | int | float | str | None
 
@@ -196,6 +197,9 @@ def _check_option(key: str, value: Option, parameter: inspect.Parameter) -> None
     """Checks an option's value against the parameter of the factory it is meant for."""
     if key == "learning_rate":
         check_learning_rate(value)
+        return
+    if key in DECAY_OPTIONS:
+        check_range(key, value, 0.0)
         return
     nullable = parameter.default is None or type(None) in _union_members(parameter.annotation)
     if value is None and nullable:

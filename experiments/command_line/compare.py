@@ -16,7 +16,7 @@ from experiments.command_line.arguments import (
     option,
     seed_numbers,
 )
-from experiments.online.presets import PRESETS
+from experiments.online.presets import PRESETS, Arm
 from experiments.reports.files import check_free_for_report
 from experiments.runs.directory import RunDirectory, check_free, run_paths
 from experiments.settings import unknown
@@ -45,7 +45,7 @@ class Compare(Command):
     """Optimizers to compare, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; learned ones are
     NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors. See `rl-optim list optimizers`.
     Without a learning rate, an optimizer uses the one tuned for Adam on the environment; learned
-    optimizers use none."""
+    optimizers use none. LABEL=OPTIMIZER gives one a name of its own in reports."""
     steps: Annotated[int | None, count("--steps"), option("STEPS", "the preset's, or 1e6")] = None
     """Environment steps per seed, rounded up to whole iterations."""
     seeds: Annotated[
@@ -63,7 +63,7 @@ class Compare(Command):
     preset: Annotated[str | None, option("PRESET")] = None
     """Supplies every option that is not given; see `rl-optim list presets`."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
-    """Settings of PPO, e.g. num_envs=128 anneal=false widths=256x256."""
+    """Settings of the learner, e.g. num_envs=128 anneal=false widths=256x256 learner=a2c."""
     evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
     """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
     its likeliest ones."""
@@ -91,13 +91,15 @@ class Compare(Command):
             raise unknown("preset", self.preset, PRESETS)
         preset = PRESETS[self.preset] if self.preset else None
         envs = self.envs or (preset.envs if preset else ())
-        optimizers = self.optimizers or (preset.optimizers if preset else ())
-        needed = {"--envs": envs, "--optimizers": optimizers, "--out": self.out or preset}
+        compared = self.optimizers or (preset.optimizers if preset else ())
+        arms = [arm if isinstance(arm, Arm) else Arm.parse(arm) for arm in compared]
+        needed = {"--envs": envs, "--optimizers": arms, "--out": self.out or preset}
         if missing := [name for name, given in needed.items() if not given]:
             raise ValueError(f"compare needs {joined(missing)}, or a --preset.")
         out = self.out or Path("runs") / str(self.preset)
+        paths = run_paths(out, envs, [arm.name for arm in arms])
         return Plan(
-            runs={path: names for names, path in run_paths(out, envs, optimizers).items()},
+            runs={paths[env, arm.name]: (env, arm) for env in envs for arm in arms},
             out=out,
             steps=self.steps or (preset.steps if preset else 1_000_000),
             seeds=self.seeds or tuple(range(preset.seeds if preset else 4)),
@@ -149,7 +151,7 @@ class Train(Command):
     """Seeds to train: how many (4 means 0 to 3), a range (4-7), a list (0,2,5) or a mixture
     (0-3,8); 7-7 is seed 7 alone."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environment's")] = ()
-    """Settings of PPO, e.g. num_envs=128 anneal=false widths=256x256."""
+    """Settings of the learner, e.g. num_envs=128 anneal=false widths=256x256 learner=a2c."""
     evaluation_actions: Annotated[str, option("ACTIONS", "sampled")] = "sampled"
     """Actions of the evaluation after training: sampled from the policy, as in training, or greedy,
     its likeliest ones."""
@@ -170,7 +172,7 @@ class Train(Command):
     def plan(self) -> Plan:
         """What it comes down to."""
         return Plan(
-            runs={self.out: (self.env, self.optimizer)},
+            runs={self.out: (self.env, Arm(None, self.optimizer))},
             out=self.out,
             steps=self.steps,
             seeds=self.seeds,
@@ -202,7 +204,7 @@ class Plan:
     """What `compare` and `train` come down to.
 
     Attributes:
-        runs: environment and optimizer, as the user wrote them, by run directory.
+        runs: environment, as the user wrote it, and what is compared, by run directory.
         out: where the report is written.
         steps: environment steps of each seed.
         seeds: which ones.
@@ -215,7 +217,7 @@ class Plan:
         cache: whether compiled programs are kept in the user's cache folder.
     """
 
-    runs: Mapping[Path, tuple[str, str]]
+    runs: Mapping[Path, tuple[str, Arm]]
     out: Path
     steps: int
     seeds: tuple[int, ...]
@@ -268,7 +270,7 @@ class Plan:
         shown = {
             path: TrainingProgress(
                 environment=run.environment,
-                optimizer=run.optimizer,
+                optimizer=run.name,
                 steps=run.step(run.points) * len(run.seeds),
                 seeds=len(run.seeds),
             )
@@ -276,7 +278,7 @@ class Plan:
         }
         with Display(list(shown.values()), Console(file=sys.stderr)) as display:
             for path, run in runs.items():
-                what = f"{run.optimizer} on {run.environment}"
+                what = f"{run.name} on {run.environment}"
                 with memory_for(what, "num_envs or --seeds"), display.shown(shown[path]) as show:
                     train(
                         run,
@@ -299,17 +301,19 @@ class Plan:
         from experiments.settings import change_settings
 
         configs = {}
-        for path, (env, optimizer) in self.runs.items():
-            settings = change_settings(TASKS[parse_environment(env)[0]].settings, self.settings)
+        for path, (env, arm) in self.runs.items():
+            published = TASKS[parse_environment(env)[0]].settings
+            settings = change_settings(published, (*self.settings, *arm.settings))
             run = RunConfig(
                 env,
-                optimizer,
+                arm.optimizer,
                 self.steps,
                 self.seeds,
                 settings,
                 self.evaluation_actions,
                 self.evaluate_first,
                 self.diagnostics_every,
+                label=arm.label,
             )
             configs[path] = run.as_begun(path) if self.resume else run
         return configs

@@ -161,7 +161,11 @@ def _optimizers() -> tuple[Groups, str]:
         "Unless stated otherwise, our own optimizers need no extra inputs and cost about as much "
         "as Adam.\n"
         "Options follow the name: adam:learning_rate=3e-4,b2=0.99 or "
-        "open@weights.safetensors:key=1."
+        "open@weights.safetensors:key=1.\n"
+        "All of them, learned ones too, take weight decay: l2=1e-4 adds 1e-4 times the parameters "
+        "to the gradient that the optimizer gets; decoupled_decay=1e-4 takes 1e-4 times the "
+        "learning rate times the parameters (for learned optimizers 1e-4 times the parameters) "
+        "from them, beside the update."
     )
 
 

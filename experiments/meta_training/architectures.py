@@ -12,7 +12,13 @@ import optax
 import optim
 from experiments.settings import unknown
 from meta.trainer import Architecture, MetaParams
-from optim.learned.meta_params import ARCHITECTURES, find_meta_params, read, transform_options
+from optim.learned.meta_params import (
+    ARCHITECTURES,
+    find_meta_params,
+    read,
+    transform,
+    transform_options,
+)
 from optim.spec import check_option_names
 
 
@@ -23,7 +29,7 @@ class LearnedOptimizer:
     Attributes:
         name: a key of `optim.learned.meta_params.ARCHITECTURES`.
         architecture: with its sizes.
-        options: what `transform` gets beside the meta-parameters.
+        options: what `optim.learned.meta_params.transform` gets beside the meta-parameters.
         start: the first meta-parameters, or None to draw them.
         several_rates: the learning rates that these were trained at, if there were several; then
             `options` have to hold one when it is used.
@@ -74,7 +80,7 @@ class LearnedOptimizer:
             )
 
         def use(key: jax.Array) -> None:
-            learned.architecture.transform(learned.init(key), **learned.options)
+            transform(learned.architecture, learned.init(key), learned.options)
 
         jax.eval_shape(use, jax.random.key(0))  # the architecture says what it does not allow
         return learned
@@ -90,7 +96,7 @@ class LearnedOptimizer:
             ValueError: see `check_learning_rate`.
         """
         self.check_learning_rate()
-        return self.architecture.transform(meta_params, **self.options)
+        return transform(self.architecture, meta_params, self.options)
 
     def check_learning_rate(self) -> None:
         """Refuses to choose one of several.

@@ -11,16 +11,27 @@ from typing import Any, TypeVar
 import optax
 
 import optim
-from agents.a2c import a2c_config, check_a2c
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.online.tasks import TASKS, make_environment, parse_environment
 from experiments.online.training import ppo_config
-from experiments.settings import Settings, change_settings, unknown, whole_number
+from experiments.settings import (
+    LEARNERS,
+    Settings,
+    change_settings,
+    describe,
+    unknown,
+    whole_number,
+)
 from meta.task import Task
 from meta.trainer import Build
 
-LEARNERS = ("ppo", "a2c")
+# Settings that a task has fields of its own for, or no use, and what is said of them.
+_ELSEWHERE = {
+    "learner": ", --learner says it",
+    "reward_scale": ", --reward-scales says it",
+    "restart": " in meta-training",
+}
 T = TypeVar("T")
 
 
@@ -34,7 +45,7 @@ class MetaTask:
         normaliser: what its returns are divided by.
         settings: of PPO, and the norm to which gradients are clipped before the optimizer; for
             A2C, as `task_settings` gives them.
-        learner: one of `LEARNERS`.
+        learner: ppo or a2c.
         learning_rate: for learned optimizers that take one; None for what the optimizer's text
             says, or its default.
         reward_scale: what the learner's rewards are multiplied by; returns are not.
@@ -63,8 +74,9 @@ class MetaTask:
             raise ValueError(f"a learning rate must be in (0, inf); got {self.learning_rate!r}.")
         if not 0.0 < self.reward_scale < math.inf:
             raise ValueError(f"a reward scale must be in (0, inf); got {self.reward_scale!r}.")
-        if self.learner == "a2c":
-            check_a2c({name: getattr(self.settings, name) for name in ("epochs", "minibatches")})
+        for name in _ELSEWHERE:
+            if (value := getattr(self.settings, name)) != getattr(Settings, name):
+                raise _elsewhere(name, describe(name, value))
         self.task(stretches=1)  # says what is not allowed
 
     def iterations(self, stretches: int) -> int:
@@ -73,22 +85,24 @@ class MetaTask:
         return math.ceil(self.steps / rollout / stretches) * stretches
 
     def config(self, stretches: int) -> dict[str, Any]:
-        """What `config.json` says of it; the clip of A2C, which does not clip, is null."""
-        settings = dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)}
-        if self.learner == "a2c":
-            settings["clip"] = None
+        """What `config.json` says of it."""
+        settings = self._settings.config()
         return dataclasses.asdict(self) | {
             "iterations": self.iterations(stretches),
-            "settings": settings,
+            "settings": {key: settings[key] for key in settings if key not in _ELSEWHERE},
         }
 
     def task(self, stretches: int) -> Task:
         """What a trainer is given."""
-        config = ppo_config(self.settings, self.iterations(stretches))
-        config = dataclasses.replace(config, reward_scale=self.reward_scale)
-        if self.learner == "a2c":
-            config = a2c_config(config)
+        config = ppo_config(self._settings, self.iterations(stretches))
         return Task(make_environment(self.environment), config, self.normaliser)
+
+    @property
+    def _settings(self) -> Settings:
+        """The settings with what the task has fields of its own for."""
+        return dataclasses.replace(
+            self.settings, learner=self.learner, reward_scale=self.reward_scale
+        )
 
     def build(self, learned: LearnedOptimizer) -> Build:
         """What the task's learners are given: clipping, then the learned optimizer.
@@ -176,16 +190,22 @@ def task_settings(task: str, assignments: Sequence[str], learner: str) -> Settin
     Args:
         task: the environment, `NAME[:key=value,...]`.
         assignments: changes to its published settings, `key=value`.
-        learner: one of `LEARNERS`. A2C makes one epoch of one minibatch, and does not clip.
+        learner: ppo or a2c, which makes one epoch of one minibatch and does not clip.
 
     Raises:
-        ValueError: if a change is not allowed, or is one that A2C would ignore.
+        ValueError: if a change is not allowed, belongs to another option, or would be ignored.
     """
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        if key in _ELSEWHERE:
+            raise _elsewhere(key, text)
     settings = dataclasses.replace(TASKS[parse_environment(task)[0]].settings, anneal=False)
     if learner == "a2c":
-        settings = dataclasses.replace(settings, epochs=1, minibatches=1)
+        assignments = [*assignments, "learner=a2c"]
     settings = change_settings(settings, assignments)
-    if learner == "a2c":
-        changed = {assignment.partition("=")[0] for assignment in assignments}
-        check_a2c({name: value for name, value in vars(settings).items() if name in changed})
-    return settings
+    return dataclasses.replace(settings, learner="ppo")  # the task says it
+
+
+def _elsewhere(name: str, got: str) -> ValueError:
+    """The error for a setting that would be said twice, or not be used."""
+    return ValueError(f"setting {name!r} must be left out{_ELSEWHERE[name]}; got {got}.")

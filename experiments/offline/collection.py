@@ -45,7 +45,7 @@ from experiments.offline.datasets import environment_named
 from experiments.online.tasks import TASKS
 from experiments.online.training import ppo_config
 from experiments.runs.circumstances import package_version
-from experiments.settings import Settings, change_settings, unknown
+from experiments.settings import Settings, change_settings, describe, unknown
 
 KINDS = ("random", "medium", "medium-replay", "expert", "medium-expert")
 SNAPSHOTS = 20
@@ -108,7 +108,13 @@ class Collection:
             raise ValueError(f"{self.env} has discrete actions; data sets need continuous ones.")
         if len(self.environment.observation_shape) != 1:
             raise ValueError(f"{self.env} must have flat observations for a data set.")
-        _ = self.settings
+        for name in ("learner", "restart"):  # data sets say that one agent of PPO's made them
+            value, default = (getattr(one, name) for one in (self.settings, Settings))
+            if value != default:
+                raise ValueError(
+                    f"setting {name!r} must be {describe(name, default)} where data are collected; "
+                    f"got {describe(name, value)}."
+                )
 
     @property
     def environment(self) -> Environment:

@@ -6,13 +6,57 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the things that a comparison compares.
+
+    Attributes:
+        label: what it is called in reports, and its directory after it; None for the optimizer's
+            text.
+        optimizer: `NAME[@WEIGHTS][:key=value,...]`.
+        settings: changes to the tasks' settings, `key=value`. They are what the arm is, and count
+            before those of the comparison.
+    """
+
+    label: str | None
+    optimizer: str
+    settings: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Reads `[LABEL=]OPTIMIZER`. No optimizer has an = before its first @ or colon.
+
+        Raises:
+            ValueError: if the label or the optimizer is empty.
+
+        Examples:
+            >>> Arm.parse("equal betas=adam:b1=0.99,b2=0.99")
+            Arm(label='equal betas', optimizer='adam:b1=0.99,b2=0.99', settings=())
+            >>> Arm.parse("open@a=b.safetensors").label is None
+            True
+        """
+        before, equals, after = text.partition("=")
+        if not equals or "@" in before or ":" in before:
+            return cls(None, text)
+        if not (before.strip() and after.strip()):
+            raise ValueError(
+                f"an optimizer with a label must have the form LABEL=OPTIMIZER; got {text!r}."
+            )
+        return cls(before.strip(), after.strip())
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.optimizer if self.label is None else self.label
+
+
+@dataclasses.dataclass(frozen=True)
 class Preset:
     """What a comparison trains; each field can be replaced on the command line.
 
     Attributes:
         description: one line.
         envs: environments, `NAME[:key=value,...]`.
-        optimizers: optimizers, `NAME[@WEIGHTS][:key=value,...]`.
+        optimizers: what is compared: optimizers, `NAME[@WEIGHTS][:key=value,...]`, or arms.
         steps: environment steps of each seed.
         seeds: number of seeds.
         settings: changes to the tasks' settings, `key=value`.
@@ -20,7 +64,7 @@ class Preset:
 
     description: str
     envs: tuple[str, ...]
-    optimizers: tuple[str, ...]
+    optimizers: tuple[str | Arm, ...]
     steps: int
     seeds: int
     settings: tuple[str, ...] = ()
@@ -47,5 +91,22 @@ PRESETS = {
         ("adam",),
         steps=3_000_000,
         seeds=2,
+    ),
+    "clipping": Preset(
+        "PPO without its clips of ratio, value and gradient, on a CartPole that changes.",
+        ("CartPole-v1:flip=true,phase=20480",),
+        (
+            Arm("all clips", "adam"),
+            Arm("no ratio clip", "adam", ("clip=inf", "value_clip=0.2")),
+            Arm("no value clip", "adam", ("value_clip=inf",)),
+            Arm("no gradient clip", "adam", ("max_grad_norm=inf",)),
+            Arm("no clips", "adam", ("clip=inf", "max_grad_norm=inf")),
+        ),
+        steps=409_600,
+        seeds=8,
+        settings=(
+            *("num_envs=8", "num_steps=64", "epochs=4", "minibatches=4", "widths=64x64"),
+            *("nonlinearity=relu", "anneal=false"),
+        ),
     ),
 }

@@ -17,11 +17,13 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 import optim
+from agents.a2c import a2c_config
 from agents.diagnostics import MEASURES, diagnose
 from agents.environment import Environment
 from agents.evaluation import evaluate
 from agents.learner import Learner
 from agents.ppo import PPOConfig, ppo
+from agents.restarts import phase_iterations, with_progress_of_phase, with_restarts
 from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
 from experiments.runs import weights as weights_files
 from experiments.runs.identity import earlier_ends
@@ -56,7 +58,7 @@ class RunConfig:
         optimizer: `NAME[@WEIGHTS][:key=value,...]`, as the user wrote it.
         steps: environment steps of each seed, at least; whole iterations are done.
         seeds: which seeds, different whole numbers in [0, 2**32 - 1].
-        settings: of PPO and of the chain around the optimizer.
+        settings: of the learner and of the chain around the optimizer.
         evaluation_actions: those of the evaluation after training, one of `EVALUATION_ACTIONS`:
             sampled from the policy, as in training, or greedy, its likeliest ones.
         evaluate_first: whether a task that changes is also evaluated as it was at first; otherwise
@@ -65,6 +67,8 @@ class RunConfig:
             whole logged points; None makes none.
         prolonged_at: steps at which it ended, each whole iterations, before it was prolonged. The
             first of them say how often it is logged.
+        label: what it is called in reports and progress instead of the optimizer's text, where
+            that does not tell it from others.
 
     Raises:
         ValueError: on construction, if anything in it is unknown or not allowed.
@@ -80,9 +84,14 @@ class RunConfig:
     evaluate_first: bool = False
     diagnostics_every: int | None = None
     prolonged_at: tuple[int, ...] = ()
+    label: str | None = None
 
     def __post_init__(self) -> None:
-        make_environment(self.environment)
+        environment = make_environment(self.environment)
+        if self.settings.restart:
+            phase_iterations(environment, self.steps_per_iteration)  # says if there are no phases
+        if self.label is not None and not self.label.strip():
+            raise ValueError(f"a label must be a text that is not empty; got {self.label!r}.")
         weights_files.make(self.spec, self.weights_content)  # says what is not allowed
         check_seeds(self.seeds)
         if self.evaluation_actions not in EVALUATION_ACTIONS:
@@ -110,6 +119,11 @@ class RunConfig:
     @property
     def _task(self) -> Environment:
         return make_environment(self.environment)
+
+    @property
+    def name(self) -> str:
+        """What it is called among others on the same environment."""
+        return self.optimizer if self.label is None else self.label
 
     @property
     def iterations(self) -> int:
@@ -183,14 +197,15 @@ class RunConfig:
             "backend": getattr(environment, "backend", None),
             "phase_steps": environment.phase_steps,
             "optimizer": self.optimizer,
+            "label": self.label,
             "resolved_optimizer": str(self.spec),
             "learning_rate": self.spec.learning_rate,
             "annealed": self._annealed,
             "steps": self.iterations * self.steps_per_iteration,
             "seeds": list(self.seeds),
             "iterations": self.iterations,
-            "algorithm": "ppo",
-            "settings": dataclasses.asdict(self.settings) | {"widths": list(self.settings.widths)},
+            "algorithm": self.settings.learner,
+            "settings": self.settings.config(),
             "evaluation_episodes": EVALUATION_EPISODES,
             "evaluation_actions": self.evaluation_actions,
             "diagnostics_every": self.diagnostics_every,
@@ -353,8 +368,14 @@ def _compiled(
 
     def learner(numbers: Numbers) -> Learner:  # of one seed
         config = ppo_config(settings, numbers.iterations)
-        optimizer = chain(spec, settings, config, numbers.learning_rate, weights)
-        return ppo(environment, config, optimizer)
+        rate, steps = numbers.learning_rate, config.steps_per_iteration
+        if not settings.restart:
+            return ppo(environment, config, chain(spec, settings, config, rate, weights))
+        phase = phase_iterations(environment, steps)  # it is all of an agent's life
+        life = dataclasses.replace(config, iterations=phase)
+        optimizer = chain(spec, settings, life, rate, weights)
+        optimizer = with_progress_of_phase(optimizer, config.updates_per_iteration, phase)
+        return with_restarts(ppo(environment, config, optimizer), environment, steps)
 
     each = functools.partial(jax.vmap, in_axes=(Numbers(0, None), 0))
 
@@ -424,10 +445,11 @@ def _compiled(
 
 
 def ppo_config(settings: Settings, iterations: int | jax.Array) -> PPOConfig:
-    """The part of the settings that is PPO's."""
+    """The part of the settings that is PPO's, or those of PPO with which it is A2C."""
     names = {field.name for field in dataclasses.fields(PPOConfig)}
     names &= {field.name for field in dataclasses.fields(Settings)}
-    return PPOConfig(iterations, **{name: getattr(settings, name) for name in names})
+    config = PPOConfig(iterations, **{name: getattr(settings, name) for name in names})
+    return a2c_config(config) if settings.learner == "a2c" else config
 
 
 def chain(
@@ -439,7 +461,8 @@ def chain(
 ) -> optax.GradientTransformation:
     """Gradient clipping, then the optimizer, with its learning rate annealed if that is set.
 
-    The learning rate of iteration i of n is (1 - i / n) times the full one. Optimizers that take no
+    The learning rate of iteration i of n is (1 - i / n) times the full one; i is counted by the
+    optimizer's state, n is that of the config. Optimizers that take no
     schedule keep it constant. Learned ones set their own steps, and are given none; they are made
     from the content of the file of their weights, which is read unless it is given.
     """

@@ -53,7 +53,15 @@ RULES = (
 # Keys of config.json that say what is compared, that have notes of their own, or that follow.
 _OPTIMIZER_KEYS = ("resolved_optimizer", "learning_rate", "weights_sha256")
 _OTHER_KEYS = (
-    *("format", "environment", "environment_options", "backend", "normaliser", "optimizer"),
+    *(
+        "format",
+        "environment",
+        "environment_options",
+        "backend",
+        "normaliser",
+        "optimizer",
+        "label",
+    ),
     *("steps", "iterations", "seeds"),
     *CIRCUMSTANCES,
 )

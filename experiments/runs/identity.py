@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.settings import describe
+from experiments.settings import LATER, describe
 
 # No jax at import, see `experiments.runs.directory`.
 
@@ -91,11 +91,12 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
             continue
         if key in _TITLES and _DATA_SHA256 in given and _DATA_SHA256 in found:
             continue
-        new, old = given.get(key), found.get(key)
+        default = _default(key)
+        new, old = given.get(key, default), found.get(key, default)
         if any(name in given and name in found for name in _digests(key)):
             new, old = _without_path(str(new)), _without_path(str(old))
         if new != old:
-            return _words(key, found.get(key), given.get(key))
+            return _words(key, found.get(key, default), given.get(key, default))
     if total is None or same_length:
         return None
     difference = _words(total, found[total], given[total])
@@ -103,6 +104,12 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         return difference
     reason = _why_not_longer(found, is_meta=total == "generations")
     return reason and f"{difference}, and it cannot be prolonged: {reason}"
+
+
+def _default(key: str) -> Any:
+    """What earlier versions did that do not say it; meta-training has settings for each task."""
+    *above, name = key.split(".")
+    return LATER.get(name) if "settings" in above else None
 
 
 def _words(key: str, old: Any, new: Any) -> str:
@@ -128,7 +135,7 @@ def _without_path(text: str) -> str:
 
 def _why_not_longer(found: Mapping[str, Any], is_meta: bool) -> str | None:
     """What in a run depends on how long it is; None if nothing does. Meta-training never does."""
-    if is_meta:
+    if is_meta or found.get("settings.restart"):  # nothing then lasts longer than a phase
         return None
     if found.get("annealed"):
         return "its learning rate falls to 0 over the whole run"

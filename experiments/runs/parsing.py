@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.settings import LATER
+
 FORMAT = 1  # of the run directory, as config.json states it
 
 
@@ -60,6 +62,7 @@ _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "environment": ("a name", lambda v: isinstance(v, str) and v != ""),
     "backend": ("a name or null", lambda v: v is None or isinstance(v, str)),
     "optimizer": ("a specification", lambda v: isinstance(v, str) and v != ""),
+    "label": ("a text or null", lambda v: v is None or (isinstance(v, str) and v != "")),
     "learning_rate": ("a number or null", lambda v: v is None or _is_number(v)),
     "steps": ("a positive whole number", _is_count),
     "iterations": ("a positive whole number", _is_count),
@@ -97,7 +100,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT}, got {config.get('format')!r}.")
     config.setdefault("environment_options", {})
+    config.setdefault("label", None)
     config.setdefault("phase_steps", None)
+    if "collapse_line" not in config and isinstance(config.get("settings"), dict):
+        config["settings"] = LATER | config["settings"]
     config.setdefault("diagnostics_every", None)
     config.setdefault("evaluation_actions", "greedy" if "collapse_line" in config else "sampled")
     for key, (allowed, is_valid) in _CONFIG_KEYS.items():

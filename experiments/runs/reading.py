@@ -35,7 +35,7 @@ class Run:
 
     path: Path
     config: Mapping[str, Any]  # config.json, see `parsing.read_config`
-    label: str  # the optimizer, whether it is restarted, a number where another run is called so
+    label: str  # the run's, or the optimizer and whether it is restarted; numbered if not the first
     steps: NDArray[np.int64]  # shape=(points,), environment steps per seed at the stretch's end
     returns: NDArray[np.float64]  # shape=(seeds, points), NaN where no episode was completed
     episodes: NDArray[np.int64]  # shape=(seeds, points), completed in the stretch
@@ -327,7 +327,8 @@ def _read_run(path: Path) -> Run:
     return Run(
         path=path,
         config=config,
-        label=config["optimizer"] + (" (restart)" if is_restarted(config) else ""),
+        label=config["label"]
+        or config["optimizer"] + (" (restart)" if is_restarted(config) else ""),
         steps=steps[0].astype(np.int64),
         returns=np.where(np.isfinite(returns), returns, np.nan),
         episodes=episodes.astype(np.int64),

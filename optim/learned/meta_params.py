@@ -28,6 +28,7 @@ from optim.learned.open import OPEN
 from optim.learned.optim4rl import Optim4RL
 from optim.learned.star import STAR
 from optim.spec import OptimizerSpec, check_option_names, check_options
+from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # Learned optimizers by name. Each class is a dataclass of sizes, and has a `feature_version`: to
 # change what the numbers of a file are multiplied with is to make a new version.
@@ -235,8 +236,9 @@ def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
         text: `NAME@WEIGHTS[:key=value,...]`, with the name of an architecture and the name of
             packaged meta-parameters or a path, as `OptimizerSpec.parse` reads it; or a path alone,
             of any characters, with a suffix or a separator.
-        **options: arguments of the architecture's `transform`. Those with which the
-            meta-parameters were trained are in their file; then those of the text count, and
+        **options: arguments of the architecture's `transform`, and `l2` and `decoupled_decay` of
+            `optim.with_weight_decay`. Those with which the meta-parameters were trained are in
+            their file; then those of the text count, and
             before all others those given here.
 
     Returns:
@@ -275,7 +277,7 @@ def load_weights(
     Args:
         name: name of the architecture; empty if the file is to say it.
         weights: name of packaged meta-parameters, or a path.
-        options: arguments of `transform`.
+        options: as `transform_options` names them.
 
     Returns:
         The optimizer.
@@ -301,11 +303,37 @@ def load_weights(
             f"{path} was trained at several learning rates, {file.several_rates}, and needs to be "
             f"given one: {known}@WEIGHTS:learning_rate=... in a spec, learning_rate=... in Python."
         )
-    return file.architecture.transform(file.meta_params, **{**file.options, **options})
+    return transform(file.architecture, file.meta_params, {**file.options, **options})
+
+
+def transform(
+    architecture: Any, meta_params: Any, options: Mapping[str, Any]
+) -> optax.GradientTransformationExtraArgs:
+    """A learned optimizer, with weight decay if its options say so.
+
+    Args:
+        architecture: with its sizes.
+        meta_params: of the architecture.
+        options: as `transform_options` names them. A `decoupled_decay` is not times a learning
+            rate, which most architectures lack.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: if the architecture does not allow something, or a decay is out of range.
+
+    Examples:
+        >>> optimizer = transform(OPEN(), OPEN().init(jax.random.key(0)), {"l2": 1e-4})
+        >>> int(optimizer.init(jnp.ones(3)).count)
+        0
+    """
+    own, decay = split_decay(options)
+    return with_weight_decay(architecture.transform(meta_params, **own), **decay)
 
 
 def transform_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of an architecture, which its `transform` takes besides meta-parameters.
+    """The options of a learned optimizer, which `transform` takes besides meta-parameters.
 
     Args:
         name: name of the architecture.
@@ -315,9 +343,10 @@ def transform_options(name: str) -> dict[str, inspect.Parameter]:
 
     Examples:
         >>> list(transform_options("linear_optim"))
-        ['learning_rate', 'grad_clip']
+        ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
     """
-    return dict(list(inspect.signature(ARCHITECTURES[name].transform).parameters.items())[2:])
+    own = list(inspect.signature(ARCHITECTURES[name].transform).parameters.items())[2:]
+    return {**dict(own), **DECAY_OPTIONS}
 
 
 def without_weights(name: str) -> ValueError:
@@ -440,8 +469,8 @@ def _feature_version(name: str) -> int:
 def _check(architecture: Any, meta_params: Any, options: Mapping[str, Any], where: str) -> None:
     """Refuses arrays of other names or shapes, and options; the architecture says which."""
     try:
-        architecture.transform(meta_params)
-        architecture.transform(meta_params, **options)
+        transform(architecture, meta_params, {})
+        transform(architecture, meta_params, options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} must fit {architecture}: {error}") from None
 

@@ -25,6 +25,7 @@ def test_what_is_left_at_the_defaults_of_ppo_becomes_that_of_a2c():
         ({"epochs": 2}, "epochs=2"),
         ({"minibatches": 4}, "minibatches=4"),
         ({"clip": 0.1}, "clip=0.1"),
+        ({"value_clip": 0.2}, "value_clip=0.2"),
     ],
 )
 def test_what_would_be_ignored_is_refused(change, given):
@@ -33,6 +34,10 @@ def test_what_would_be_ignored_is_refused(change, given):
     assert str(caught.value) == (
         f"a2c makes one epoch of one minibatch without clipping; got {given}."
     )
+
+
+def test_clips_at_infinity_are_none():
+    assert a2c_config(CONFIG.replace(clip=math.inf, value_clip=math.inf)) == USED
 
 
 def test_numbers_may_be_traced():

@@ -520,7 +520,8 @@ def ppo_loss(params, start, tape, config):
     clipped = np.clip(ratio, 1 - config.clip, 1 + config.clip)
     policy_loss = -np.minimum(ratio * normal, clipped * normal).mean()
     values = forward(params["critic"], observations[:-1])[..., 0]
-    near = np.clip(values, old - config.clip, old + config.clip)
+    distance = config.clip if config.value_clip is None else config.value_clip
+    near = np.clip(values, old - distance, old + distance)
     value_loss = 0.5 * np.maximum((values - targets) ** 2, (near - targets) ** 2).mean()
     parts = {
         "loss": policy_loss + config.value_weight * value_loss
@@ -551,13 +552,23 @@ def numerical_gradient(function, params):
     return jax.tree.unflatten(treedef, gradients)
 
 
-@both_kinds
-def test_loss_and_gradients_against_numpy(continuous):
+@pytest.mark.parametrize(
+    ("continuous", "clip", "value_clip"),
+    [
+        (False, 0.1, None),
+        (True, 0.1, None),
+        (False, np.inf, 0.1),
+        (False, 0.1, np.inf),
+        (False, 0.1, 0.03),
+        (True, np.inf, None),
+    ],
+)
+def test_loss_and_gradients_against_numpy(continuous, clip, value_clip):
     """Three updates on the same rollout: the first with ratio 1, the others with clipping."""
     config = PPOConfig(
         iterations=1, num_envs=3, num_steps=8, epochs=3, minibatches=1, discount=0.9,
-        trace_decay=0.8, clip=0.1, entropy_weight=0.03, value_weight=0.7, widths=(4,),
-        nonlinearity="tanh",
+        trace_decay=0.8, clip=clip, value_clip=value_clip, entropy_weight=0.03, value_weight=0.7,
+        widths=(4,), nonlinearity="tanh",
     )  # fmt: skip
     first, state, metrics, record = recorded(probes.Tape(continuous), config, learning_rate=1.0)
     tape_state = state.environment_state.inner.inner  # EpisodeStatistics -> AutoReset -> Tape
@@ -592,8 +603,8 @@ def test_loss_and_gradients_against_numpy(continuous):
         lambda x, y: np.testing.assert_array_equal(x[0], y), record.params, first.params
     )  # fmt: skip
     assert parts[0]["ratio_clipped"] == parts[0]["value_clipped"] == 0
-    assert 0.1 < parts[-1]["ratio_clipped"] < 1
-    assert parts[-1]["value_clipped"] > 0.1
+    assert (0.1 < parts[-1]["ratio_clipped"] < 1) == np.isfinite(clip)
+    assert (parts[-1]["value_clipped"] > 0.1) == np.isfinite(value_clip or clip)
     for name in ("loss", "policy_loss", "value_loss", "entropy", "kl"):
         mean = np.mean([part[name] for part in parts])
         np.testing.assert_allclose(metrics[name][0], mean, rtol=1e-3, atol=1e-5, err_msg=name)

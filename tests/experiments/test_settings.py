@@ -2,9 +2,12 @@
 
 import dataclasses
 import doctest
+import json
+import math
 
 import pytest
 
+from agents.a2c import a2c_config
 from agents.ppo import PPOConfig
 from experiments import settings
 from experiments.online.training import ppo_config
@@ -44,8 +47,16 @@ def test_the_last_of_a_key_counts_and_the_rest_stays() -> None:
         ("epochs=0", "setting 'epochs' must be in [1, 1048576]; got 0."),
         ("num_envs=1e12", "setting 'num_envs' must be in [1, 1048576]; got 1000000000000."),
         ("clip=low", "setting 'clip' must be a number; got 'low'."),
-        ("clip=0", "setting 'clip' must be in (0, inf); got 0.0."),
-        ("max_grad_norm=inf", "setting 'max_grad_norm' must be in (0, inf); got inf."),
+        ("clip=0", "setting 'clip' must be in (0, inf]; got 0.0."),
+        ("clip=nan", "setting 'clip' must be in (0, inf]; got nan."),
+        ("max_grad_norm=-inf", "setting 'max_grad_norm' must be in (0, inf]; got -inf."),
+        ("value_clip=0", "setting 'value_clip' must be in (0, inf], or none; got 0.0."),
+        ("value_clip=nan", "setting 'value_clip' must be in (0, inf], or none; got nan."),
+        ("value_clip=off", "setting 'value_clip' must be a number or none; got 'off'."),
+        ("reward_scale=0", "setting 'reward_scale' must be in (0, inf); got 0.0."),
+        ("reward_scale=inf", "setting 'reward_scale' must be in (0, inf); got inf."),
+        ("learner=dqn", "setting 'learner' must be ppo or a2c; got 'dqn'."),
+        ("restart=1", "setting 'restart' must be true or false; got '1'."),
         ("discount=1.01", "setting 'discount' must be in [0, 1]; got 1.01."),
         ("trace_decay=nan", "setting 'trace_decay' must be in [0, 1]; got nan."),
         ("entropy_weight=-1", "setting 'entropy_weight' must be in [0, inf); got -1.0."),
@@ -84,10 +95,44 @@ def test_every_setting_of_ppo_is_passed_on() -> None:
     ours = {field.name for field in dataclasses.fields(Settings)}
     theirs = {field.name for field in dataclasses.fields(PPOConfig)}
     # These are a matter of meta-training.
-    of_meta_training = {"normalize_advantages", "reward_scale"}
-    of_meta_training |= {"constant_rollouts", "rematerialise"}
+    of_meta_training = {"normalize_advantages", "constant_rollouts", "rematerialise"}
     assert theirs - ours == {"iterations"} | of_meta_training
-    assert ours - theirs == {"max_grad_norm", "anneal"}
+    assert ours - theirs == {"max_grad_norm", "anneal", "learner", "restart"}
+
+
+def test_infinity_and_none_stand_for_no_clipping() -> None:
+    changed = change_settings(Settings(), ["clip=inf", "max_grad_norm=INF", "value_clip=0.2"])
+    assert (changed.clip, changed.max_grad_norm, changed.value_clip) == (math.inf, math.inf, 0.2)
+    assert change_settings(changed, ["value_clip=None"]).value_clip is None
+    written = json.loads(json.dumps(changed.config(), allow_nan=False))
+    assert (written["clip"], written["max_grad_norm"], written["value_clip"]) == ("inf", "inf", 0.2)
+    # What is written is said as it is given.
+    assert describe("settings.clip", written["clip"]) == "inf"
+    assert describe("settings.value_clip", Settings().config()["value_clip"]) == "none"
+
+
+def test_a2c_takes_its_own_values() -> None:
+    settings = change_settings(Settings(), ["learner=a2c", "num_envs=4", "reward_scale=100"])
+    assert (settings.epochs, settings.minibatches, settings.clip) == (1, 1, math.inf)
+    assert ppo_config(settings, 7) == a2c_config(
+        PPOConfig(iterations=7, num_envs=4, reward_scale=100.0)
+    )
+    written = settings.config()
+    assert (written["epochs"], written["minibatches"], written["clip"]) == (1, 1, None)
+    assert "learner" not in written
+    assert change_settings(Settings(), ["epochs=1", "learner=a2c"]).learner == "a2c"
+    assert change_settings(Settings(), ["learner=a2c", "learner=ppo", "epochs=3"]).epochs == 3
+
+
+@pytest.mark.parametrize("given", ["epochs=4", "minibatches=8", "clip=0.2", "value_clip=0.2"])
+def test_a2c_refuses_what_it_would_ignore(given: str) -> None:
+    for texts in ([given, "learner=a2c"], ["learner=a2c", given]):
+        with pytest.raises(ValueError, match="a2c") as caught:
+            change_settings(Settings(), texts)
+        words = "a2c makes one epoch of one minibatch without clipping"
+        assert str(caught.value) == f"{words}; got {given}."
+    with pytest.raises(ValueError, match=r"got epochs=4\."):
+        Settings(learner="a2c")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,15 @@ def test_dtype_is_kept(dtype):
     assert clipped["actor"].dtype == dtype
 
 
+@pytest.mark.parametrize("infinity", [float("inf"), np.float32(np.inf), jnp.float32(jnp.inf)])
+def test_infinity_clips_nothing(infinity):
+    """Also where the norm overflows."""
+    huge = {"actor": jnp.full(2, 3e38), "critic": jnp.array([-1.0, 2.0])}
+    jax.tree.map(np.testing.assert_array_equal, clip(huge, infinity), huge)
+    with pytest.raises(ValueError, match="max_norm must be in"):
+        optim.clip_by_network_norm(-infinity)
+
+
 def test_it_has_no_state_and_takes_extra_arguments():
     transform = optim.clip_by_network_norm(1.0)
     state = transform.init(GRADS)

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors
 
 from experiments.command_line import main as cli
 from experiments.command_line.compare import Plan
@@ -133,6 +135,80 @@ def test_train_writes_the_same_as_compare(comparison: Path, tmp_path: Path) -> N
         expected = (comparison / "CartPole-v1" / "adam" / file).read_bytes()
         assert (tmp_path / "run" / file).read_bytes() == expected
     assert (tmp_path / "run" / "summary.md").exists()
+
+
+def test_arms_with_labels_and_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A comparison of A2C under optimizers that decay the weights, and one that does not."""
+    tiny = "--set num_envs=4 num_steps=16 widths=8 learner=a2c reward_scale=0.1 max_grad_norm=inf"
+    optimizers = "usual=adam both=adam:l2=0.5,decoupled_decay=10"
+    command = f"compare --envs CartPole-v1 --optimizers {optimizers} --steps 640 --seeds 2 {tiny}"
+    cli.main(shlex.split(f"{command} --no-cache --out {tmp_path / 'out'}"))
+    assert [row["optimizer"] for row in read(tmp_path / "out" / "summary.csv")] == [
+        "usual",
+        "both",
+    ]
+    assert "usual: done" in capsys.readouterr().err
+    runs = tmp_path / "out" / "CartPole-v1"
+    config = json.loads((runs / "both" / "config.json").read_text())
+    assert (config["label"], config["optimizer"]) == ("both", "adam:l2=0.5,decoupled_decay=10")
+    assert "l2=0.5" in config["resolved_optimizer"]
+    assert (config["algorithm"], config["settings"]["epochs"]) == ("a2c", 1)
+    norms = {}
+    for name in ("usual", "both"):
+        with safetensors.safe_open(runs / name / "agents.safetensors", framework="numpy") as file:
+            norms[name] = sum(float(np.abs(file.get_tensor(key)).sum()) for key in file.keys())  # noqa: SIM118
+    assert norms["both"] < norms["usual"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("--optimizer adam:l2=-1", "l2 must be in [0, inf), got -1."),
+        ("--optimizer adam:decoupled_decay=inf", "decoupled_decay must be in [0, inf), got inf."),
+        ("--optimizer open@breakout:l2=nan", "l2 must be in [0, inf), got nan."),
+        (
+            "--optimizer trac:decoupled_decay=1",
+            "decoupled_decay must be 0 for 'trac', which works out the parameters from copies of "
+            "its own and would undo it; l2 has an effect.",
+        ),
+        (
+            "--optimizer adam --set restart=true",
+            "restarts need an environment that changes in phases; 'CartPole-v1' does not.",
+        ),
+        (
+            "--optimizer adam --set learner=a2c clip=0.2",
+            "a2c makes one epoch of one minibatch without clipping; got clip=0.2.",
+        ),
+        ("--optimizer adam --set value_clip=-1", "setting 'value_clip' must be in (0, inf], or "),
+    ],
+)
+def test_what_an_arm_cannot_be(
+    arguments: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert fails(capsys, f"train --env CartPole-v1 {arguments} --out {out}").startswith(line)
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_arms_of_the_literature(tmp_path: Path) -> None:
+    """Resets, relative time, equal decay rates and TRAC, all by name."""
+    arms = {
+        "trac": "trac",
+        "adam_rel": "adam_rel",
+        "adam_reset": "adam_reset",
+        "every 32": "adam_reset:period=32",
+        "equal": "adam:b1=0.99,b2=0.99",
+        "l2": "adam:b1=0.99,b2=0.99,l2=1e-3",
+    }
+    texts = " ".join(shlex.quote(f"{label}={text}") for label, text in arms.items())
+    command = f"compare --envs CartPole-v1 --optimizers {texts} --steps 1200 --seeds 2 {TINY}"
+    cli.main(shlex.split(f"{command} --no-cache --out {tmp_path}"))
+    rows = read(tmp_path / "summary.csv")
+    assert [row["optimizer"] for row in rows] == list(arms)
+    assert all((row["diverged_seeds"], row["finished"]) == ("0", "1") for row in rows)
+    curves = {path.read_bytes() for path in tmp_path.glob("CartPole-v1/*/metrics.csv")}
+    assert len(curves) == len(arms)  # each is another optimizer
 
 
 def test_reports_need_run_directories_alone(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from file_names import file_names
 from fixed_meta_params import drawn
+from quick import quick_jit
 
 import optim
 from experiments.meta_training.architectures import LearnedOptimizer
@@ -51,6 +52,32 @@ def test_training_starts_from_files_of_any_name(folder: str, name: str) -> None:
             jax.tree.map(
                 np.testing.assert_array_equal, learned.init(jax.random.key(0)), meta_params
             )
+
+
+def test_weight_decay_is_part_of_what_is_trained(tmp_path: Path) -> None:
+    """Agents have it in training, and so do those that use the weights."""
+    save(tmp_path / "w.safetensors", options={"l2": 0.5})
+    learned = LearnedOptimizer.parse(f"optim4rl@{tmp_path / 'w.safetensors'}:decoupled_decay=0.1")
+    assert learned.options == {"l2": 0.5, "decoupled_decay": 0.1}
+    task = MetaTask("CartPole-v1", 64, 1.0, dataclasses.replace(SETTINGS, max_grad_norm=np.inf))
+    params = {"actor": jnp.ones((2, 2)), "critic": jnp.full(2, 3.0)}
+
+    def update(build: Callable[[MetaParams], Any], grads: Any) -> Any:
+        optimizer = build(learned.init(jax.random.key(0)))
+        return quick_jit(optimizer.update)(grads, optimizer.init(params), params)[0]
+
+    plain = LearnedOptimizer.parse(f"optim4rl@{tmp_path / 'w.safetensors'}:l2=0")
+    grads = jax.tree.map(jnp.cos, params)
+    penalised = jax.tree.map(lambda g, p: g + 0.5 * p, grads, params)
+    jax.tree.map(
+        lambda a, b, p: np.testing.assert_allclose(a, b - 0.1 * p, rtol=1e-5),
+        update(task.build(learned), grads),
+        update(task.build(plain), penalised),
+        params,
+    )
+    for text in ("optim4rl:l2=-1", "optim4rl:decoupled_decay=inf"):
+        with pytest.raises(ValueError, match=r"must be in \[0, inf\), got"):
+            LearnedOptimizer.parse(text)
 
 
 # Learning rates of the tasks
@@ -105,6 +132,12 @@ def trained(tmp_path: Path) -> Callable[..., Path]:
         ("optim4rl", (0.1, None), {}, "0.1 default"),
         ("optim4rl@small", (0.1, 0.3), {}, "0.1 0.3"),
         ("open", (None, None), {}, None),
+        (
+            "optim4rl:l2=0.5,decoupled_decay=0.1",
+            (0.1, 0.1),
+            {"l2": 0.5, "decoupled_decay": 0.1, "learning_rate": 0.1},
+            None,
+        ),
     ],
 )
 def test_weights_carry_a_learning_rate_or_ask_for_one(

@@ -7,7 +7,7 @@ import pytest
 from agents.ppo import PPOConfig
 from experiments.meta_training.tasks import MetaTask, task_settings
 from experiments.online.training import ppo_config
-from experiments.settings import Settings
+from experiments.settings import Settings, change_settings
 
 WORDS = "a2c makes one epoch of one minibatch without clipping; got "
 
@@ -20,8 +20,9 @@ def test_unset_settings_take_the_values_of_a2c(environment: str) -> None:
     config = task.task(1).config
     written = json.loads(json.dumps(task.config(1), allow_nan=False))["settings"]
     assert (config.epochs, config.minibatches, config.discount) == (1, 1, 0.9)
+    elsewhere = ("learner", "reward_scale", "restart")
     assert written | {"clip": config.clip} == {
-        **vars(settings),
+        **{name: value for name, value in vars(settings).items() if name not in elsewhere},
         "widths": list(settings.widths),
         "clip": config.clip,
         "epochs": config.epochs,
@@ -42,6 +43,34 @@ def test_set_ones_that_a2c_would_ignore_are_refused(given: str) -> None:
 def test_set_ones_that_are_those_of_a2c_are_accepted() -> None:
     settings = task_settings("Catch-bsuite", ["epochs=1", "minibatches=1"], "a2c")
     assert settings == task_settings("Catch-bsuite", [], "a2c")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("learner=a2c", "setting 'learner' must be left out, --learner says it; got a2c."),
+        ("reward_scale=2.0",
+         "setting 'reward_scale' must be left out, --reward-scales says it; got 2.0."),
+        ("restart=true", "setting 'restart' must be left out in meta-training; got true."),
+    ],
+)  # fmt: skip
+def test_what_would_be_said_twice_is_refused(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match="setting") as caught:
+        task_settings("Catch-bsuite", [given], "ppo")
+    assert str(caught.value) == message
+    settings = change_settings(Settings(anneal=False), [given])
+    with pytest.raises(ValueError, match="setting") as caught:
+        MetaTask("Catch-bsuite", 1000, 1.0, settings)
+    assert str(caught.value) == message
+
+
+def test_the_tasks_own_options_reach_the_learner() -> None:
+    settings = task_settings("Catch-bsuite", ["value_clip=0.5", "max_grad_norm=inf"], "ppo")
+    task = MetaTask("Catch-bsuite", 1000, 1.0, settings, reward_scale=100.0)
+    assert (task.task(1).config.reward_scale, task.task(1).config.value_clip) == (100.0, 0.5)
+    written = json.loads(json.dumps(task.config(1), allow_nan=False))
+    assert (written["reward_scale"], written["settings"]["max_grad_norm"]) == (100.0, "inf")
+    assert not {"learner", "reward_scale", "restart"} & written["settings"].keys()
 
 
 def test_settings_made_in_python_are_held_to_the_same() -> None:

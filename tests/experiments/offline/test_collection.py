@@ -193,6 +193,8 @@ def test_minari_reads_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--seed 3 -> --seed -1", "--seed must be in [0, 4294967295]; got -1."),
         ("--seed 3 -> --noise -0.1", "--noise must be at least 0; got -0.1."),
         ("--seed 3 -> --size 0", "--size must be a whole number, at least 1; got '0'."),
+        (f"{SMALL} -> restart=true", "setting 'restart' must be false where data are "),
+        (f"{SMALL} -> learner=a2c", "setting 'learner' must be ppo where data are coll"),
         ("none -> none", "exists already; use --overwrite to replace it."),
     ],
 )

@@ -24,7 +24,9 @@ from quick import quick_jit
 from run_directories import ITERATION, TINY, results, tiny_run
 
 import optim
+from agents import environments
 from agents.diagnostics import MEASURES
+from agents.ppo import ppo
 from experiments.online import training
 from experiments.online.training import RunConfig, compiled, train
 from experiments.runs import metrics
@@ -32,6 +34,7 @@ from experiments.runs.directory import RunDirectory
 from experiments.runs.reading import load_runs
 from experiments.runs.stopping import Stopped
 from experiments.runs.training import Point
+from experiments.settings import LATER, change_settings
 
 
 @pytest.fixture(scope="session")
@@ -551,7 +554,7 @@ def test_interrupted_run_with_diagnostics_ends_as_if_it_had_not_been(
     assert results(tmp_path / "run") == results(diagnosed)
 
 
-def test_run_of_an_earlier_version_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+def test_run_from_before_diagnostics_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
     """Its configuration says nothing of diagnostics: it had none."""
     path = tmp_path / "run"
     cut(tiny_run(), path, 4)
@@ -685,6 +688,127 @@ def test_configuration() -> None:
     assert "b2=0.99" in config["resolved_optimizer"]
     assert "b1=0.8" in config["resolved_optimizer"]
     assert (config["backend"], config["normaliser"]) == (None, 50.08)
+
+
+def test_configuration_of_an_arm(tmp_path: Path) -> None:
+    run = dataclasses.replace(tiny_run(), label="as usual")
+    assert (run.name, tiny_run().name) == ("as usual", "adam")
+    config = run.config()
+    assert (config["label"], config["optimizer"]) == ("as usual", "adam")
+    assert tiny_run().config() == config | {"label": None}
+    with pytest.raises(ValueError, match="a label must be a text that is not empty; got ' '"):
+        dataclasses.replace(run, label=" ")
+
+
+def test_configuration_of_a2c() -> None:
+    settings = change_settings(TINY, ["learner=a2c", "reward_scale=10", "max_grad_norm=inf"])
+    run = dataclasses.replace(tiny_run(), settings=settings)
+    config = json.loads(json.dumps(run.config(), allow_nan=False))
+    assert config["algorithm"] == "a2c"
+    assert config["settings"] == TINY.config() | {
+        "epochs": 1,
+        "minibatches": 1,
+        "clip": None,
+        "reward_scale": 10.0,
+        "max_grad_norm": "inf",
+    }
+    # An update is one step on all of the rollout.
+    used = training.ppo_config(settings, run.iterations)
+    assert (used.updates_per_iteration, used.normalize_advantages) == (1, False)
+
+
+def test_run_of_an_earlier_version_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+    """It says less, and is what a run is by default."""
+    path = tmp_path / "run"
+    shutil.copytree(uninterrupted, path)
+    (path / "evaluation.csv").unlink()
+    config = json.loads((path / "config.json").read_text())
+    del config["label"]
+    for name in LATER:
+        del config["settings"][name]
+    (path / "config.json").write_text(json.dumps(config))
+    train(tiny_run(), path, resume=True, on_note=pytest.fail)
+    assert results(path) == results(uninterrupted)
+    (old,) = load_runs([path])
+    assert old.config["settings"] == load_runs([uninterrupted])[0].config["settings"]
+    for text in ("value_clip=0.5", "restart=true", "reward_scale=2", "learner=a2c"):
+        settings = change_settings(dataclasses.replace(TINY, epochs=1, minibatches=1), [text])
+        changed = {**tiny_run().config(), "settings": settings.config()}
+        changed["algorithm"] = settings.learner
+        with pytest.raises(ValueError, match="cannot resume"):
+            RunDirectory.check(path, changed, resume=True, overwrite=False)
+
+
+# Restarts
+
+PHASE = 4  # iterations
+
+
+def restarting_run(monkeypatch: pytest.MonkeyPatch, iterations: int = 11) -> RunConfig:
+    """On a CartPole that says that it changes."""
+    environment = environments.make("CartPole-v1")
+    vars(environment)["phase_steps"] = PHASE * ITERATION  # compiled programs keep it
+    monkeypatch.setattr(training, "make_environment", lambda text: environment)
+    settings = change_settings(TINY, ["restart=true"])
+    run = tiny_run("sgd:learning_rate=0.1", iterations=iterations)
+    return dataclasses.replace(run, settings=settings)
+
+
+def test_restarted_phase_is_a_run_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its learning rate falls over the phase, as it does over a run of that length."""
+    run = restarting_run(monkeypatch)
+    assert run.settings.anneal
+    program, numbers, keys = compiled(run)
+    state = program.init(numbers, keys)
+    first = jax.tree.map(lambda leaf: leaf[:2], state)
+    state, _ = program.advance(numbers, state, jax.numpy.int32(PHASE))
+    before = jax.tree.map(lambda leaf: leaf[:2], state)
+    state, _ = program.advance(numbers, state, jax.numpy.int32(PHASE))
+    assert (np.asarray(state.iteration) == 2 * PHASE).all()
+
+    config = training.ppo_config(TINY, PHASE)
+    spec = training.without_learning_rate(run.spec)
+    optimizer = training.chain(spec, TINY, config, run.spec.learning_rate)
+    learner = ppo(environments.make("CartPole-v1"), config, optimizer)
+
+    def life(state: Any) -> Any:
+        return jax.lax.fori_loop(0, PHASE, lambda _, state: learner.iterate(state)[0], state)
+
+    def second(state: Any) -> Any:
+        return life(learner.init(jax.random.fold_in(state.key, 1), state.iteration))
+
+    born = quick_jit(jax.vmap(learner.init))(keys[:2])
+    for ours, theirs in (
+        (first.params, born.params),
+        (before.params, quick_jit(jax.vmap(life))(born).params),
+        (
+            jax.tree.map(lambda leaf: leaf[:2], state.params),
+            quick_jit(jax.vmap(second))(before).params,
+        ),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours, theirs
+        )
+
+
+def test_restarting_run_is_resumed_and_prolonged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Though its learning rate is annealed: nothing in it lasts longer than a phase."""
+    run = restarting_run(monkeypatch)
+    train(run, tmp_path / "straight")
+    path = tmp_path / "prolonged"
+    train(dataclasses.replace(run, steps=6 * ITERATION), path)
+    train(run, path, resume=True)
+    assert results(path) == results(tmp_path / "straight")
+    config = json.loads((path / "config.json").read_text())
+    assert (config["annealed"], config["settings"]["restart"]) == (True, True)
+
+
+def test_restarts_need_phases() -> None:
+    settings = change_settings(TINY, ["restart=true"])
+    with pytest.raises(ValueError, match="restarts need an environment that changes in phases; 'C"):
+        dataclasses.replace(tiny_run(), settings=settings)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2**31 * 64])

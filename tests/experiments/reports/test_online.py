@@ -365,6 +365,30 @@ def test_namesakes_are_told_apart_by_what_they_stand_for(tmp_path: Path) -> None
     ]
 
 
+def test_arms_are_called_by_their_labels(tmp_path: Path) -> None:
+    """Everywhere; what they differ in is said; and each is pooled with its own."""
+    for label, clip in (("as usual", 0.2), ("no clip", "inf")):
+        arm = {"label": label, "settings": {"clip": clip}}
+        for seeds in ([0, 1], [2, 3]):
+            write_run(tmp_path / f"{label}{seeds[0]}", flat(1.0, 2.0), seeds=seeds, **arm)
+    write_run(tmp_path / "plain", flat(1.0, 2.0), settings={"clip": 0.2})
+    runs = reading.load_runs([tmp_path])
+    assert [(run.label, run.config["seeds"]) for run in runs] == [
+        ("as usual", [0, 1, 2, 3]),
+        ("no clip", [0, 1, 2, 3]),
+        ("adam", [0, 1]),
+    ]
+    assert summary.setting_notes("Breakout-MinAtar", runs) == [
+        'On Breakout-MinAtar, settings.clip is "inf" for no clip and 0.2 for all others.'
+    ]
+    online.write_report(runs, tmp_path / "out")
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        names = [row["optimizer"] for row in csv.DictReader(file)]
+    assert names == ["as usual", "no clip", "adam"]
+    assert "no clip" in (tmp_path / "out" / "curves.svg").read_text()
+    assert "no clip" in plain(summary.summarise(runs))
+
+
 def test_actions_of_the_evaluation_are_said(tmp_path: Path) -> None:
     cells = flat(1.0, 2.0)
     for name, changes in {"old": {}, "new": {"evaluation_actions": "sampled"}}.items():

@@ -12,6 +12,7 @@ from run_directories import create
 from experiments.runs.circumstances import numerics
 from experiments.runs.directory import RunDirectory
 from experiments.runs.identity import check_same, earlier_ends
+from experiments.settings import LATER
 
 ONLINE = {
     "optimizer": "adam",
@@ -117,7 +118,31 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
             "steps 100, you asked for 200, and it cannot be prolonged: "
             "open is told how much of the run is over",
         ),
+        (
+            ONLINE | {"annealed": True, "steps": 200, "settings": {"clip": 0.2, "restart": True}},
+            ONLINE | {"annealed": True, "settings": {"clip": 0.2, "restart": True}},
+            None,  # it falls over each phase
+        ),
         (ONLINE | LEARNED | {"steps": 200}, ONLINE | LEARNED, None),
+        # What earlier versions did not have.
+        (ONLINE | {"label": None, "settings": LATER | {"clip": 0.2}}, ONLINE, None),
+        (ONLINE, ONLINE | {"label": None, "settings": LATER | {"clip": 0.2}}, None),
+        (ONLINE | {"label": "mine"}, ONLINE, "label none, you asked for mine"),
+        (
+            ONLINE | {"settings": LATER | {"clip": 0.2, "reward_scale": 10.0}},
+            ONLINE,
+            "settings.reward_scale 1.0, you asked for 10.0",
+        ),
+        (
+            ONLINE | {"settings": LATER | {"clip": 0.2, "restart": True}},
+            ONLINE,
+            "settings.restart false, you asked for true",
+        ),
+        (
+            META | {"tasks": {"0": {"settings": {"clip": 0.2, "value_clip": None}}}},
+            META | {"tasks": {"0": {"settings": {"clip": 0.2}}}},
+            None,
+        ),
         (OFFLINE | {"steps": 200}, OFFLINE, None),
         (
             OFFLINE | {"steps": 200, "settings": {"cosine_actor": True}},
