@@ -6,6 +6,9 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+
 
 def check_curriculum(curriculum: Sequence[int], tasks: int) -> None:
     """Makes sure that a curriculum says when each task but the first is taken.
@@ -66,3 +69,25 @@ def steps_of_each(curriculum: Sequence[int], tasks: int, steps: int) -> list[int
     starts = first_steps(curriculum, tasks)
     ends = [*curriculum, steps] if curriculum else [steps] * tasks
     return [max(0, min(end, steps) - start) for start, end in zip(starts, ends, strict=True)]
+
+
+def of_all(x: jax.Array, current: jax.typing.ArrayLike, tasks: int) -> jax.Array:
+    """What is said of all tasks: of the current ones what is known, of others NaN, or 0 of counts.
+
+    Args:
+        x: shape (current tasks, ...).
+        current: their numbers.
+        tasks: how many there are.
+
+    Returns:
+        An array of shape (tasks, ...).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> print(of_all(jnp.array([2.0]), jnp.array([1]), 3))
+        [nan  2. nan]
+    """
+    if len(x) == tasks:
+        return x
+    nothing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else 0
+    return jnp.full((tasks, *x.shape[1:]), nothing, x.dtype).at[current].set(x)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import optim
 from agents._promotion import relaxed_promotion, strong
-from meta.curriculum import check_curriculum, current_tasks, first_steps
+from meta.curriculum import check_curriculum, current_tasks, first_steps, of_all
 from meta.gradients import cosines, signal_to_noise, spread
 from meta.population import MEMBERS, compile_all, gathered, population_mesh
 from meta.trainer import MetaParams, Metrics, Trainer
@@ -351,7 +351,7 @@ def pipeline(
         meta_params: MetaParams,
         optimizer_state: optax.OptState,
         skipped: tuple[jax.Array, jax.Array],
-        current: jax.Array,
+        current: jax.typing.ArrayLike,
         summed: Sequence[Any],
     ) -> tuple[Any, ...]:
         """One step of the meta-parameters, given the sums of the current tasks on all devices."""
@@ -396,11 +396,11 @@ def pipeline(
         metrics = {
             "meta_loss": jnp.mean(losses),
             "gradient_norm": norm,
-            "gradient_snr": signal_to_noise(norm, sum(variances) / len(variances) ** 2),
+            "gradient_snr": signal_to_noise(norm, jnp.mean(jnp.stack(variances)) / len(variances)),
             "skipped": skipped[0],
             "skipped_in_a_row": skipped[1],
             "failed": sum((t["failed"] for t in totals[1:]), start=totals[0]["failed"]),
-            **{name: _of_all(x, current, tasks) for name, x in by_task.items()},
+            **{name: of_all(x, current, tasks) for name, x in by_task.items()},
         }
         if len(gradients) > 1:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
@@ -487,14 +487,6 @@ def pipeline(
         return kept + max(extra, default=0)
 
     return Trainer(begin, step, lambda state: state.meta_params, memory)
-
-
-def _of_all(x: jax.Array, current: jax.Array, tasks: int) -> jax.Array:
-    """Numbers of all tasks, of which there are those of the current ones; the rest NaN or 0."""
-    if len(x) == tasks:
-        return x
-    nothing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else 0
-    return jnp.full((tasks, *x.shape[1:]), nothing, x.dtype).at[current].set(x)
 
 
 def _all_finite(lives: Any, count: int) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,15 @@ class Metrics:
         return self._written.hexdigest()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Logs rows, after a header if the file is new."""
-        with open(self.path, "a", newline="") as stream:
-            text = csv_text(rows, header=stream.tell() == 0)
+        """Logs rows, after a header if the file is new.
+
+        A file that is there, which an earlier version may have begun, keeps its columns.
+        """
+        with open(self.path, "a+", newline="") as stream:
+            is_new = stream.tell() == 0
+            stream.seek(0)
+            columns = None if is_new else next(csv.reader(stream))
+            text = csv_text(rows, header=is_new, columns=columns)
             stream.write(text)
         self._written.update(text.encode())
 
