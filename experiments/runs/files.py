@@ -28,7 +28,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def csv_text(
     rows: Sequence[Mapping[str, Any]], header: bool, columns: Sequence[str] | None = None
 ) -> str:
-    """Rows as they stand in a CSV file.
+    r"""Rows as they stand in a CSV file.
 
     Args:
         rows: at least one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,11 +34,12 @@ class Metrics:
 
         A file that is there, which an earlier version may have begun, keeps its columns.
         """
-        with open(self.path, "a+", newline="") as stream:
-            is_new = stream.tell() == 0
-            stream.seek(0)
-            columns = None if is_new else next(csv.reader(stream))
-            text = csv_text(rows, header=is_new, columns=columns)
+        columns = None
+        if self.path.is_file():
+            with open(self.path, newline="") as stream:
+                columns = stream.readline().removesuffix("\n").split(",")
+        text = csv_text(rows, header=columns is None, columns=columns)
+        with open(self.path, "a", newline="") as stream:
             stream.write(text)
         self._written.update(text.encode())
 
