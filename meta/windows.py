@@ -160,7 +160,8 @@ def check_lengths(lengths: Sequence[int]) -> None:
         raise ValueError(f"window must be at least 1; got {','.join(map(str, lengths))}.")
     if not lengths or any(late <= early for early, late in itertools.pairwise(lengths)):
         raise ValueError(
-            f"window must be one length or several that rise; got {','.join(map(str, lengths))}."
+            "window must be one length or several that rise; got "
+            f"{','.join(map(str, lengths)) or 'none'}."
         )
 
 

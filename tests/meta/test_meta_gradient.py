@@ -1,6 +1,7 @@
 """The derivative of a fresh rollout's loss by the meta-parameters, through PPO's updates."""
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 import jax
@@ -191,3 +192,74 @@ def test_first_order_stops_what_the_optimizer_sees():
         gradients.append(float(gradient["rate"]))
     assert all(np.isfinite(gradients))
     assert abs(gradients[0] - gradients[1]) > 1e-3 * abs(gradients[1])
+
+
+def test_one_length_is_a_scan_and_a_fresh_rollout_bit_for_bit():
+    """As it is written out here, whether it is given as a number or as the only one of several."""
+    task, meta_params = Task(probes.ObservationAction(), CONFIG), initial()
+
+    def plain(meta_params, life):
+        learner = ppo(task.environment, CONFIG, transform(meta_params))
+        fresh = ppo(task.environment, CONFIG.replace(minibatches=1), transform(meta_params))
+        life, metrics = jax.lax.scan(lambda life, _: learner.iterate(life), life, length=WINDOW)
+        life, samples = fresh.play(life)
+        sums = [jnp.sum(metrics[name]) for name in ("episodes", "episode_return_sum")]
+        return fresh.loss(life.params, samples)[0], (life, sums)
+
+    lives = windows(task, transform, WINDOW)
+    life = jax.jit(lives.init)(meta_params, KEY)
+    losses = [plain, lives.loss, windows(task, transform, [WINDOW]).loss]
+    first, *others = (
+        jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(meta_params, life))
+        for loss in losses
+    )
+    for other in others:
+        for x, y in zip(first, other, strict=True):
+            np.testing.assert_array_equal(*(jax.device_get(as_data(leaf)) for leaf in (x, y)))
+
+
+def as_data(x):
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+@pytest.mark.parametrize("meta_steps", [None, 3])
+def test_of_several_lengths_loss_and_gradient_are_the_mean(meta_steps):
+    """Of those of each length alone, from the same life, which then goes on from the longest."""
+    task, meta_params = Task(probes.ObservationAction(), CONFIG), initial()
+    lengths = (1, 2, 4)
+
+    def both(window):
+        lives = windows(task, transform, window, meta_steps=meta_steps)
+        life = jax.jit(lives.init)(meta_params, KEY)
+        life = jax.jit(windows(task, transform, 1).grow)(meta_params, life)
+        value, gradient = jax.jit(jax.value_and_grad(lives.loss, has_aux=True))(meta_params, life)
+        return lives.number, value, np.asarray(ravel_pytree(gradient)[0])
+
+    alone = [both(length) for length in lengths]
+    number, (loss, (life, metrics)), gradient = both(lengths)
+    assert number == 2
+    assert [n for n, _, _ in alone] == [8, 4, 2]
+    np.testing.assert_allclose(loss, np.mean([value[0] for _, value, _ in alone]), rtol=1e-5)
+    mean = np.mean([g for _, _, g in alone], axis=0)
+    size = np.linalg.norm(mean)
+    assert min(np.linalg.norm(g - mean) for _, _, g in alone) > 0.1 * size
+    np.testing.assert_allclose(gradient, mean, rtol=1e-4, atol=1e-5 * size)
+    _, (longest, counted) = alone[-1][1]
+    for x, y in zip(jax.tree.leaves(life), jax.tree.leaves(longest), strict=True):
+        np.testing.assert_allclose(as_data(x), as_data(y), rtol=1e-5, atol=1e-6)
+    assert {k: float(v) for k, v in metrics.items()} == {k: float(v) for k, v in counted.items()}
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ((0, 2), "window must be at least 1; got 0,2."),
+        ((4, 2), "window must be one length or several that rise; got 4,2."),
+        ((2, 2), "window must be one length or several that rise; got 2,2."),
+        ((), "window must be one length or several that rise; got none."),
+        ((2, 3), "window must divide the life's 8 iterations; got 3."),
+    ],
+)
+def test_lengths_that_make_no_sense(window, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        windows(Task(probes.ObservationAction(), CONFIG), transform, window)
