@@ -23,8 +23,8 @@ def check_curriculum(curriculum: Sequence[int], tasks: int) -> None:
     rises = all(early < late for early, late in itertools.pairwise([0, *curriculum]))
     if curriculum and not (len(curriculum) == tasks - 1 and rises):
         raise ValueError(
-            f"curriculum must be {tasks - 1} rising numbers of at least 1, one fewer than there "
-            f"are tasks; got {' '.join(map(str, curriculum))}."
+            f"curriculum must be one number for each of the {tasks} tasks but the first, rising "
+            f"from at least 1; got {' '.join(map(str, curriculum))}."
         )
 
 

@@ -137,14 +137,14 @@ def windows(
         return live(meta_params, life, lengths[-1])[0]
 
     def loss(meta_params: MetaParams, life: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        fresh = ppo(task.environment, fresh_config, build(meta_params))
         after, values, lived = life, [], []
         for start, end in itertools.pairwise([0, *lengths]):
             life, metrics = live(meta_params, life, end - start)
+            fresh = ppo(task.environment, fresh_config, build(meta_params))
             after, samples = fresh.play(life)
             values.append(fresh.loss(life.params, samples)[0])
             lived.append(metrics)
-        value = sum(values[1:], start=values[0]) / len(values)
+        value = jnp.mean(jnp.stack(values)) if len(values) > 1 else values[0]
         return value, (after, jax.tree.map(lambda *x: sum(x[1:], start=x[0]), *lived))
 
     return Windows(init, grow, loss, iterations // lengths[-1])

@@ -174,8 +174,8 @@ def test_evolution_takes_one_task_after_the_other(strategy, sampling, stretches)
 @pytest.mark.parametrize("curriculum", [(1,), (1, 2, 3), (2, 2), (0, 2), (3, 2), (-1, 4)])
 def test_wrong_counts_and_orders(curriculum):
     message = (
-        "curriculum must be 2 rising numbers of at least 1, one fewer than there are tasks; got "
-        f"{' '.join(map(str, curriculum))}."
+        "curriculum must be one number for each of the 3 tasks but the first, rising from at least "
+        f"1; got {' '.join(map(str, curriculum))}."
     )
     tasks = [task(lambda meta_params, key: height(meta_params))] * 3
     for make in (

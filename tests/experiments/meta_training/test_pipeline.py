@@ -421,8 +421,8 @@ def test_options() -> None:
          "several joined by commas, e.g. 4,8; got '4,x'."),
         ("window=2", "window=2,0", "window must be at least 1; got 2,0."),
         ("window=2", "window=4,2", "window must be one length or several that rise; got 4,2."),
-        ("--seed 5", "--curriculum 3 5", "--curriculum must be 1 rising numbers of at least 1, one "
-         "fewer than there are tasks; got 3 5."),
+        ("--seed 5", "--curriculum 3 5", "--curriculum must be one number for each of the 2 tasks "
+         "but the first, rising from at least 1; got 3 5."),
         ("--seed 5", "--curriculum x", "--curriculum must be whole numbers; got 'x'."),
         ("window=2", "max_norm=x",
          "setting 'max_norm' of --pipeline must be a number or none; got 'x'."),

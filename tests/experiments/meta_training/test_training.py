@@ -526,8 +526,8 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
          "'openai_es' has no option 'sigm'; the nearest is 'sigma'."),
         ("openai_es:sigma=0.5", "openai_es:sigma=x", "sigma must be in (0, inf); got 'x'."),
         ("--seed 5", "--curriculum 0",
-         "--curriculum must be 1 rising numbers of at least 1, one fewer than there are tasks; "
-         "got 0."),
+         "--curriculum must be one number for each of the 2 tasks but the first, rising from at "
+         "least 1; got 0."),
         ("--seed 5", "--curriculum 1.5", "--curriculum must be whole numbers; got '1.5'."),
         ("--strategy openai_es:sigma=0.5,learning_rate=0.1",
          "--strategy persistent_es --stretches 2 --curriculum 3",
