@@ -20,7 +20,9 @@ _FILES = (
     *(SUMMARY, "summary.md", "aggregate.csv", "curves.png", "curves.svg"),
     *("critic.png", "critic.svg", "profiles.png", "profiles.svg"),
 )
-_AGE_FILES = ("returns_by_age.png", "returns_by_age.svg")
+_AGE_FILES = (
+    *("returns_by_age.png", "returns_by_age.svg", "meta_gradient.png", "meta_gradient.svg"),
+)
 _BETWEEN = "; "  # directories of a pooled run
 R = TypeVar("R")
 

@@ -152,6 +152,10 @@ def test_returns_by_age(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "returns_by_age.png").read_bytes()[:4] == b"\x89PNG"
     assert "CartPole-v1" in (tmp_path / "report" / "returns_by_age.svg").read_text()
 
+    drawn = (tmp_path / "report" / "meta_gradient.svg").read_text()
+    assert "Signal to noise" in drawn
+    assert "Cosine between tasks" in drawn
+
     # Means are over episodes, where there were any.
     metrics = tmp_path / "metrics.csv"
     header = "generation,episodes_by_age_0_0,return_by_age_0_0"
