@@ -194,6 +194,8 @@ def _read(what: str, text: str, wanted: Any) -> Any:
     try:
         if bool in kinds:
             return {"true": True, "false": False}[text.lower()]
+        if int in kinds and tuple[int, ...] in kinds and "," in text:
+            return tuple(whole_number(part) for part in text.split(","))
         if int in kinds:
             return whole_number(text)
         if float in kinds:
@@ -204,7 +206,8 @@ def _read(what: str, text: str, wanted: Any) -> Any:
     except (ValueError, KeyError, OverflowError):
         names = {bool: "true or false", int: "a whole number", float: "a number"}
         names |= {type(None): "none"}
-        others = "whole numbers joined by x, e.g. 64x64"
+        commas = "several joined by commas, e.g. 4,8"
+        others = commas if int in kinds else "whole numbers joined by x, e.g. 64x64"
         allowed = " or ".join(names.get(kind, others) for kind in kinds)
         raise ValueError(f"{what} must be {allowed}; got {text!r}.") from None
 
@@ -221,13 +224,15 @@ def describe(key: str, value: Any) -> str:
         ('0-3,8', '64x32')
         >>> describe("settings.anneal", True), describe("subset_seed", None)
         ('true', 'none')
+        >>> describe("pipeline.window", [4, 8])
+        '4,8'
     """
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if not (isinstance(value, list) and all(isinstance(part, int) for part in value)):
         return str(value)
     if key != "seeds":
-        return "x".join(map(str, value))
+        return ("," if key.endswith(".window") else "x").join(map(str, value))
     ranges: list[list[int]] = []
     for seed in value:
         if ranges and seed == ranges[-1][-1] + 1:
@@ -243,7 +248,7 @@ def read_options(option: str, fields: Any, assignments: Iterable[str]) -> dict[s
     Args:
         option: its name, for the errors.
         fields: a dataclass, whose fields may be set. They hold bool, int, float or str, or None,
-            which is written `none`.
+            which is written `none`, or an int or several, which are written `4,8`.
         assignments: texts, `key=value`.
 
     Raises:

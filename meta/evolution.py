@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from agents._promotion import relaxed_promotion, strong
+from meta.curriculum import check_curriculum, current_tasks, first_steps, of_all
 from meta.population import MEMBERS, gathered, over_members, population_mesh, whole_life
 from meta.strategies import EvolutionConfig, costs, decayed, make_strategy
 from meta.task import Lifetimes
@@ -35,6 +36,7 @@ def evolution(
     lifetimes: Sequence[Lifetimes],
     config: EvolutionConfig,
     mesh: Mesh | None = None,
+    curriculum: Sequence[int] = (),
 ) -> Trainer:
     r"""Evolves meta-parameters by the fitness of lifetimes lived under them.
 
@@ -57,6 +59,9 @@ def evolution(
     members in random order, because averages would shrink its sigma. If all are equal, its mean
     takes a random step.
 
+    With a curriculum, one task at a time is played, as if it were the only one: the next takes its
+    place after the given number of generations.
+
     All lifetimes of a generation form one compiled program, in which members are spread over the
     devices of the mesh, including those of other processes that jax has been told of. Their fitness
     is gathered, and every device computes the small update of the distribution. The result
@@ -70,16 +75,21 @@ def evolution(
         config: settings.
         mesh: the devices, as one axis named 'members'; by default as many as divide the members
             evenly.
+        curriculum: after how many generations each task but the first takes the place of the one
+            before it, rising; empty to play all tasks in every generation. Where lifetimes are cut,
+            multiples of the stretches.
 
     Returns:
         The trainer. Its metrics are `fitness_mean`, `fitness_best` and `fitness_worst` over the
         members that did not fail; `failed`, the number of those that did, whose fitness was not
-        finite; `task_fitness`, the mean on each task, shape (tasks,); `sigma`, the standard
+        finite; `task_fitness`, the mean on each task, shape (tasks,), NaN on those that are not
+        played; `sigma`, the standard
         deviation of the members, averaged over the meta-parameters, and `mean_norm`, the norm of
         the mean that they were drawn around.
 
     Raises:
-        ValueError: if the numbers of members, tasks, devices and stretches are incompatible.
+        ValueError: if the numbers of members, tasks, devices, stretches and of the curriculum are
+            incompatible.
 
     References:
         - Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement
@@ -113,9 +123,16 @@ def evolution(
     """
     kind, tasks = config.kind, len(lifetimes)
     stretches = _stretches(lifetimes, config)
-    if config.task_sampling == "pairs" and (config.population // 2) % tasks:
+    check_curriculum(curriculum, tasks)
+    if any(generation % stretches for generation in curriculum):
         raise ValueError(
-            f"population must be a multiple of {2 * tasks}, two for each task, where each pair "
+            f"curriculum must be multiples of the {stretches} stretches of a lifetime for "
+            f"{config.strategy}; got {' '.join(map(str, curriculum))}."
+        )
+    together = 1 if curriculum else tasks  # tasks of a generation
+    if config.task_sampling == "pairs" and (config.population // 2) % together:
+        raise ValueError(
+            f"population must be a multiple of {2 * together}, two for each task, where each pair "
             f"plays one task; got {config.population}."
         )
     example = jax.eval_shape(init, jax.random.key(0))
@@ -123,9 +140,9 @@ def evolution(
         strategy, parameters = make_strategy(example, config, stretches)
     # Perturbations are drawn independently, so the same pairs may play the same task in every
     # generation.
-    players = np.broadcast_to(np.arange(config.population), (tasks, config.population))
+    players = np.broadcast_to(np.arange(config.population), (together, config.population))
     if config.task_sampling == "pairs":
-        players = np.arange(config.population).reshape(-1, tasks).T
+        players = np.arange(config.population).reshape(-1, together).T
     if mesh is None:
         mesh = population_mesh([players.shape[1]])
     elif players.shape[1] % mesh.size:
@@ -144,13 +161,13 @@ def evolution(
             x,
         )
 
-    def births(key: jax.Array) -> list[jax.Array]:
-        """The keys of the lifetimes: for each task an array of shape (players, lives)."""
+    def births(key: jax.Array, count: int) -> list[jax.Array]:
+        """The keys of lifetimes: for each of so many tasks an array of shape (players, lives)."""
         if config.task_sampling == "all":
-            keys = jax.random.split(key, (tasks, 1, config.lives))
-            keys = jnp.broadcast_to(keys, (*players.shape, config.lives))
+            keys = jax.random.split(key, (count, 1, config.lives))
+            keys = jnp.broadcast_to(keys, (count, players.shape[1], config.lives))
         else:
-            keys = jax.random.split(key, (tasks, players.shape[1] // 2, config.lives))
+            keys = jax.random.split(key, (count, players.shape[1] // 2, config.lives))
             keys = jnp.concatenate([keys, keys], axis=1)
         return [on_this_device(task_keys) for task_keys in keys]
 
@@ -166,11 +183,13 @@ def evolution(
             )
             lives = tuple(
                 spread(life.init)(copies, keys)
-                for life, keys in zip(lifetimes, births(lives_key), strict=True)
+                for life, keys in zip(lifetimes, births(lives_key, tasks), strict=True)
             )
         return EvolutionState(key, jnp.zeros((), jnp.int32), state, lives)
 
-    def play(state: EvolutionState) -> tuple[MetaParams, Any, tuple[Any, ...], jax.Array]:
+    def play(
+        current: Sequence[int], state: EvolutionState
+    ) -> tuple[MetaParams, Any, tuple[Any, ...], jax.Array]:
         """The members, the distribution they were drawn from, their lives and fitness by task."""
         key = jax.random.fold_in(state.key, state.generation)
         distribution = state.strategy
@@ -182,9 +201,9 @@ def evolution(
                 jax.random.fold_in(key, _ASK), distribution, parameters
             )
         lives, fitness = [], []
-        all_keys = births(jax.random.fold_in(key, _LIVE))
-        for task, (life, keys) in enumerate(zip(lifetimes, all_keys, strict=True)):
-            own = on_this_device(jnp.asarray(players[task]))
+        all_keys = births(jax.random.fold_in(key, _LIVE), together)
+        for task, played_by, keys in zip(current, players, all_keys, strict=True):
+            life, own = lifetimes[task], on_this_device(jnp.asarray(played_by))
             members = jax.tree.map(operator.itemgetter(own), population)
             if kind.truncated:
                 is_over = state.generation % stretches == 0
@@ -201,9 +220,10 @@ def evolution(
         state: EvolutionState,
         population: MetaParams,
         distribution: Any,
+        current: jax.typing.ArrayLike,
         fitness_played: jax.typing.ArrayLike,
     ) -> tuple[Any, Metrics]:
-        """The next distribution, given the fitness, of shape (tasks, players)."""
+        """The next distribution, given the fitness on current tasks, of shape (tasks, players)."""
         played = jnp.where(jnp.isfinite(fitness_played), fitness_played, jnp.nan)
         if config.task_sampling == "all":
             fitness = played.mean(axis=0)
@@ -214,7 +234,7 @@ def evolution(
             "fitness_best": jnp.nanmax(fitness),
             "fitness_worst": jnp.nanmin(fitness),
             "failed": jnp.sum(jnp.isnan(fitness), dtype=jnp.int32),
-            "task_fitness": jnp.nanmean(played, axis=1),
+            "task_fitness": of_all(jnp.nanmean(played, axis=1), current, tasks),
             "sigma": jnp.mean(distribution.std),
             "mean_norm": jnp.linalg.norm(distribution.mean),
         }
@@ -231,13 +251,26 @@ def evolution(
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     begin = jax.jit(shard(begin, in_specs=here, out_specs=state_spec))
     fitness_spec = PartitionSpec(None, MEMBERS)
-    play = jax.jit(shard(play, in_specs=(state_spec,), out_specs=(here, here, split, fitness_spec)))
-    learn = jax.jit(shard(learn, in_specs=(state_spec, here, here, here), out_specs=(here, here)))
+    programs = {}  # by the tasks that are played
+    for current in dict.fromkeys(
+        current_tasks(curriculum, tasks, first) for first in first_steps(curriculum, tasks)
+    ):
+        player = functools.partial(play, current)
+        specs = (here, here, split, fitness_spec)
+        programs[current] = jax.jit(shard(player, in_specs=(state_spec,), out_specs=specs))
+    learn = jax.jit(shard(learn, in_specs=(state_spec, *[here] * 4), out_specs=(here, here)))
 
     def step(state: EvolutionState) -> tuple[EvolutionState, Metrics]:
-        population, distribution, lives, fitness = play(state)
-        distribution, metrics = learn(state, population, distribution, gathered(fitness))
-        return EvolutionState(state.key, state.generation + 1, distribution, lives), metrics
+        current = current_tasks(curriculum, tasks, int(state.generation))
+        population, distribution, played, fitness = programs[current](state)
+        distribution, metrics = learn(
+            state, population, distribution, np.array(current, np.int32), gathered(fitness)
+        )
+        lives = list(state.lives)
+        if kind.truncated:
+            for task, now in zip(current, played, strict=True):
+                lives[task] = now
+        return EvolutionState(state.key, state.generation + 1, distribution, tuple(lives)), metrics
 
     return Trainer(begin, step, lambda state: strategy.get_mean(state.strategy))
 

@@ -16,6 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 import optim
 from agents._promotion import relaxed_promotion, strong
+from meta.curriculum import check_curriculum, current_tasks, first_steps, of_all
+from meta.gradients import cosines, signal_to_noise, spread
 from meta.population import MEMBERS, compile_all, gathered, population_mesh
 from meta.trainer import MetaParams, Metrics, Trainer
 from meta.windows import Windows
@@ -120,6 +122,7 @@ def pipeline(
     windows: Sequence[Windows],
     config: PipelineConfig,
     mesh: Mesh | None = None,
+    curriculum: Sequence[int] = (),
 ) -> Trainer:
     r"""Descends the loss that learners of all ages have after a window of their lives.
 
@@ -146,6 +149,10 @@ def pipeline(
     Agents are spread over the devices. Apart from rounding, the result does not depend on the
     number of devices.
 
+    With a curriculum, one task at a time is trained on, as if it were the only one: the next takes
+    its place after the given number of meta-iterations, with agents of its own. Those of a task
+    that is over stay as they are.
+
     Args:
         init: draws the first meta-parameters from a key: an architecture's `init`, or one that
             returns known meta-parameters.
@@ -153,6 +160,8 @@ def pipeline(
         config: settings.
         mesh: the devices, as one axis named 'members'; by default as many as divide the agents
             evenly.
+        curriculum: after how many meta-iterations each task but the first takes the place of the
+            one before it, rising; empty to train on all tasks in every meta-iteration.
 
     Returns:
         The trainer. Its metrics are `meta_loss`, the mean over agents and tasks, and `task_loss`,
@@ -164,9 +173,19 @@ def pipeline(
         their mean return, NaN if there were none. An agent's age is the number of windows it lived
         before this one; bin b begins at age bI/age_bins.
 
+        `task_gradient_snr`, shape (tasks,), is `meta.gradients.signal_to_noise` of each
+        :math:`g_k`, the mean over n agents, and `gradient_snr` that of g, whose variance is
+        :math:`K^{-2} \sum_k f_k^2 \operatorname{tr}(S_k) / n`, where :math:`f_k` is the factor of
+        `task_norm`, 1 without one. Agents are of different ages, and what their gradients differ by
+        for that reason counts as noise, though each age is always there: the true ratio is rather
+        higher. A single agent tells nothing: NaN. With several tasks at a time there are also
+        `gradient_snr_over_tasks`, the same ratio with the :math:`f_k g_k` in the place of agents'
+        gradients, and `task_cosine_mean` and `task_cosine_least`, the `meta.gradients.cosines` of
+        the :math:`g_k`. Of tasks that a curriculum is not on, numbers are NaN and counts 0.
+
     Raises:
         ValueError: if there is no task, or `agents`, `agents_at_once` and the number of devices do
-            not fit together.
+            not fit together, or the curriculum does not fit the tasks.
 
     References:
         Lan et al., Learning to Optimize for Reinforcement Learning, RLC 2024,
@@ -200,6 +219,8 @@ def pipeline(
     tasks = len(windows)
     if not tasks:
         raise ValueError("windows must not be empty, one for each task; got none.")
+    check_curriculum(curriculum, tasks)
+    beginnings = first_steps(curriculum, tasks)
     if mesh is None:
         mesh = population_mesh([config.agents])
     elif config.agents % mesh.size:
@@ -246,13 +267,13 @@ def pipeline(
         return PipelineState(key, zero, meta_params, optimizer_state, zero, zero, lives)
 
     def grow(task: int, meta_params: MetaParams, lives: Any) -> Any:
-        """Ages the agents to where their schedules have them at the first iteration."""
+        """Ages the agents to where their schedules have them at their task's first iteration."""
 
         def until(life: Any, windows_lived: jax.Array) -> Any:
             one = functools.partial(windows[task].grow, meta_params)
             return jax.lax.fori_loop(0, windows_lived, lambda _, life: one(life), life)
 
-        return chunked(jax.vmap(until))(lives, age(task, jnp.zeros((), jnp.int32)))
+        return chunked(jax.vmap(until))(lives, age(task, jnp.int32(beginnings[task])))
 
     def chunked(function: Callable[..., Any]) -> Callable[..., Any]:
         """Applies a function of (agents, ...) to `at_once` agents at a time."""
@@ -285,58 +306,60 @@ def pipeline(
     def play(
         task: int, meta_params: MetaParams, key: jax.Array, iteration: jax.Array, lives: Any
     ) -> tuple[Any, Any]:
-        """One window of all agents on this device: lives, and sums with a leading device axis."""
+        """One window of all agents on this device: lives, and sums.
+
+        The sums have a leading axis, of the agents that are run together or of devices.
+        """
         ages = age(task, iteration)
         keys = birth_keys(key, task, iteration)
         lives, failed = replaced(task, meta_params, keys, ages == 0, lives)
 
-        def total(meta_params: MetaParams, lives: Any) -> tuple[jax.Array, Any]:
-            losses, (lives, metrics) = jax.vmap(windows[task].loss, (None, 0))(meta_params, lives)
-            return jnp.sum(losses), (lives, metrics)
-
         def sums(lives: Any) -> tuple[Any, Any]:
-            (loss, (lives, metrics)), gradient = jax.value_and_grad(total, has_aux=True)(
-                meta_params, lives
-            )
-            return (loss, gradient), (lives, metrics)
+            """Of agents that are run together: what is summed over them, and what each keeps."""
+            one = jax.value_and_grad(windows[task].loss, has_aux=True)
+            (losses, kept), gradients = jax.vmap(one, (None, 0))(meta_params, lives)
+            summed = jax.tree.map(functools.partial(jnp.sum, axis=0), (losses, gradients))
+            return (*summed, spread(gradients)), kept
 
         if at_once == count:
             summed, (lives, metrics) = sums(lives)
+            summed = jax.tree.map(lambda x: x[None], summed)
         else:
             parts = jax.tree.map(lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), lives)
-            one = jax.tree.map(lambda leaf: leaf[0], parts)
-            zeros = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums, one)[0]
-            )
-
-            def step(carry: Any, part: Any) -> tuple[Any, Any]:
-                new, rest = sums(part)
-                return jax.tree.map(jnp.add, carry, new), rest
-
-            summed, rest = jax.lax.scan(step, zeros, parts)
-            lives, metrics = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), rest)
-        loss, gradient = summed
+            summed, kept = jax.lax.map(sums, parts)
+            lives, metrics = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), kept)
+        loss, gradient, deviations = summed
         bins = ages * config.age_bins // intervals[task]
         in_bin = (bins[None] == jnp.arange(config.age_bins)[:, None]).astype(jnp.float32)
         numbers = {
-            "loss": loss,
-            "gradient": gradient,
             "failed": failed,
             "episodes": in_bin @ metrics["episodes"].astype(jnp.float32),
             "return_sum": in_bin @ metrics["return_sum"].astype(jnp.float32),
         }
-        return lives, jax.tree.map(lambda x: x[None], numbers)
+        numbers = jax.tree.map(lambda x: x[None], numbers)
+        return lives, numbers | {"loss": loss, "gradient": gradient, "spread": deviations}
+
+    def variance(numbers: Any) -> jax.Array:
+        """Of a task's meta-gradient, the mean over agents: the trace of its covariance."""
+        if config.agents == 1:
+            return jnp.full((), jnp.nan)
+        means = jax.tree.map(lambda x: x / at_once, numbers["gradient"])  # of those run together
+        deviations = jnp.sum(numbers["spread"]) + at_once * spread(means)
+        return deviations / (config.agents - 1) / config.agents
 
     def learn(
         meta_params: MetaParams,
         optimizer_state: optax.OptState,
         skipped: tuple[jax.Array, jax.Array],
+        current: jax.typing.ArrayLike,
         summed: Sequence[Any],
     ) -> tuple[Any, ...]:
-        """One step of the meta-parameters, given each task's sums on all devices."""
+        """One step of the meta-parameters, given the sums of the current tasks on all devices."""
         totals = [jax.tree.map(lambda x: jnp.sum(x, axis=0), numbers) for numbers in summed]
         gradients = [jax.tree.map(lambda x: x / config.agents, t["gradient"]) for t in totals]
         norms = [optax.tree.norm(gradient) for gradient in gradients]
+        variances = [variance(numbers) for numbers in summed]
+        ratios = [signal_to_noise(norm, v) for norm, v in zip(norms, variances, strict=True)]
         if config.task_norm is not None:
             # The squares in a norm overflow long before the gradient does: the factor would be 0,
             # and the task left out unnoticed. NaN has the step skipped and counted.
@@ -346,7 +369,8 @@ def pipeline(
                 jax.tree.map(lambda x, f=factor: x * f, gradient)
                 for gradient, factor in zip(gradients, factors, strict=True)
             ]
-        gradient = jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / tasks, *gradients)
+            variances = [f * f * v for f, v in zip(factors, variances, strict=True)]
+        gradient = jax.tree.map(lambda *x: sum(x[1:], start=x[0]) / len(x), *gradients)
         norm = optax.tree.norm(gradient)
         with relaxed_promotion():
             updates, new_state = optimizer.update(gradient, optimizer_state, meta_params)
@@ -362,17 +386,31 @@ def pipeline(
         losses = jnp.stack([t["loss"] for t in totals]) / config.agents
         episodes = jnp.stack([t["episodes"] for t in totals])
         returns = jnp.stack([t["return_sum"] for t in totals])
-        metrics = {
-            "meta_loss": jnp.mean(losses),
-            "gradient_norm": norm,
-            "skipped": skipped[0],
-            "skipped_in_a_row": skipped[1],
-            "failed": sum((t["failed"] for t in totals[1:]), start=totals[0]["failed"]),
+        by_task = {
             "task_loss": losses,
             "task_gradient_norm": jnp.stack(norms),
+            "task_gradient_snr": jnp.stack(ratios),
             "episodes_by_age": episodes.astype(jnp.int32),
             "return_by_age": jnp.where(episodes > 0, returns / jnp.maximum(episodes, 1.0), jnp.nan),
         }
+        metrics = {
+            "meta_loss": jnp.mean(losses),
+            "gradient_norm": norm,
+            "gradient_snr": signal_to_noise(norm, jnp.mean(jnp.stack(variances)) / len(variances)),
+            "skipped": skipped[0],
+            "skipped_in_a_row": skipped[1],
+            "failed": sum((t["failed"] for t in totals[1:]), start=totals[0]["failed"]),
+            **{name: of_all(x, current, tasks) for name, x in by_task.items()},
+        }
+        if len(gradients) > 1:
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
+            over_tasks = spread(stacked) / (len(gradients) - 1) / len(gradients)
+            mean, least = cosines(gradients)
+            metrics |= {
+                "gradient_snr_over_tasks": signal_to_noise(norm, over_tasks),
+                "task_cosine_mean": mean,
+                "task_cosine_least": least,
+            }
         return meta_params, optimizer_state, skipped, metrics
 
     here, split = PartitionSpec(), PartitionSpec(MEMBERS)  # on every device, spread over devices
@@ -386,7 +424,7 @@ def pipeline(
         player = functools.partial(play, task)
         specs = (here, here, here, split)
         players.append(jax.jit(shard(player, in_specs=specs, out_specs=(split, split))))
-    learn = jax.jit(shard(learn, in_specs=(here, here, here, here), out_specs=here))
+    learn = jax.jit(shard(learn, in_specs=(here, here, here, here, here), out_specs=here))
 
     compiled: list[jax.stages.Compiled] = []
 
@@ -400,26 +438,31 @@ def pipeline(
             compiled.extend(compile_all(lowered))
         return compiled
 
-    def grown(state: PipelineState) -> list[Any]:
-        """Lives of the ages that the first iteration needs."""
-        pairs = list(zip(growers, state.lives, strict=True))
+    def grown(state: PipelineState, beginning: Sequence[int]) -> list[Any]:
+        """Lives of the ages that the first iteration of some tasks needs."""
+        pairs = [(growers[task], state.lives[task]) for task in beginning]
         ready = compile_all([grow.lower(state.meta_params, lives) for grow, lives in pairs])
         return [
-            grow(state.meta_params, lives) for grow, lives in zip(ready, state.lives, strict=True)
+            grow(state.meta_params, lives) for grow, (_, lives) in zip(ready, pairs, strict=True)
         ]
 
     def step(state: PipelineState) -> tuple[PipelineState, Metrics]:
-        lives = list(state.lives)
-        if config.schedule == "staggered" and int(state.iteration) == 0:
-            lives = grown(state)
+        lives, iteration = list(state.lives), int(state.iteration)
+        current = current_tasks(curriculum, tasks, iteration)
+        beginning = [task for task in current if beginnings[task] == iteration]
+        if config.schedule == "staggered" and beginning:
+            for task, life in zip(beginning, grown(state, beginning), strict=True):
+                lives[task] = life
         summed = []
-        for task, play in enumerate(programs(state)):
+        for task in current:
+            play = programs(state)[task]
             lives[task], numbers = play(state.meta_params, state.key, state.iteration, lives[task])
             summed.append(numbers)
         meta_params, optimizer_state, (skipped, in_a_row), metrics = learn(
             state.meta_params,
             state.optimizer_state,
             (state.skipped, state.skipped_in_a_row),
+            np.array(current, np.int32),
             jax.tree.map(gathered, summed),
         )
         state = PipelineState(

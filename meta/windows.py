@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ class Windows(NamedTuple):
 def windows(
     task: Task,
     build: Build,
-    window: int,
+    window: int | Sequence[int],
     *,
     meta_steps: int | None = None,
     rematerialise: bool = True,
@@ -55,10 +56,19 @@ def windows(
     window. They count as constants, so derivatives reach back to the start of the window and no
     further. Experience counts as constant too; see `PPOConfig.constant_rollouts`.
 
+    Of several lengths :math:`M_1 < \ldots < M_m`, only the longest is lived. The shorter ones are
+    its beginnings, and the loss is the mean of theirs,
+
+    .. math:: L(\phi) = \frac{1}{m} \sum_{i=1}^m \ell(\theta_{M_i}; B(\theta_{M_i})).
+
+    Each term, and its gradient, is that of a window of this length alone: life goes on from
+    :math:`M_i` as if the fresh rollout there had not been, and begins its next iteration with the
+    same random numbers.
+
     Args:
         task: what is learned and how; `task.config.iterations` is the length of a life.
         build: from meta-parameters to the chain that PPO is given.
-        window: M, the learner's iterations in a window.
+        window: M, the learner's iterations in a window; or several such numbers, rising.
         meta_steps: steps of each environment in the fresh rollout; by default as many as in the
             learner's own rollouts.
         rematerialise: whether the backward pass computes the inside of updates again instead of
@@ -69,7 +79,8 @@ def windows(
         dtype.
 
     Raises:
-        ValueError: if the window does not divide the life, or `meta_steps` is less than 1.
+        ValueError: if the window, or the longest, does not divide the life, if several are not
+            rising, or `meta_steps` is less than 1.
 
     References:
         Lan et al., Learning to Optimize for Reinforcement Learning, RLC 2024,
@@ -98,8 +109,12 @@ def windows(
         10
     """
     iterations = int(task.config.iterations)
-    if window < 1 or iterations % window:
-        raise ValueError(f"window must divide the life's {iterations} iterations; got {window}.")
+    lengths = (window,) if isinstance(window, int) else tuple(window)
+    check_lengths(lengths)
+    if iterations % lengths[-1]:
+        raise ValueError(
+            f"window must divide the life's {iterations} iterations; got {lengths[-1]}."
+        )
     if meta_steps is not None and meta_steps < 1:
         raise ValueError(f"meta_steps must be at least 1; got {meta_steps}.")
     config = dataclasses.replace(task.config, rematerialise=rematerialise)
@@ -110,25 +125,44 @@ def windows(
     def init(meta_params: MetaParams, key: jax.Array) -> Any:
         return ppo(task.environment, config, build(meta_params)).init(key)
 
-    def live(meta_params: MetaParams, life: Any) -> tuple[Any, Metrics]:
+    def live(meta_params: MetaParams, life: Any, iterations: int) -> tuple[Any, Metrics]:
         learner = ppo(task.environment, config, build(meta_params))
-        life, metrics = jax.lax.scan(lambda life, _: learner.iterate(life), life, length=window)
+        life, metrics = jax.lax.scan(lambda life, _: learner.iterate(life), life, length=iterations)
         return life, {
             "episodes": jnp.sum(metrics["episodes"]),
             "return_sum": jnp.sum(metrics["episode_return_sum"]),
         }
 
     def grow(meta_params: MetaParams, life: Any) -> Any:
-        return live(meta_params, life)[0]
+        return live(meta_params, life, lengths[-1])[0]
 
     def loss(meta_params: MetaParams, life: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        life, metrics = live(meta_params, life)
-        fresh = ppo(task.environment, fresh_config, build(meta_params))
-        life, samples = fresh.play(life)
-        value, _ = fresh.loss(life.params, samples)
-        return value, (life, metrics)
+        after, values, lived = life, [], []
+        for start, end in itertools.pairwise([0, *lengths]):
+            life, metrics = live(meta_params, life, end - start)
+            fresh = ppo(task.environment, fresh_config, build(meta_params))
+            after, samples = fresh.play(life)
+            values.append(fresh.loss(life.params, samples)[0])
+            lived.append(metrics)
+        value = jnp.mean(jnp.stack(values)) if len(values) > 1 else values[0]
+        return value, (after, jax.tree.map(lambda *x: sum(x[1:], start=x[0]), *lived))
 
-    return Windows(init, grow, loss, iterations // window)
+    return Windows(init, grow, loss, iterations // lengths[-1])
+
+
+def check_lengths(lengths: Sequence[int]) -> None:
+    """Makes sure that windows can have these lengths.
+
+    Raises:
+        ValueError: if there is none, one is less than 1, or several do not rise.
+    """
+    if any(length < 1 for length in lengths):
+        raise ValueError(f"window must be at least 1; got {','.join(map(str, lengths))}.")
+    if not lengths or any(late <= early for early, late in itertools.pairwise(lengths)):
+        raise ValueError(
+            "window must be one length or several that rise; got "
+            f"{','.join(map(str, lengths)) or 'none'}."
+        )
 
 
 def first_order(build: Build) -> Build:

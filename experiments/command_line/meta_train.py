@@ -59,7 +59,8 @@ class MetaTrain(Command, MetaRequest):
     pipeline: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
     """Settings of --method pipeline: agents, agents_at_once, window, reset_interval, meta_steps,
     schedule, optimizer, task_norm, max_norm, max_entry, first_order, rematerialise, age_bins and
-    most_skipped, e.g. agents=128 window=4 optimizer=adam:learning_rate=1e-3."""
+    most_skipped, e.g. agents=128 window=4 optimizer=adam:learning_rate=1e-3. With window=4,8,16 the
+    meta-gradient is the mean over windows of these lengths."""
     target: Annotated[str | None, option("OPTIMIZER")] = None
     """Optimizer to imitate, NAME[:key=value,...], e.g. adam:learning_rate=1e-2."""
     imitation: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
@@ -83,6 +84,9 @@ class MetaTrain(Command, MetaRequest):
         int | None, count("--generations"), option("GENERATIONS", "the preset's, or 500")
     ] = None
     """How many generations, or meta-iterations."""
+    curriculum: Annotated[tuple[str, ...], option("GENERATIONS", "all tasks at a time")] = ()
+    """Of es and pipeline: train on one task at a time, and take the next of --tasks after so many
+    generations: one number, rising, for each task but the first. Evaluations are on all tasks."""
     lives: Annotated[int, count("--lives"), option("LIVES", "1")] = 1
     """Lifetimes that each member lives on each task in a generation."""
     sampling: Annotated[str, option("SAMPLING", "all")] = "all"

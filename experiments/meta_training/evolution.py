@@ -76,21 +76,26 @@ class EvolutionRunConfig(MetaRun):
         return self.stretches
 
     @property
-    def env_steps(self) -> int:
+    def task_env_steps(self) -> list[int]:
         """See `MetaRun`."""
         members = self.evolution.population
-        if self.evolution.task_sampling == "pairs":
+        if self.evolution.task_sampling == "pairs" and not self.curriculum:
             members //= len(self.tasks)
         rollouts = [
             task.iterations(self.stretches) * task.settings.num_envs * task.settings.num_steps
             for task in self.tasks
         ]
-        return members * self.evolution.lives * sum(rollouts) // self.stretches
+        return [members * self.evolution.lives * steps // self.stretches for steps in rollouts]
 
     @functools.cached_property
     def trainer(self) -> Trainer:
         """See `MetaRun`."""
-        return evolution(self.learned.init, self.lifetimes(self.stretches), self.evolution)
+        return evolution(
+            self.learned.init,
+            self.lifetimes(self.stretches),
+            self.evolution,
+            curriculum=self.curriculum,
+        )
 
 
 def _strategy(text: str) -> dict[str, Any]:

@@ -51,6 +51,14 @@ class ImitationRunConfig(MetaRun):
     parts = 1
     most_skipped = 20
 
+    def __post_init__(self) -> None:
+        if self.curriculum:
+            raise ValueError(
+                "curriculum must be left out where an optimizer is imitated; got "
+                f"{' '.join(map(str, self.curriculum))}."
+            )
+        super().__post_init__()
+
     @classmethod
     def from_request(cls, request: MetaRequest) -> ImitationRunConfig:
         """See `MetaRun`."""
@@ -72,10 +80,10 @@ class ImitationRunConfig(MetaRun):
         return config | {"imitation": dataclasses.asdict(self.options)}
 
     @property
-    def env_steps(self) -> int:
+    def task_env_steps(self) -> list[int]:
         """See `MetaRun`."""
         rollouts = [task.settings.num_envs * task.settings.num_steps for task in self.tasks]
-        return self.options.agents * sum(rollouts)
+        return [self.options.agents * steps for steps in rollouts]
 
     @functools.cached_property
     def trainer(self) -> Trainer:

@@ -19,7 +19,7 @@ from experiments.runs.directory import write_rows
 from experiments.settings import read_options
 from meta.pipeline import PipelineConfig, pipeline
 from meta.trainer import Trainer
-from meta.windows import Windows, first_order, windows
+from meta.windows import Windows, check_lengths, first_order, windows
 
 RETURNS = "returns_by_age.csv"
 PARTS = 4  # equal parts of meta-training whose returns are reported separately
@@ -30,7 +30,8 @@ class PipelineOptions(PipelineConfig):
     """What `--pipeline key=value` can set: the trainer's settings, those of windows and the run's.
 
     Attributes:
-        window: iterations of the learner that a meta-gradient reaches back through, at least 1.
+        window: iterations of the learner that a meta-gradient reaches back through, at least 1; or
+            several such numbers, rising, over which it is averaged, see `meta.windows.windows`.
         reset_interval: windows in a life, at least 1; None for as many as `--steps` asks for.
         meta_steps: steps of each environment in the rollout of the meta-loss, at least 1; None for
             as many as in the learner's own rollouts.
@@ -41,7 +42,7 @@ class PipelineOptions(PipelineConfig):
             at least 1.
     """
 
-    window: int = 4
+    window: int | tuple[int, ...] = 4
     reset_interval: int | None = None
     meta_steps: int | None = None
     first_order: bool = False
@@ -50,10 +51,11 @@ class PipelineOptions(PipelineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("window", "reset_interval", "meta_steps", "most_skipped"):
+        for name in ("reset_interval", "meta_steps", "most_skipped"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
+        check_lengths(self.lengths)
 
     @classmethod
     def parse(cls, assignments: Sequence[str]) -> PipelineOptions:
@@ -63,6 +65,11 @@ class PipelineOptions(PipelineConfig):
             ValueError: if a key is unknown or a value is not allowed.
         """
         return cls(**read_options("--pipeline", cls, assignments))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the windows, one or more."""
+        return (self.window,) if isinstance(self.window, int) else self.window
 
     @property
     def trainer(self) -> PipelineConfig:
@@ -96,7 +103,7 @@ class PipelineRunConfig(MetaRun):
             )
         tasks = meta_tasks(request)
         if options.reset_interval is not None:
-            iterations = options.reset_interval * options.window
+            iterations = options.reset_interval * options.lengths[-1]
             tasks = tuple(
                 dataclasses.replace(
                     task, steps=iterations * task.settings.num_envs * task.settings.num_steps
@@ -119,23 +126,27 @@ class PipelineRunConfig(MetaRun):
 
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""
-        return super().config() | {"pipeline": dataclasses.asdict(self.options)}
+        options = dataclasses.asdict(self.options)
+        if not isinstance(self.options.window, int):
+            options["window"] = list(self.options.window)
+        return super().config() | {"pipeline": options}
 
     @property
     def parts(self) -> int:
         """See `MetaRun`."""
-        return self.options.window
+        return self.options.lengths[-1]
 
     @property
-    def env_steps(self) -> int:
+    def task_env_steps(self) -> list[int]:
         """See `MetaRun`. Steps that agents lived before the first iteration are not counted."""
+        lengths, fresh = self.options.lengths, self.options.meta_steps
 
         def steps(task: MetaTask) -> int:
-            own, fresh = task.settings.num_steps, self.options.meta_steps
-            fresh = own if fresh is None else fresh
-            return task.settings.num_envs * (own * self.options.window + fresh)
+            own = task.settings.num_steps
+            each = own if fresh is None else fresh
+            return task.settings.num_envs * (own * lengths[-1] + each * len(lengths))
 
-        return self.options.agents * sum(steps(task) for task in self.tasks)
+        return [self.options.agents * steps(task) for task in self.tasks]
 
     def windows(self) -> list[Windows]:
         """The tasks as the trainer plays them."""
@@ -145,7 +156,7 @@ class PipelineRunConfig(MetaRun):
             windows(
                 task.task(self.parts),
                 changed(task.build(learned)),
-                self.options.window,
+                self.options.lengths,
                 meta_steps=self.options.meta_steps,
                 rematerialise=self.options.rematerialise,
             )
@@ -155,7 +166,9 @@ class PipelineRunConfig(MetaRun):
     @functools.cached_property
     def trainer(self) -> Trainer:
         """See `MetaRun`."""
-        return pipeline(self.learned.init, self.windows(), self.options.trainer)
+        return pipeline(
+            self.learned.init, self.windows(), self.options.trainer, curriculum=self.curriculum
+        )
 
     def on_point(self, path: Path) -> None:
         """Writes `returns_by_age.csv`, replacing the last one."""

@@ -30,6 +30,7 @@ class MetaRequest:
     normalisers: tuple[str, ...] = ()
     population: int = 64
     generations: int | None = None
+    curriculum: tuple[str, ...] = ()
     lives: int = 1
     sampling: str = "all"
     stretches: int | None = None

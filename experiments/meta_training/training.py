@@ -9,8 +9,9 @@ import abc
 import dataclasses
 import functools
 import math
+import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,6 +26,8 @@ from experiments.meta_training.tasks import MetaTask
 from experiments.runs import weights as weights_files
 from experiments.runs.directory import RunDirectory
 from experiments.runs.stopping import Stopped, deferred
+from experiments.settings import whole_number
+from meta.curriculum import steps_of_each
 from meta.population import evaluation
 from meta.task import Lifetimes, lifetimes
 from meta.trainer import MetaParams, Trainer
@@ -44,6 +47,9 @@ class MetaRun(abc.ABC):
         optimizer: `NAME[@WEIGHTS][:key=value,...]`, see `experiments.meta_training.architectures`.
         tasks: what it is trained on.
         generations: steps of the trainer, at least 1.
+        curriculum: after how many generations each task but the first takes the place of the one
+            before it, rising; empty to train on all tasks in every generation. Evaluations are on
+            all tasks in any case.
         evaluate_every: generations between two evaluations of the weights, at least 1; the last
             generation has one too.
         evaluation_seeds: lifetimes of an evaluation on each task, always the same, at least 1.
@@ -56,6 +62,7 @@ class MetaRun(abc.ABC):
     optimizer: str
     tasks: tuple[MetaTask, ...]
     generations: int
+    curriculum: tuple[int, ...] = ()
     evaluate_every: int = 20
     evaluation_seeds: int = 4
     seed: int = 0
@@ -91,13 +98,23 @@ class MetaRun(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def env_steps(self) -> int:
-        """Environment steps of a generation, evaluations aside."""
+    def task_env_steps(self) -> Sequence[int]:
+        """Environment steps of a generation on each task, evaluations aside."""
 
     @functools.cached_property
     @abc.abstractmethod
     def trainer(self) -> Trainer:
         """The trainer."""
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of a generation on all tasks, evaluations aside."""
+        return sum(self.task_env_steps)
+
+    def env_steps_until(self, generation: int) -> int:
+        """Environment steps of the generations before one, evaluations aside."""
+        counts = steps_of_each(self.curriculum, len(self.tasks), generation)
+        return sum(map(operator.mul, self.task_env_steps, counts))
 
     @functools.cached_property
     def start(self) -> bytes | None:
@@ -118,6 +135,7 @@ class MetaRun(abc.ABC):
             "optimizer": self.optimizer,
             "tasks": {str(index): task.config(self.parts) for index, task in enumerate(self.tasks)},
             "generations": self.generations,
+            "curriculum": list(self.curriculum) or None,
             "evaluate_every": self.evaluate_every,
             "evaluation_seeds": self.evaluation_seeds,
             "seed": self.seed,
@@ -143,10 +161,21 @@ class MetaRun(abc.ABC):
 
 
 def asked_of_all(request: MetaRequest) -> dict[str, Any]:
-    """What every method takes from a request, but for the tasks, as fields of `MetaRun`."""
+    """What every method takes from a request, but for the tasks, as fields of `MetaRun`.
+
+    Raises:
+        ValueError: if the curriculum is not of whole numbers.
+    """
+    try:
+        curriculum = tuple(whole_number(text) for text in request.curriculum)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"--curriculum must be whole numbers; got {' '.join(request.curriculum)!r}."
+        ) from None
     return {
         "optimizer": request.optimizer,
         "generations": 500 if request.generations is None else request.generations,
+        "curriculum": curriculum,
         "evaluate_every": request.evaluate_every,
         "evaluation_seeds": request.evaluation_seeds,
         "seed": request.seed,
@@ -250,7 +279,7 @@ def _generation(
     """
     state, metrics = run.trainer.step(progress.state)
     progress = progress._replace(state=state)
-    row: dict[str, Any] = {"generation": number, "env_steps": (number + 1) * run.env_steps}
+    row: dict[str, Any] = {"generation": number, "env_steps": run.env_steps_until(number + 1)}
     values: dict[str, np.ndarray] = jax.device_get(metrics)
     row |= _columns(values)
     is_last = number + 1 == run.generations

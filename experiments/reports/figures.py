@@ -264,6 +264,50 @@ def returns_by_age(panels: Sequence[AgePanel]) -> Figure:
     return figure
 
 
+@dataclasses.dataclass(frozen=True)
+class GradientPanel:
+    """What the meta-gradients of one meta-training were worth, by one measure."""
+
+    title: str
+    measure: str
+    iterations: NDArray[np.float64]  # shape=(points,)
+    values: NDArray[np.float64]  # shape=(points,); gaps where they are not finite
+
+
+def meta_gradients(panels: Sequence[GradientPanel]) -> Figure:
+    """Draws a measure of the meta-gradient against meta-iterations.
+
+    Args:
+        panels: one for each measure of each meta-training, three to a row.
+
+    Returns:
+        The figure, for `render`.
+
+    Raises:
+        ValueError: there is no panel.
+
+    Examples:
+        >>> panel = GradientPanel("Catch", "Signal to noise", np.array([0.0]), np.array([2.0]))
+        >>> figure = meta_gradients([panel])
+        >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
+        [2.0]
+    """
+    if not panels:
+        raise ValueError("panels must be at least one, got none.")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(panels))
+        for panel, ax in zip(panels, axes, strict=True):
+            shown = np.where(np.isfinite(panel.values), panel.values, np.nan)
+            ax.plot(panel.iterations, shown, color=COLOURS[0], marker=".", markersize=3)
+            ax.axhline(0.0, color="#666666", linestyle="--", linewidth=1.0, zorder=1)
+            ax.set_title(wrap_label(panel.title), loc="left")
+            ax.set_xlim(left=0)
+            ax.set_xlabel("Meta-iteration")
+            ax.set_ylabel(panel.measure)
+        keep_outer_labels(axes)
+    return figure
+
+
 def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     r"""Renders a figure, the same bytes each time.
 

@@ -22,7 +22,9 @@ _FILES = (
     *("collapse.csv", "phases.csv", "phases.png", "phases.svg"),
     *("plasticity.png", "plasticity.svg"),
 )
-_AGE_FILES = ("returns_by_age.png", "returns_by_age.svg")
+_AGE_FILES = (
+    *("returns_by_age.png", "returns_by_age.svg", "meta_gradient.png", "meta_gradient.svg"),
+)
 _BETWEEN = "; "  # directories of a pooled run
 R = TypeVar("R")
 

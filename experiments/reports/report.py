@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.reports import ages, figures, files, offline, online, tables
+from experiments.reports import ages, figures, files, meta_gradients, offline, online, tables
 from experiments.reports.aggregate import Normalisers
 from experiments.runs.reading import directories_with, is_offline, load_runs
 
@@ -21,7 +21,8 @@ def report(
 ) -> None:
     """Prints the table, writes tables and figures, and says where.
 
-    Of pipeline training, there is a figure of return against age, `returns_by_age.png` and `.svg`.
+    Of pipeline training, there is a figure of return against age, `returns_by_age.png` and `.svg`,
+    and one of what the meta-gradient was worth, `meta_gradient.png` and `.svg`.
 
     Args:
         directories: where run directories are looked for, at any depth, through links as well.
@@ -43,6 +44,8 @@ def report(
         files.check_free_for_ages(out_dir, trainings, overwrite)
         panels = ages.age_panels(trainings)
         images = tables.image_files("returns_by_age", figures.returns_by_age(panels))
+        if gradients := meta_gradients.gradient_panels(trainings):
+            images |= tables.image_files("meta_gradient", figures.meta_gradients(gradients))
         _say_written(console, tables.write_files(out_dir, images))
         if not directories_with(directories, "config.json", "metrics.csv"):
             return  # there is nothing but meta-training

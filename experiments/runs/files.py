@@ -25,15 +25,26 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, csv_text(rows, header=True))
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
-    """Rows as they stand in a CSV file.
+def csv_text(
+    rows: Sequence[Mapping[str, Any]], header: bool, columns: Sequence[str] | None = None
+) -> str:
+    r"""Rows as they stand in a CSV file.
+
+    Args:
+        rows: at least one.
+        header: whether the columns' names come first.
+        columns: those of the file, of which the rows may have others or not all; by default those
+            of the first row.
 
     Examples:
         >>> print(csv_text([{"point": 0, "loss": 0.5}], header=True).splitlines())
         ['point,loss', '0,0.5']
+        >>> csv_text([{"point": 0, "loss": 0.5}], header=False, columns=["loss", "old"])
+        '0.5,\n'
     """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(rows[0] if columns is None else columns)
+    writer = csv.DictWriter(stream, names, extrasaction="ignore", lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows(rows)

@@ -30,9 +30,16 @@ class Metrics:
         return self._written.hexdigest()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Logs rows, after a header if the file is new."""
+        """Logs rows, after a header if the file is new.
+
+        A file that is there, which an earlier version may have begun, keeps its columns.
+        """
+        columns = None
+        if self.path.is_file():
+            with open(self.path, newline="") as stream:
+                columns = stream.readline().removesuffix("\n").split(",")
+        text = csv_text(rows, header=columns is None, columns=columns)
         with open(self.path, "a", newline="") as stream:
-            text = csv_text(rows, header=stream.tell() == 0)
             stream.write(text)
         self._written.update(text.encode())
 

@@ -43,7 +43,7 @@ class Changing(probes.ObservationReward):
         return Changing(self.phase_steps, clock)
 
     def pay(self, state, action):
-        sign = 1.0 - 2.0 * ((self.clock // self.phase_steps) % 2)
+        sign = jnp.where((self.clock // self.phase_steps) % 2 == 1, -1.0, 1.0)
         return super().pay(state, action) * sign
 
 

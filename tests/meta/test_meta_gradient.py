@@ -1,6 +1,7 @@
 """The derivative of a fresh rollout's loss by the meta-parameters, through PPO's updates."""
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import probes
 import pytest
+from hills import Tiny, leaves
 from jax.flatten_util import ravel_pytree
 from probes import quick_jit
 
@@ -191,3 +193,72 @@ def test_first_order_stops_what_the_optimizer_sees():
         gradients.append(float(gradient["rate"]))
     assert all(np.isfinite(gradients))
     assert abs(gradients[0] - gradients[1]) > 1e-3 * abs(gradients[1])
+
+
+def test_one_length_is_a_scan_and_a_fresh_rollout():
+    """The very program that is written out here, so that the bits are the same as well."""
+    task, meta_params = Task(probes.ObservationAction(), CONFIG), initial()
+    config = CONFIG.replace(rematerialise=True)
+
+    def plain(meta_params, life):
+        learner = ppo(task.environment, config, transform(meta_params))
+        life, metrics = jax.lax.scan(lambda life, _: learner.iterate(life), life, length=WINDOW)
+        sums = {
+            "episodes": jnp.sum(metrics["episodes"]),
+            "return_sum": jnp.sum(metrics["episode_return_sum"]),
+        }
+        fresh = ppo(task.environment, config.replace(minibatches=1), transform(meta_params))
+        life, samples = fresh.play(life)
+        return fresh.loss(life.params, samples)[0], (life, sums)
+
+    lives = windows(task, transform, WINDOW)
+    life = jax.eval_shape(lives.init, meta_params, KEY)
+    several = windows(task, transform, [1, WINDOW]).loss
+    programs = [
+        re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(loss)(meta_params, life)))
+        for loss in (plain, lives.loss, windows(task, transform, [WINDOW]).loss, several)
+    ]
+    assert programs[0] == programs[1] == programs[2] != programs[3]
+
+
+def test_of_several_lengths_loss_and_gradient_are_the_mean():
+    """Of those of each length alone, from the same life, which then goes on from the longest."""
+    task, build = Task(probes.ObservationAction(), CONFIG), Tiny().transform
+    meta_params = {"rate": jnp.float32(-1.0), "sign": jnp.full(1, -3.0)}
+    lengths = (1, 2, 4)
+    every = windows(task, build, lengths, meta_steps=3)
+    life = jax.jit(every.grow)(meta_params, jax.jit(every.init)(meta_params, KEY))
+
+    def both(lives):
+        found = jax.jit(jax.value_and_grad(lives.loss, has_aux=True))(meta_params, life)
+        return found[0], np.asarray(ravel_pytree(found[1])[0])
+
+    parts = [windows(task, build, length, meta_steps=3) for length in lengths]
+    assert [part.number for part in parts] == [8, 4, 2]
+    assert every.number == 2
+    alone = [both(part) for part in parts]
+    (loss, (after, metrics)), gradient = both(every)
+    np.testing.assert_allclose(loss, np.mean([value for (value, _), _ in alone]), rtol=1e-5)
+    mean = np.mean([g for _, g in alone], axis=0)
+    size = np.linalg.norm(mean)
+    assert min(np.linalg.norm(g - mean) for _, g in alone) > 0.05 * size
+    np.testing.assert_allclose(gradient, mean, rtol=1e-4, atol=1e-5 * size)
+    longest, counted = alone[-1][0][1]
+    for x, y in zip(leaves(after), leaves(longest), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert leaves(metrics) == leaves(counted)
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ((0, 2), "window must be at least 1; got 0,2."),
+        ((4, 2), "window must be one length or several that rise; got 4,2."),
+        ((2, 2), "window must be one length or several that rise; got 2,2."),
+        ((), "window must be one length or several that rise; got none."),
+        ((2, 3), "window must divide the life's 8 iterations; got 3."),
+    ],
+)
+def test_lengths_that_make_no_sense(window, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        windows(Task(probes.ObservationAction(), CONFIG), transform, window)

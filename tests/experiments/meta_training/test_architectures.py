@@ -88,7 +88,7 @@ class StandingStill(MetaRun):
 
     method = "none"
     parts = 1
-    env_steps = 0
+    task_env_steps = ()
 
     @classmethod
     def from_request(cls, request: MetaRequest) -> "StandingStill":

@@ -24,6 +24,7 @@ from experiments.meta_training.methods import meta_run
 from experiments.meta_training.pipeline import PipelineOptions, PipelineRunConfig, returns_by_age
 from experiments.meta_training.presets import PIPELINE_PRESETS
 from experiments.meta_training.training import Generation, meta_train
+from experiments.runs.directory import RunDirectory
 from meta.task import Lifetimes
 from meta.windows import Windows
 
@@ -60,6 +61,9 @@ def lives(run: PipelineRunConfig, worst: float = math.inf) -> list[Windows]:
         return {"age": jnp.zeros(()), "luck": jax.random.normal(key)}
 
     return [Windows(init, grow, loss, 4)] * len(run.tasks)
+
+
+WINDOWS = PipelineRunConfig.windows
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,6 +152,10 @@ def test_returns_by_age(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "returns_by_age.png").read_bytes()[:4] == b"\x89PNG"
     assert "CartPole-v1" in (tmp_path / "report" / "returns_by_age.svg").read_text()
 
+    drawn = (tmp_path / "report" / "meta_gradient.svg").read_text()
+    assert "Signal to noise" in drawn
+    assert "Cosine between tasks" in drawn
+
     # Means are over episodes, where there were any.
     metrics = tmp_path / "metrics.csv"
     header = "generation,episodes_by_age_0_0,return_by_age_0_0"
@@ -169,6 +177,16 @@ def test_ages_in_the_table_are_rounded_once(tmp_path: Path) -> None:
     assert [row["age_to"] for row in table] == [repr(24 * b / 10) for b in range(1, 11)]
 
 
+def test_what_the_meta_gradient_is_worth_is_logged(finished: Path) -> None:
+    """The tasks are the same but for luck: their gradients agree, and luck is the noise."""
+    for row in rows(finished / "meta_metrics.csv"):
+        for name in ("gradient_snr", "task_gradient_snr_0", "task_gradient_snr_1"):
+            assert float(row[name]) > 1.0
+        assert float(row["gradient_snr_over_tasks"]) > 1.0
+        for name in ("task_cosine_mean", "task_cosine_least"):
+            np.testing.assert_allclose(float(row[name]), 1.0, atol=1e-6)
+
+
 class Interruption(BaseException):
     """Stands for a signal: nothing on the way up catches it."""
 
@@ -187,6 +205,108 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
     meta_train(run, path, resume=True, on_note=lambda n: None, on_start=starts.append)
     assert starts == [after]
     assert_same(path, finished)
+
+
+CURRICULUM = RUN.replace("--generations 7", "--generations 7 --curriculum 4")
+
+
+@pytest.fixture(scope="module")
+def by_curriculum(tmp_path_factory: pytest.TempPathFactory) -> tuple[PipelineRunConfig, Path]:
+    """A run of one task after the other."""
+    run, path = parsed(CURRICULUM), tmp_path_factory.mktemp("meta") / "run"
+    meta_train(run, path, on_note=lambda note: None)
+    return run, path
+
+
+def test_files_of_a_curriculum(by_curriculum: tuple[PipelineRunConfig, Path]) -> None:
+    _, path = by_curriculum
+    assert json.loads((path / "config.json").read_text())["curriculum"] == [4]
+    for number, row in enumerate(rows(path / "meta_metrics.csv")):
+        now = int(number >= 4)
+        for name in ("task_loss", "task_gradient_norm", "task_gradient_snr", "return_by_age"):
+            tail = "_0" if name == "return_by_age" else ""
+            known = [math.isfinite(float(row[f"{name}_{task}{tail}"])) for task in (0, 1)]
+            assert known == [now == 0, now == 1]
+        assert row["meta_loss"] == row[f"task_loss_{now}"]
+        assert int(row["env_steps"]) == 4 * 3 * 64 * (number + 1)
+        if row["evaluation"]:  # of all tasks in any case
+            assert all(math.isfinite(float(row[f"evaluation_{task}"])) for task in (0, 1))
+    table = rows(path / "returns_by_age.csv")
+    assert [row["episodes"] for row in table if row["task"] == "0"][-2:] == ["0", "0"]
+    assert [row["episodes"] for row in table if row["task"] == "1"][:2] == ["0", "0"]
+
+
+@pytest.mark.parametrize("after", [3, 4, 5])
+def test_a_curriculum_is_resumed_across_its_change(
+    after: int, by_curriculum: tuple[PipelineRunConfig, Path], tmp_path: Path
+) -> None:
+    run, whole = by_curriculum
+    path, starts = tmp_path / "run", list[int]()
+
+    def stop(generation: Generation) -> None:
+        if generation.number + 1 == after:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        meta_train(run, path, on_generation=stop, on_note=lambda n: None, checkpoint_seconds=0.0)
+    meta_train(run, path, resume=True, on_note=lambda n: None, on_start=starts.append)
+    assert starts == [after]
+    assert_same(path, whole)
+
+
+def test_runs_of_earlier_versions_are_resumed(
+    run: PipelineRunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They know nothing of a curriculum, and keep the columns that they began with."""
+    new = ("gradient_snr", "gradient_snr_over_tasks", "task_gradient_snr", "task_cosine_mean",
+           "task_cosine_least")  # fmt: skip
+    path = tmp_path / "run"
+
+    def stop(generation: Generation) -> None:
+        if generation.number + 1 == 4:
+            raise Interruption
+
+    def step(state: Any) -> Any:
+        state, metrics = run.trainer.step(state)
+        return state, {name: value for name, value in metrics.items() if name not in new}
+
+    old = parsed(RUN)
+    vars(old)["trainer"] = run.trainer._replace(step=step)
+    with pytest.raises(Interruption):
+        meta_train(old, path, on_generation=stop, on_note=lambda n: None, checkpoint_seconds=0.0)
+    config = json.loads((path / "config.json").read_text())
+    assert config.pop("curriculum") is None
+    (path / "config.json").write_text(json.dumps(config))
+    meta_train(run, path, resume=True, on_note=lambda n: None)
+    ours, theirs = (rows(where / "meta_metrics.csv") for where in (path, finished))
+    assert not set(ours[0]) & {"gradient_snr", "task_gradient_snr_0", "task_cosine_mean"}
+    assert ours == [{name: row[name] for name in ours[0]} for row in theirs]
+    with pytest.raises(ValueError, match=r"with curriculum none, you asked for 4\.$"):
+        meta_train(parsed(CURRICULUM), path, resume=True)
+
+
+def test_windows_of_several_lengths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A life is cut by the longest; each has a rollout of its own."""
+    texts = RUN.replace("window=2", "window=1,2,4"), RUN.replace("window=2", "window=4")
+    run, longest = map(parsed, texts)
+    assert run.options.window == (1, 2, 4)
+    assert [task.iterations(run.parts) for task in run.tasks] == [16, 16]
+    assert run.env_steps == 4 * 2 * (4 + 3) * 64
+    assert run.config()["pipeline"]["window"] == [1, 2, 4]
+    assert longest.config()["pipeline"]["window"] == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(PipelineRunConfig, "windows", WINDOWS)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "tiny", Tiny)
+    assert [life.number for life in run.windows()] == [4, 4]
+    with RunDirectory.create(
+        tmp_path / "run", run.config(), resume=False, overwrite=False, on_note=print
+    ):
+        pass
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(f"{texts[1]} --out {tmp_path / 'run'} --resume"))
+    assert "with pipeline.window 1,2,4, you asked for 4." in capsys.readouterr().err
 
 
 def test_finished_run_is_left_alone(
@@ -301,6 +421,13 @@ def test_options() -> None:
          "got 'agents'."),
         ("agents=4", "agents=x", "setting 'agents' of --pipeline must be a whole number; got 'x'."),
         ("window=2", "window=0", "window must be at least 1; got 0."),
+        ("window=2", "window=4,x", "setting 'window' of --pipeline must be a whole number or "
+         "several joined by commas, e.g. 4,8; got '4,x'."),
+        ("window=2", "window=2,0", "window must be at least 1; got 2,0."),
+        ("window=2", "window=4,2", "window must be one length or several that rise; got 4,2."),
+        ("--seed 5", "--curriculum 3 5", "--curriculum must be one number for each of the 2 tasks "
+         "but the first, rising from at least 1; got 3 5."),
+        ("--seed 5", "--curriculum x", "--curriculum must be whole numbers; got 'x'."),
         ("window=2", "max_norm=x",
          "setting 'max_norm' of --pipeline must be a number or none; got 'x'."),
         ("optimizer=adam:learning_rate=0.1", "optimizer=adm:learning_rate=0.1",

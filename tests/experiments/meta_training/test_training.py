@@ -355,6 +355,27 @@ def test_prolonged_run_is_the_longer_one(
     )
 
 
+@pytest.mark.parametrize("strategy", ["openai_es", "persistent_es --stretches 2"])
+def test_a_curriculum_is_resumed_across_its_change(strategy: str, tmp_path: Path) -> None:
+    text = META.replace("openai_es:sigma=0.5,learning_rate=0.1", strategy)
+    run = parsed(f"{text} --curriculum 4")
+    meta_train(run, tmp_path / "whole")
+    logged = rows(tmp_path / "whole")
+    known = [[math.isfinite(float(row[f"task_fitness_{i}"])) for i in "01"] for row in logged]
+    assert known == [[True, False]] * 4 + [[False, True]] * 3
+    # 4 members on 128 steps of the first task, then on 256 of the second; or on half of each.
+    each = np.array([512] * 4 + [1024] * 3) // run.stretches
+    assert [int(row["env_steps"]) for row in logged] == np.cumsum(each).tolist()
+    assert all(row["evaluation_1"] for row in logged if row["evaluation"])
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["curriculum"] == [4]
+    for after in (3, 4, 5):
+        path, starts = tmp_path / str(after), list[int]()
+        interrupt(run, path, after, checkpoint_seconds=0.0)
+        meta_train(run, path, resume=True, on_start=starts.append)
+        assert starts == [after]
+        assert_same(path, tmp_path / "whole")
+
+
 def test_start_is_read_once(finished: Path, tmp_path: Path) -> None:
     """It may go while the run goes on; what it was stays with the run, and tells it."""
     start, path = tmp_path / "start.safetensors", tmp_path / "run"
@@ -374,7 +395,7 @@ def test_start_is_read_once(finished: Path, tmp_path: Path) -> None:
     metadata = optim.load_metadata(path / "start.safetensors")
     optim.save_meta_params(tmp_path / "other.safetensors", others, metadata)
     other = text.replace(str(start), str(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match=r"its start_sha256 is '"):
+    with pytest.raises(ValueError, match="it was run with start_sha256 "):
         meta_train(parsed(other), path, resume=True)
 
 
@@ -504,6 +525,17 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         ("openai_es:sigma=0.5", "openai_es:sigm=0.5",
          "'openai_es' has no option 'sigm'; the nearest is 'sigma'."),
         ("openai_es:sigma=0.5", "openai_es:sigma=x", "sigma must be in (0, inf); got 'x'."),
+        ("--seed 5", "--curriculum 0",
+         "--curriculum must be one number for each of the 2 tasks but the first, rising from at "
+         "least 1; got 0."),
+        ("--seed 5", "--curriculum 1.5", "--curriculum must be whole numbers; got '1.5'."),
+        ("--strategy openai_es:sigma=0.5,learning_rate=0.1",
+         "--strategy persistent_es --stretches 2 --curriculum 3",
+         "--curriculum must be multiples of the 2 stretches of a lifetime for persistent_es; "
+         "got 3."),
+        ("--strategy openai_es:sigma=0.5,learning_rate=0.1",
+         "--method imitation --target adam --curriculum 3",
+         "--curriculum must be left out where an optimizer is imitated; got 3."),
         ("num_envs=4", "anneal=true",
          "setting 'anneal' must be false: a learned optimizer sets its own steps."),
         ("num_envs=4", "num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),

@@ -2,7 +2,10 @@
 
 import dataclasses
 import doctest
+import json
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments.reports import drawing, figures, statistics
+from experiments.reports.meta_gradients import gradient_panels
 
 LABELS = [
     "adam",
@@ -215,3 +219,31 @@ def test_doctests() -> None:
         results = doctest.testmod(module)
         assert results.attempted > 0
         assert results.failed == 0
+
+
+# Meta-gradients
+
+
+def test_panels_of_meta_gradients_are_medians_of_stretches(tmp_path: Path) -> None:
+    """What is infinite or missing leaves a gap; earlier versions logged nothing to draw."""
+    config = {"optimizer": "open", "tasks": {"0": {"environment": "Catch"}, "1": {}}}
+    for name, header in (
+        ("new", "generation,gradient_snr,task_cosine_mean"),
+        ("old", "generation"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        snr = [1.0, 2.0, 9.0] * 50 + [math.inf] * 150
+        rows = [f"{i},{x},nan" if name == "new" else str(i) for i, x in enumerate(snr)]
+        (tmp_path / name / "meta_metrics.csv").write_text("\n".join([header, *rows, ""]))
+    signal, cosine = gradient_panels([tmp_path / name for name in ("old", "new", "")])
+    assert (signal.title, signal.measure) == ("open on 2 tasks", "Signal to noise")
+    assert signal.iterations.tolist() == [3 * i + 1 for i in range(100)]
+    assert signal.values.tolist() == [2.0] * 50 + [math.inf] * 50
+    assert np.isnan(cosine.values).all()
+    figure = figures.meta_gradients([signal, cosine])
+    drawn = figure.axes[0].get_lines()[0].get_ydata()
+    assert np.isfinite(drawn).tolist() == [True] * 50 + [False] * 50
+    (tmp_path / "new" / "meta_metrics.csv").write_text("generation,gradient_snr\n0,x\n")
+    with pytest.raises(ValueError, match=r"new/meta_metrics\.csv or its config\.json is damaged"):
+        gradient_panels([tmp_path / "new"])
