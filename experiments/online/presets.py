@@ -70,6 +70,10 @@ class Preset:
     settings: tuple[str, ...] = ()
 
 
+_SMALL = (
+    *("num_envs=8", "num_steps=64", "epochs=4", "minibatches=4", "widths=64x64"),
+    *("nonlinearity=relu", "anneal=false"),
+)
 PRESETS = {
     "quickstart": Preset(
         "Breakout under four optimizers, one of them learned, in minutes on two cores.",
@@ -92,6 +96,29 @@ PRESETS = {
         steps=3_000_000,
         seeds=2,
     ),
+    "collapse": Preset(
+        "Adam, what is said to keep it learning, and agents that start afresh, where tasks change.",
+        (
+            "CartPole-v1:flip=true,phase=20480",
+            "CartPole-v1:flip=false,phase=20480",
+            "Breakout-MinAtar:permute=both,phase=102400",
+            "Breakout-MinAtar:permute=none,phase=102400",
+        ),
+        (
+            Arm("adam", "adam:learning_rate=1e-3"),
+            Arm("adam fast", "adam:learning_rate=1e-2"),
+            Arm("equal betas", "adam:learning_rate=1e-3,b1=0.99,b2=0.99"),
+            Arm("l2", "adam:learning_rate=1e-3,l2=1e-3"),
+            Arm("equal betas, l2", "adam:learning_rate=1e-3,b1=0.99,b2=0.99,l2=1e-3"),
+            Arm("trac", "trac:learning_rate=1e-2"),
+            Arm("adam_rel", "adam_rel:learning_rate=1e-3"),
+            Arm("adam_reset", "adam_reset:learning_rate=1e-3"),
+            Arm("from scratch", "adam:learning_rate=1e-3", ("restart=true",)),
+        ),
+        steps=409_600,
+        seeds=8,
+        settings=_SMALL,
+    ),
     "clipping": Preset(
         "PPO without its clips of ratio, value and gradient, on a CartPole that changes.",
         ("CartPole-v1:flip=true,phase=20480",),
@@ -104,9 +131,6 @@ PRESETS = {
         ),
         steps=409_600,
         seeds=8,
-        settings=(
-            *("num_envs=8", "num_steps=64", "epochs=4", "minibatches=4", "widths=64x64"),
-            *("nonlinearity=relu", "anneal=false"),
-        ),
+        settings=_SMALL,
     ),
 }
