@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.changing [--out changing.csv] [--repeats 7]
 
-PPO with Adam and each task's settings, four seeds, on as many devices as the command line would
+PPO with Adam and each task's settings, two seeds, on as many devices as the command line would
 use. A stretch of iterations of the changing task alternates with one of the stationary task;
 `ratio` is the median over rounds of the changing one's time over the stationary one's. The sequence
 of games stands beside its first game with all six actions and empty channels, alone.
@@ -24,7 +24,7 @@ from experiments.command_line.main import prepare_xla
 from experiments.online.tasks import TASKS, parse_environment
 from experiments.online.training import RunConfig, compiled
 
-SEEDS = 4
+SEEDS = 2
 PHASE = 10**6
 PAIRS = {  # iterations, changing, stationary
     f"CartPole-v1:flip=true,offset=2,phase={PHASE}": (60, "CartPole-v1"),
@@ -34,11 +34,7 @@ PAIRS = {  # iterations, changing, stationary
         f"Sequence-MinAtar:games=Seaquest,phase={PHASE}",
     ),
     f"small_dense_short:move=true,phase={PHASE}": (60, "small_dense_short"),
-    f"ant:backend=spring,friction=0.02..2,wear=0.3..1,phase={PHASE}": (2, "ant:backend=spring"),
-    f"ant:backend=spring,friction=0.02..2,change=sinusoidal,phase={PHASE}": (
-        2,
-        "ant:backend=spring",
-    ),
+    f"ant:backend=spring,friction=0.02..2,wear=0.3..1,phase={PHASE}": (1, "ant:backend=spring"),
 }
 
 
@@ -60,19 +56,18 @@ def main() -> None:
             {name: _stretch(name, iterations) for name in (changing, stationary)},
             arguments.repeats,
         )
-        rows.append(
-            {
-                "task": changing,
-                "beside": stationary,
-                "seeds": SEEDS,
-                "iterations": iterations,
-                "rounds": arguments.repeats,
-                "seconds": f"{statistics.median(seconds[changing]):.3f}",
-                "seconds_beside": f"{statistics.median(seconds[stationary]):.3f}",
-                "ratio": f"{timing.median_ratio(seconds[changing], seconds[stationary]):.3f}",
-            }
-            | circumstances
-        )
+        row = {
+            "task": changing,
+            "beside": stationary,
+            "seeds": SEEDS,
+            "iterations": iterations,
+            "rounds": arguments.repeats,
+            "seconds": f"{statistics.median(seconds[changing]):.3f}",
+            "seconds_beside": f"{statistics.median(seconds[stationary]):.3f}",
+            "ratio": f"{timing.median_ratio(seconds[changing], seconds[stationary]):.3f}",
+        } | circumstances
+        rows.append(row)
+        print(f"{changing}: {row['ratio']}", flush=True)
     timing.write(arguments.out, rows)
 
 
