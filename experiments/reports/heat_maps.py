@@ -113,6 +113,7 @@ def _line(found: GridScores) -> Figure:
                 ha="center",
                 fontsize="small",
                 fontweight="bold" if i == found.best else "normal",
+                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
             )
     ax.margins(x=0.08, y=0.2)
     ax.set_xlabel(key)
@@ -175,8 +176,8 @@ def _cell(ax: Axes, x: int, y: int, found: GridScores, place: int, shade: float)
     text = NONE if math.isnan(value) else number(value, decimals_for(found.scores))
     if count:
         text += f"\n{count} div."
-    ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.0,
-            fontweight="bold" if is_best else "normal")  # fmt: skip
+    weight = "bold" if is_best else "normal"
+    ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.0, fontweight=weight)
     if found.within[place]:
         frame = Rectangle(
             (x - 0.47, y - 0.45), 0.94, 0.9, fill=False, color=colour, lw=2.0 if is_best else 0.9
