@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ class Sweep(Command):
     """Environment to train on, NAME[:key=value,...]; see `rl-optim list envs`."""
     optimizer: Annotated[str, option("OPTIMIZER")]
     """Optimizer, NAME[:key=value,...] or NAME@WEIGHTS[:key=value,...], with what all settings have;
-    see `rl-optim list optimizers`."""
+    see `rl-optim list optimizers`. Without a learning rate, here or swept, it uses the one tuned
+    for Adam on the environment."""
     over: Annotated[tuple[str, ...], option("KEY=VALUE,VALUE,...")]
     """What is swept: options of the optimizer and settings of --set, each with its values, e.g.
     learning_rate=1e-4,3e-4,1e-3 num_steps=64,128. All combinations are trained. A key that is both
@@ -77,6 +79,8 @@ class Sweep(Command):
         """
         axes = parse_axes(self.over)
         settings = len(grid(axes))
+        if self.floor is not None and not math.isfinite(self.floor):
+            raise ValueError(f"--floor must be a finite number; got {self.floor}.")
         if self.halving is not None and self.halving >= settings:
             raise ValueError(
                 f"--halving must be less than the number of settings, {settings}; "

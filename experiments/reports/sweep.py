@@ -134,7 +134,7 @@ def within(scores: ArrayLike, floor: float | None = None) -> NDArray[np.bool_]:
     Examples:
         >>> within([-100.0, -20.0, -11.0, -10.0]).tolist()
         [False, False, True, True]
-        >>> within([50.0, 89.0, 91.0, 100.0], floor=0.0).mean()
+        >>> float(within([50.0, 89.0, 91.0, 100.0], floor=0.0).mean())
         0.5
     """
     return np.asarray(scores, np.float64) >= _threshold(scores, floor)
@@ -166,10 +166,11 @@ def notes(sweep: Sweep) -> list[str]:
     best = sweep.tried[sweep.best]
     value, low, high = _estimate(best.run)
     places = tables.decimals_for([value])
+    spread = "" if math.isnan(low) else f" {tables.interval(low, high, places)}"
     found = [
-        f"Best: {_name(sweep, best)}, with {tables.number(value, places)} "
-        f"{tables.interval(low, high, places)}. It was selected by this score, which as the best "
-        f"of {len(sweep.tried)} is too high by luck: measure it anew, with other seeds."
+        f"Best: {_name(sweep, best)}, with {tables.number(value, places)}{spread}. It was selected "
+        f"by this score, which as the best of {len(sweep.tried)} is too high by luck: measure it "
+        "anew, with other seeds."
     ]
     for (key, values), value_of_best in zip(sweep.axes.items(), best.values, strict=True):
         numbers = heat_maps.numbers(values)
@@ -228,7 +229,9 @@ def _name(sweep: Sweep, one: Tried) -> str:
 
 
 def _title(sweep: Sweep) -> str:
-    return f"{sweep.title}, {sweep.lengths[-1]:,} steps, {len(sweep.tried[0].run.returns)} seeds"
+    seeds = len(sweep.tried[0].run.returns)
+    many = "" if seeds == 1 else "s"
+    return f"{sweep.title}, {sweep.lengths[-1]:,} steps, {seeds} seed{many}"
 
 
 def _rows(sweep: Sweep, out: Path) -> list[dict[str, Any]]:

@@ -212,6 +212,7 @@ def test_halving_that_was_interrupted_ends_the_same(
          "--halving must be less than the number of settings, 6; got 6."),
         ("clip=0.1,0.2", "clip=0.1,0.2 --halving 1",
          "--halving must be a whole number, at least 2; got '1'."),
+        ("clip=0.1,0.2", "clip=0.1,0.2 --floor nan", "--floor must be a finite number; got nan."),
         ("clip=0.1,0.2", "clip=0.1,0.2 --floor x", "--floor must be a number; got 'x'."),
         ("clip=0.1,0.2", "clip=0.1,0.2 --halving 2",
          "--halving prolongs runs, and adam:learning_rate=0.001 clip=0.1 cannot be prolonged: its "

@@ -1,11 +1,13 @@
 """Grids of settings, and which of them go on in successive halving."""
 
+import doctest
 import math
 
 import numpy as np
 import pytest
 
 import optim
+from experiments.online import grid as module
 from experiments.online.grid import arms, grid, kept, lengths, named, parse_axes
 from experiments.online.presets import Arm
 
@@ -110,3 +112,9 @@ def test_rounds_end_at_full_length_with_at_most_one_in_k(settings: int, keep: in
     for _ in found[1:]:
         left = len(kept([0.0] * left, keep))
     assert 1 < left <= keep
+
+
+def test_doctests() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0

@@ -1,8 +1,10 @@
 """What a sweep found: its numbers worked out by hand, or by NumPy."""
 
 import csv
+import doctest
 import io
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -110,7 +112,10 @@ def test_files_and_words(tmp_path: Path) -> None:
 
 def test_the_best_at_an_edge_is_noted(tmp_path: Path) -> None:
     edge = found(tmp_path, [[1.0], [2.0], [3.0]], {"learning_rate": ["1e-4", "1e-3", "1e-2"]})
-    assert any("highest learning_rate" in note for note in sweep.notes(edge))
+    best, highest = sweep.notes(edge)
+    assert "highest learning_rate" in highest
+    assert "with 3.00. It was selected" in best  # one seed has no interval
+    assert "# Sweep: adam on Catch, 400 steps, 1 seed\n" in sweep._markdown(edge, None)
 
 
 def test_without_a_score_there_is_no_best(tmp_path: Path) -> None:
@@ -167,3 +172,10 @@ def test_one_key_is_a_line_with_a_band() -> None:
     assert words["2 diverged"] == "normal"
     words_only = heat_maps.sweep_figure(scores_of({"f": ["relu", "tanh"]}, [1.0, 2.0], 1)).axes[0]
     assert [label.get_text() for label in words_only.get_xticklabels()] == ["relu", "tanh"]
+
+
+@pytest.mark.parametrize("module", [sweep, heat_maps])
+def test_doctests(module: ModuleType) -> None:
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
