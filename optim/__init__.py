@@ -73,6 +73,7 @@ from optim.registry import details as details
 from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
+from optim.registry import option_names as option_names
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
 from optim.spec import OptimizerSpec as OptimizerSpec
@@ -129,6 +130,7 @@ __all__ = [
     "open_optimizer",
     "optim4rl",
     "optimizer_names",
+    "option_names",
     "packaged_meta_params",
     "reset_state",
     "sania",

@@ -155,6 +155,29 @@ def accepts_schedule(name: str) -> bool:
     return name not in _WITHOUT_SCHEDULE
 
 
+def option_names(name: str) -> list[str]:
+    """Lists what a spec of an optimizer may set, e.g. `b1` in `adam:b1=0.5`.
+
+    A few of these, such as `mask`, take no value from a text: `make` says so.
+
+    Args:
+        name: one of `optimizer_names` or `learned_names`.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> option_names("linear_optim")
+        ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
+    """
+    if name in ARCHITECTURES:
+        return list(transform_options(name))
+    return [*inspect.signature(_factory(name)).parameters, *DECAY_OPTIONS]
+
+
 def make(
     spec: OptimizerSpec | str, learning_rate: optax.ScalarOrSchedule | None = None
 ) -> optax.GradientTransformationExtraArgs:

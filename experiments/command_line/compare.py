@@ -251,12 +251,7 @@ class Plan:
             OSError: if something cannot be written.
             MemoryError: if a run does not fit into memory.
         """
-        from rich.console import Console
-
-        from experiments.command_line.devices import keep_compiled_programs, memory_for
-        from experiments.command_line.display import Display
-        from experiments.command_line.progress import TrainingProgress
-        from experiments.online.training import train
+        from experiments.command_line.devices import keep_compiled_programs
         from experiments.reports.aggregate import read_normalisers
         from experiments.reports.report import report
 
@@ -267,27 +262,7 @@ class Plan:
             RunDirectory.check(path, run.config(), **how)
         if self.cache:
             keep_compiled_programs()
-        shown = {
-            path: TrainingProgress(
-                environment=run.environment,
-                optimizer=run.name,
-                steps=run.step(run.points) * len(run.seeds),
-                seeds=len(run.seeds),
-            )
-            for path, run in runs.items()
-        }
-        with Display(list(shown.values()), Console(file=sys.stderr)) as display:
-            for path, run in runs.items():
-                what = f"{run.name} on {run.environment}"
-                with memory_for(what, "num_envs or --seeds"), display.shown(shown[path]) as show:
-                    train(
-                        run,
-                        path,
-                        on_start=show.start,
-                        on_point=show.point,
-                        on_note=display.note,
-                        **how,
-                    )
+        train_in_turn(runs, **how)
         report(list(runs), self.out, normalisers=normalisers, overwrite=self.overwrite)
 
     def configs(self) -> dict[Path, RunConfig]:
@@ -317,3 +292,47 @@ class Plan:
             )
             configs[path] = run.as_begun(path) if self.resume else run
         return configs
+
+
+def train_in_turn(runs: Mapping[Path, RunConfig], *, resume: bool, overwrite: bool) -> None:
+    """Trains one run after the other, and shows how they get on.
+
+    Args:
+        runs: by run directory; where they are resumed, as they go on from what is there.
+        resume: whether runs that have begun are continued.
+        overwrite: whether runs that are there are replaced.
+
+    Raises:
+        ValueError: if a run cannot begin.
+        OSError: if something cannot be written.
+        MemoryError: if a run does not fit into memory.
+    """
+    from rich.console import Console
+
+    from experiments.command_line.devices import memory_for
+    from experiments.command_line.display import Display
+    from experiments.command_line.progress import TrainingProgress
+    from experiments.online.training import train
+
+    shown = {
+        path: TrainingProgress(
+            environment=run.environment,
+            optimizer=run.name,
+            steps=run.step(run.points) * len(run.seeds),
+            seeds=len(run.seeds),
+        )
+        for path, run in runs.items()
+    }
+    with Display(list(shown.values()), Console(file=sys.stderr)) as display:
+        for path, run in runs.items():
+            what = f"{run.name} on {run.environment}"
+            with memory_for(what, "num_envs or --seeds"), display.shown(shown[path]) as show:
+                train(
+                    run,
+                    path,
+                    resume=resume,
+                    overwrite=overwrite,
+                    on_start=show.start,
+                    on_point=show.point,
+                    on_note=display.note,
+                )

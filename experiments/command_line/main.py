@@ -30,6 +30,7 @@ from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.offline import Offline
 from experiments.command_line.report import Report
 from experiments.command_line.streams import STANDARD_OUTPUT, lasting_streams
+from experiments.command_line.sweep import Sweep
 from experiments.runs.stopping import Stopped, Terminated, listening
 from experiments.settings import unknown
 
@@ -38,6 +39,7 @@ from experiments.settings import unknown
 COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "train": Train,
+    "sweep": Sweep,
     "meta-train": MetaTrain,
     "convert": Convert,
     "offline": Offline,

@@ -25,6 +25,8 @@ _FILES = (
 _AGE_FILES = (
     *("returns_by_age.png", "returns_by_age.svg", "meta_gradient.png", "meta_gradient.svg"),
 )
+SWEEP = "sweep.csv"
+_SWEEP_FILES = (SWEEP, "sweep.md", "sweep.png", "sweep.svg")
 _BETWEEN = "; "  # directories of a pooled run
 R = TypeVar("R")
 
@@ -44,9 +46,25 @@ def check_free_for_report(out: Path, directories: Iterable[Path], overwrite: boo
     Raises:
         ValueError: if a file is in the way; the sentence names it.
     """
-    if there := _there(out, _FILES, overwrite):
+    _check_free(out, _FILES, directories, overwrite)
+
+
+def check_free_for_sweep(out: Path, directories: Iterable[Path], overwrite: bool) -> None:
+    """The same for the files of a sweep, whose `sweep.csv` names its runs.
+
+    Raises:
+        ValueError: if a file is in the way; the sentence names it.
+    """
+    _check_free(out, _SWEEP_FILES, directories, overwrite)
+
+
+def _check_free(
+    out: Path, names: Sequence[str], directories: Iterable[Path], overwrite: bool
+) -> None:
+    """See `check_free_for_report`; the first of the names is of the file that names the runs."""
+    if there := _there(out, names, overwrite):
         present = {Path(directory).resolve() for directory in directories}
-        named = _named_runs(out)
+        named = _named_runs(out / names[0])
         if not named or not all(_is_covered(text, out, present) for text in named):
             raise _in_the_way(there)
 
@@ -78,10 +96,15 @@ def seen_from(out: Path, rows: Sequence[R]) -> list[R]:
     """Rows whose `run_directory` is relative to the directory of the report."""
 
     def relative(row: Any) -> Any:
-        names = (os.path.relpath(name, out) for name in row.run_directory.split(_BETWEEN))
-        return dataclasses.replace(row, run_directory=names_of(map(Path, names)))
+        return dataclasses.replace(row, run_directory=relative_names(out, row.run_directory))
 
     return [relative(row) for row in rows]
+
+
+def relative_names(out: Path, run_directory: str) -> str:
+    """How a row of a table in `out` names a run's directories."""
+    names = (os.path.relpath(name, out) for name in run_directory.split(_BETWEEN))
+    return names_of(map(Path, names))
 
 
 def _there(out: Path, names: Sequence[str], overwrite: bool) -> Path | None:
@@ -98,10 +121,10 @@ def _in_the_way(path: Path) -> ValueError:
     )
 
 
-def _named_runs(out: Path) -> list[str]:
-    """The directories that a report's `summary.csv` names; none if there is no such file."""
+def _named_runs(path: Path) -> list[str]:
+    """The directories that a report's table names; none if there is no such file."""
     try:
-        with (out / SUMMARY).open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         texts = [row["run_directory"].split(_BETWEEN) for row in rows if row["optimizer"]]
     except (OSError, ValueError, csv.Error, KeyError, AttributeError):

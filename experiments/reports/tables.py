@@ -24,16 +24,22 @@ NONE = "\N{EN DASH}"  # what a cell says where nothing is known
 
 
 def print_table(
-    console: Console, title: str, lines: Sequence[tuple[dict[str, str], bool]], hidden: set[str]
+    console: Console,
+    title: str,
+    lines: Sequence[tuple[dict[str, str], bool]],
+    hidden: set[str],
+    name: str = "Optimizer",
+    judged: str = "Final IQM",
 ) -> None:
     """Prints a table.
 
     Args:
         console: where to print.
         title: of the table.
-        lines: for each row its cells by column, one of which is `Optimizer`, and whether it is the
-            best, whose `Final IQM` is set in bold.
+        lines: for each row its cells by column, and whether it is the best.
         hidden: columns that are left out. So are those in which nothing is known.
+        name: the column with the rows' names.
+        judged: the column that is set in bold for the best.
     """
     columns = [
         column
@@ -44,17 +50,17 @@ def print_table(
         title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for column in columns:
-        if column == "Optimizer":
+        if column == name:
             table.add_column(column, overflow="fold", vertical="bottom")
         else:
             heading = re.sub(r"^(Final|Sampled|Greedy) ", r"\1\n", column)
             table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     label_width = max(20, console.width - 60)
     for cells, best in lines:
-        cells = cells | {"Optimizer": wrap_label(cells["Optimizer"], label_width)}
+        cells = cells | {name: wrap_label(cells[name], label_width)}
         table.add_row(
             *(
-                Text(cells[column], style="bold" if best and column == "Final IQM" else "")
+                Text(cells[column], style="bold" if best and column == judged else "")
                 for column in columns
             )
         )
@@ -62,16 +68,20 @@ def print_table(
     console.print()
 
 
-def markdown_table(lines: Sequence[tuple[dict[str, str], bool]]) -> str:
-    """A table in Markdown; for the lines see `print_table`."""
+def markdown_table(
+    lines: Sequence[tuple[dict[str, str], bool]],
+    name: str = "Optimizer",
+    judged: str = "Final IQM",
+) -> str:
+    """A table in Markdown; for the arguments see `print_table`."""
     columns = list(lines[0][0])
     headings = [column.replace("|", "\\|") for column in columns]
     text = [f"| {' | '.join(headings)} |", f"|:---|{'---:|' * (len(columns) - 1)}"]
     for cells, best in lines:
         shown = {column: cell.replace("|", "\\|") for column, cell in cells.items()}
-        shown["Optimizer"] = f"`{shown['Optimizer']}`"
+        shown[name] = f"`{shown[name]}`"
         if best:
-            shown["Final IQM"] = f"**{shown['Final IQM']}**"
+            shown[judged] = f"**{shown[judged]}**"
         text.append(f"| {' | '.join(shown.values())} |")
     return "\n".join(text)
 

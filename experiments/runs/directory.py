@@ -462,7 +462,7 @@ def run_paths(
         >>> run_paths(Path("runs"), ["ant:backend=spring"], ["adam"])
         {('ant:backend=spring', 'adam'): PosixPath('runs/ant-backend=spring/adam')}
     """
-    names = [_unique_names(texts) for texts in (environments, optimizers)]
+    names = [unique_names(texts) for texts in (environments, optimizers)]
     return {
         (environment, optimizer): out / names[0][environment] / names[1][optimizer]
         for environment in names[0]
@@ -470,7 +470,12 @@ def run_paths(
     }
 
 
-def _unique_names(texts: Iterable[str]) -> dict[str, str]:
+def unique_names(texts: Iterable[str]) -> dict[str, str]:
+    """A name for each text that a directory can have.
+
+    Raises:
+        ValueError: if a text is given twice, or two differ only in what no directory name holds.
+    """
     names: dict[str, str] = {}
     for text in texts:
         name = "".join(c if c.isalnum() or c in "._=,-" else "-" for c in text)

@@ -70,6 +70,23 @@ def earlier_ends(path: Path, steps: int) -> tuple[int, ...]:
         return ()  # `check_same` says what is wrong
 
 
+def planned_steps(path: Path) -> int:
+    """Steps at which the run in a directory is to end; 0 if there is none."""
+    try:
+        return int(json.loads((path / "config.json").read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # `check_same` says what is wrong
+
+
+def why_not_longer(config: Mapping[str, Any]) -> str | None:
+    """What in a run of agents depends on how long it is; None if nothing does.
+
+    Args:
+        config: what its `config.json` says or is to say.
+    """
+    return _why_not_longer(_flat(config), is_meta=False)
+
+
 def damaged(path: Path) -> ValueError:
     """The error to raise where a directory's `config.json` cannot be read."""
     return ValueError(
