@@ -8,19 +8,21 @@ from typing import Any
 from agents.changes import KINDS, Schedule, parse_span
 from agents.environment import Environment
 
-GYMNAX = (
+_MINATAR = (
     "Asterix-MinAtar",
     "Breakout-MinAtar",
     "Freeway-MinAtar",
     "Seaquest-MinAtar",
     "SpaceInvaders-MinAtar",
+)
+_CLASSIC = (
     "CartPole-v1",
     "Acrobot-v1",
     "MountainCar-v0",
     "MountainCarContinuous-v0",
     "Pendulum-v1",
-    "Catch-bsuite",
 )
+GYMNAX = (*_MINATAR, *_CLASSIC, "Catch-bsuite")
 GRIDWORLDS = (
     "small_sparse_short",
     "small_sparse_long",
@@ -55,7 +57,6 @@ GYMNASIUM = (
 
 
 SEQUENCE = "Sequence-MinAtar"
-_CLASSIC = GYMNAX[5:10]  # with few numbers as observations
 
 # Options that make a task change, with the values that change nothing.
 _IN_PHASES: dict[str, Any] = {"phase": None, "table": 0}
@@ -81,7 +82,7 @@ def change_options(name: str) -> dict[str, Any]:
         return {"games": "SpaceInvaders+Asterix+Seaquest", "phase": 1_500_000}
     if name in _CLASSIC:
         return _ACTIONS | _IN_PHASES
-    if name.endswith("-MinAtar"):
+    if name in _MINATAR:
         return _PERMUTED | _IN_PHASES
     if name in GRIDWORLDS:
         return {"move": False} | _IN_PHASES
