@@ -114,6 +114,7 @@ PRESETS = {
             Arm("adam_rel", "adam_rel:learning_rate=1e-3"),
             Arm("adam_reset", "adam_reset:learning_rate=1e-3"),
             Arm("from scratch", "adam:learning_rate=1e-3", ("restart=true",)),
+            Arm("from scratch fast", "adam:learning_rate=1e-2", ("restart=true",)),
         ),
         steps=409_600,
         seeds=8,
