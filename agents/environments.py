@@ -110,8 +110,8 @@ def make(name: str, **options: Any) -> Environment:
             Gymnasium's MuJoCo tasks, `max_episode_steps`. Also those of `change_options`, which
             make the task change with the learner's clock, see `Environment.at`:
 
-            - `phase`: environment steps of a phase, which all of the following need. `table`: seed
-              of what is drawn for the phases (0).
+            - `phase`: environment steps of a phase, which all that follows needs. `table`: seed of
+              what is drawn for the phases (0).
             - `flip=True` (classic control): actions are turned round in every second phase.
               `offset=2.0`: standard deviation of a constant that is added to observations.
             - `permute="channels"`, `"actions"` or `"both"` (MinAtar).
@@ -120,7 +120,8 @@ def make(name: str, **options: Any) -> Environment:
             - `friction=(0.02, 2.0)` (Brax, on feet) and `wear=(0.3, 1.0)` (Brax): between which
               sliding friction and the actuators' strengths are drawn, log-uniformly; or with
               `change="linear"` from the first to the second within one `phase`, with
-              `change="sinusoidal"` back and forth. See `agents.changes.Schedule`.
+              `change="sinusoidal"` back and forth. One number needs no phase. See
+              `agents.changes.Schedule`.
 
             The first phase is the task as it comes, but for friction and wear, which are drawn
             there too.
@@ -162,7 +163,7 @@ def make(name: str, **options: Any) -> Environment:
             key: Schedule(
                 parse_span(key, changes[key]),
                 changes["phase"] or 1,
-                changes["change"],
+                changes["change"] if changes["phase"] else "linear",  # of one number: no phases
                 changes["table"] + number,
             )
             for number, key in enumerate(("friction", "wear"))

@@ -113,6 +113,15 @@ def test_the_floor_has_the_friction_too_and_nothing_else_changes():
     assert before[0, 0] == environment._friction.value(0) != friction[0, 0]
 
 
+def test_one_number_is_a_model_without_phases():
+    environment = ant("spring", friction=0.3, wear=0.5)
+    assert environment.phase_steps is None
+    assert not environment.changes
+    model, plain = environment._environment.sys, environment._model
+    np.testing.assert_array_equal(model.geom_friction[:, 0], np.float32(0.3))
+    np.testing.assert_array_equal(model.actuator.gear, 0.5 * plain.actuator.gear)
+
+
 def test_mjx_gets_the_iterations_that_friction_needs():
     options = {"friction": Schedule((0.1, 1.0), PHASE)}
     for given, expected in (({}, 1), (options, 4), (options | {"solver_iterations": 6}, 6)):
