@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -91,6 +92,9 @@ def contents(runs: Sequence[Run]) -> dict[str, bytes]:
     if rows := phase_rows(changing):
         found["phases.csv"] = tables.csv_bytes(rows, RESTART_COLUMNS)
     if shown := panels(runs):
+        ends = end_panels(runs)
+        if len(ends) == len(shown):  # beside each other
+            shown = list(itertools.chain.from_iterable(zip(shown, ends, strict=True)))
         found |= tables.image_files("phases", figures.learning_curves(shown))
     return found
 
@@ -112,7 +116,7 @@ def markdown(runs: Sequence[Run], files: Iterable[str]) -> list[str]:
     if "phases.png" in files:
         sections.append(
             "![IQM over seeds with 95% bootstrap bands; changes are vertical lines, tasks without "
-            "them dashed](phases.png)"
+            "them dashed; on the right the ends of phases](phases.png)"
         )
     return [*sections, "\n".join(f"* {words}" for words in _words(found))]
 
@@ -157,6 +161,31 @@ def panels(runs: Sequence[Run]) -> list[figures.Panel]:
         changes = range(length, last, length) if all(map(is_resolved, drawn)) else ()
         title = title_of(*group[0].task)
         found.append(figures.Panel(title, curves, changes=changes, stationary=stationary))
+    return found
+
+
+def end_panels(runs: Sequence[Run]) -> list[figures.Panel]:
+    """A panel for each task that changes, with the returns in the last 10 % of each phase.
+
+    Args:
+        runs: as `load_runs` gives them.
+
+    Returns:
+        The panels. A phase in which any seed completed no episode is left out of its curve, a task
+        of which nothing is left altogether.
+    """
+    found = []
+    for group in changing_tasks(runs):
+        curves = []
+        for run in filter(_is_drawable, group):
+            ends = measure(run).ends
+            known = np.isfinite(ends).all(axis=0)
+            if known.any():
+                steps = run.config["phase_steps"] * (1 + np.flatnonzero(known))
+                curves.append(figures.Curve(run.label, steps, ends[:, known]))
+        if curves:
+            title, label = title_of(*group[0].task), "Return at phase ends"
+            found.append(figures.Panel(title, curves, y_label=label))
     return found
 
 

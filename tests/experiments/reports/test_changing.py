@@ -12,6 +12,7 @@ from rich.console import Console
 from written_runs import curves, write_run
 
 from experiments.reports import changing, online, statistics
+from experiments.reports.phases import measure
 from experiments.reports.report import report
 from experiments.runs import reading
 
@@ -253,6 +254,20 @@ def test_panels_have_the_same_task_without_changes(tmp_path: Path) -> None:
     assert curve.label == "adam"
     assert curve.steps.tolist() == [500, 1000, 1500, 2000, 2500, 3000, 3500, 4000]
     assert (list(cart.changes), list(cart.stationary)) == ([2000], [])
+
+
+def test_ends_of_phases_are_a_panel_beside(tmp_path: Path) -> None:
+    write(tmp_path / "a", [phase(0, 9), phase(0, 8)], [phase(0, 5), phase(0, 4)])
+    (run,) = runs = reading.load_runs([tmp_path])
+    (panel,) = changing.end_panels(runs)
+    (curve,) = panel.curves
+    assert curve.steps.tolist() == [PHASE, 2 * PHASE]
+    np.testing.assert_array_equal(curve.returns, measure(run).ends)
+    assert curve.returns.tolist() == [[9, 8], [5, 4]]
+    online.write_report(runs, tmp_path / "out")
+    svg = (tmp_path / "out" / "phases.svg").read_text()
+    assert "Return at phase ends" in svg
+    assert "Episode return" in svg
 
 
 @pytest.mark.parametrize("option", sorted(changing.CHANGES))
