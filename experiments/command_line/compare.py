@@ -18,7 +18,7 @@ from experiments.command_line.arguments import (
 )
 from experiments.online.presets import PRESETS, Arm
 from experiments.reports.files import check_free_for_report
-from experiments.runs.directory import RunDirectory, check_free, run_paths
+from experiments.runs.directory import RunDirectory, check_free, clear, run_paths
 from experiments.settings import unknown
 
 if TYPE_CHECKING:
@@ -323,6 +323,8 @@ def train_in_turn(runs: Mapping[Path, RunConfig], *, resume: bool, overwrite: bo
         )
         for path, run in runs.items()
     }
+    if overwrite:
+        clear(runs)
     with Display(list(shown.values()), Console(file=sys.stderr)) as display:
         for path, run in runs.items():
             what = f"{run.name} on {run.environment}"

@@ -25,7 +25,7 @@ from experiments.command_line.collect import collect_planned
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
 from experiments.offline.references import D4RL_RETURNS
 from experiments.reports.files import check_free_for_report
-from experiments.runs.directory import RunDirectory, check_free, run_paths
+from experiments.runs.directory import RunDirectory, check_free, clear, run_paths
 from experiments.settings import unknown
 
 if TYPE_CHECKING:
@@ -235,6 +235,8 @@ class Offline(Command):
             )
             for path, run in runs.items()
         }
+        if self.overwrite:
+            clear(runs)
         lower = "batch_size, the widths or the seeds"
         with Display(list(shown.values()), Console(file=sys.stderr)) as display:
             for path, run in runs.items():

@@ -178,9 +178,7 @@ class RunDirectory:
         """Begins the run, or makes sure that the one which is there may go on."""
         found = _found(self.path) if resume else None
         if found is None:
-            shutil.rmtree(self.path / FOLDER, ignore_errors=True)
-            for file in _FILES:  # config.json last: as long as it is there, this is a run
-                (self.path / file).unlink(missing_ok=True)
+            _clear(self.path)
             self._write_config(dict(asked) | circumstances())
         else:
             identity.check_same(self.path, asked, found)
@@ -399,6 +397,28 @@ class RunDirectory:
             f"cannot resume {self.path}: its {self._metrics.path.name} is not as it was logged; "
             "nothing was changed: put the right file back, or use --overwrite to start again"
         )
+
+
+def clear(paths: Iterable[Path]) -> None:
+    """Deletes runs that are to be replaced, all of them before the first of the new ones begins.
+
+    Otherwise, where the new ones are interrupted and resumed, an old one would be taken for new.
+
+    Args:
+        paths: run directories, or what is to become some.
+
+    Raises:
+        ValueError: if another process writes there.
+    """
+    for path in paths:
+        check_unlocked(path)
+        _clear(path)
+
+
+def _clear(path: Path) -> None:
+    shutil.rmtree(path / FOLDER, ignore_errors=True)
+    for file in _FILES:  # config.json last: as long as it is there, this is a run
+        (path / file).unlink(missing_ok=True)
 
 
 def check_free(paths: Iterable[Path], *, resume: bool, overwrite: bool) -> None:

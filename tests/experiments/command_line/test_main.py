@@ -326,6 +326,25 @@ def test_the_way_on_from_a_run_that_is_resumed_or_replaced(
     assert line == f"interrupted{way_on if goes_on else '.'}"
 
 
+def test_what_is_replaced_is_deleted_before_anything_begins(
+    comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interruption leaves no old run that `--resume` would take for a new one."""
+    out = tmp_path / "out"
+    shutil.copytree(comparison, out)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingProgress, "take", stop)
+    shutil.copytree(out / "CartPole-v1" / "adam", out / "CartPole-v1" / "sgd")  # it was one
+    several = COMPARE.replace("--optimizers adam", "--optimizers adam sgd")
+    with pytest.raises(SystemExit):
+        cli.main([*shlex.split(several), "--out", str(out), "--overwrite"])
+    assert not list(out.rglob("evaluation.csv"))
+    assert len(list(out.rglob("config.json"))) == 1
+
+
 def test_the_command_that_is_printed_continues_the_run(
     comparison: Path,
     tmp_path: Path,
