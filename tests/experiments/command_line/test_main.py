@@ -341,8 +341,11 @@ def test_what_is_replaced_is_deleted_before_anything_begins(
     several = COMPARE.replace("--optimizers adam", "--optimizers adam sgd")
     with pytest.raises(SystemExit):
         cli.main([*shlex.split(several), "--out", str(out), "--overwrite"])
-    assert not list(out.rglob("evaluation.csv"))
-    assert len(list(out.rglob("config.json"))) == 1
+    adam, sgd = (out / "CartPole-v1" / name for name in ("adam", "sgd"))
+    assert (adam / "config.json").is_file()
+    assert not (adam / "evaluation.csv").exists()
+    assert not (sgd / "config.json").exists()
+    assert not (sgd / "evaluation.csv").exists()
 
 
 def test_the_command_that_is_printed_continues_the_run(
