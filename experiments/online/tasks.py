@@ -131,6 +131,8 @@ def _canonical(key: str, value: Any) -> Any:
     """One spelling of each value, so that a task has one name; what is not allowed stays."""
     if key in _COUNTS and isinstance(value, float) and value.is_integer():
         return int(value)  # written as in 2e4
+    if key == "permute" and value is None:  # a word here
+        return "none"
     if key in _SPANS:
         with contextlib.suppress(ValueError):
             return span_text(parse_span(key, value))

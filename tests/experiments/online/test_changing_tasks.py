@@ -145,6 +145,8 @@ def test_texts_have_one_spelling() -> None:
         "ant",
         {"friction": "0.02..2", "phase": 2_000_000, "backend": "spring"},
     )
+    assert parse_environment("Breakout-MinAtar:permute=none,phase=9")[1]["permute"] == "none"
+    assert not make_environment("Breakout-MinAtar:permute=none,phase=9").changes
     environment = make_environment("CartPole-v1:flip=true,phase=2e4")
     assert environment.phase_steps == 20_000
 
