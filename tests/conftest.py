@@ -1,6 +1,7 @@
 """Strict settings for every test, and the switch for the slow ones."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +11,8 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 
 import jax
+
+from experiments.runs.compiled import forget_if_many
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,3 +29,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs() -> Iterator[None]:
+    """All tests in one process would compile more programs than XLA survives."""
+    yield
+    forget_if_many()

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from agents.policies import POLICIES_FILE, NetworkPolicy, policies_of_seeds, save_policies
+from experiments.runs.compiled import forget_if_many
 from experiments.runs.directory import RunDirectory
 from experiments.runs.stopping import deferred
 
@@ -86,6 +87,7 @@ def train_seeds(
         if directory.is_finished(points):
             on_start(step(points))
             return
+        forget_if_many()
         init, advance, policies, evaluate = program()
         first, state = directory.begin(init())
         on_start(step(first))
