@@ -50,8 +50,8 @@ class MetaTrain(Command, MetaRequest):
     start for the other two)."""
     preset: Annotated[str | None, option("PRESET")] = None
     """Supplies every option that is not given, with --method pipeline: small (how optim4rl@small
-    was trained), or the settings of Optim4RL's authors: catch, gridworlds, small_dense_long,
-    big_dense_long, ant or humanoid."""
+    was trained), flip (a CartPole that changes), or the settings of Optim4RL's authors: catch,
+    gridworlds, small_dense_long, big_dense_long, ant or humanoid."""
     strategy: Annotated[str, option("STRATEGY", "openai_es")] = "openai_es"
     """Of --method es: openai_es, snes, pgpe or sep_cma_es; or persistent_es or noise_reuse_es,
     which cut lifetimes into stretches. Its options are sigma, sigma_decay, learning_rate and

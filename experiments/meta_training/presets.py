@@ -13,7 +13,7 @@ from optim.learned.meta_params import ARCHITECTURES
 
 @dataclasses.dataclass(frozen=True)
 class PipelinePreset:
-    """Settings of Optim4RL's authors, but for `small`; of what they swept, one of their values.
+    """Settings of Optim4RL's authors, but for `small` and `flip`; of what they swept, one of their values.
 
     Fields are the command line's. `grad_clip` is the learned optimizer's, of those that take one.
     """
@@ -67,6 +67,24 @@ PIPELINE_PRESETS: dict[str, PipelinePreset] = {
         generations=500,
         reward_scales=("100",),
         normalisers=("1", "2.4", "11"),  # about what a tuned Adam reaches
+    ),
+    # Ours too: where the learned optimizers of `compare --preset collapse` come from. A life has six
+    # phases. Scaled rewards hold the value loss, and so the meta-loss, to the policy's size: with
+    # rewards as they are, weights are best after 200 meta-iterations and useless after 1200.
+    "flip": PipelinePreset(
+        tasks=("CartPole-v1:flip=true,phase=20480",),
+        learner="ppo",
+        learning_rates=("1e-3",),
+        pipeline=(
+            *("agents=16", "window=1", "reset_interval=240", "max_norm=none", "task_norm=0.5"),
+            "optimizer=adam:learning_rate=3e-4",
+        ),
+        set=(
+            *("num_envs=8", "num_steps=64", "epochs=4", "minibatches=4", "widths=16x16"),
+            *("nonlinearity=relu", _UNCLIPPED),
+        ),
+        generations=600,
+        reward_scales=("0.02",),
     ),
     "catch": PipelinePreset(
         tasks=("Catch-bsuite",),
