@@ -13,7 +13,7 @@ from optim.learned.meta_params import ARCHITECTURES
 
 @dataclasses.dataclass(frozen=True)
 class PipelinePreset:
-    """Settings of Optim4RL's authors, but for `small` and `flip`; of what they swept, one of their values.
+    """Settings of Optim4RL's authors; of what they swept, one of their values. Two are ours.
 
     Fields are the command line's. `grad_clip` is the learned optimizer's, of those that take one.
     """
@@ -68,9 +68,9 @@ PIPELINE_PRESETS: dict[str, PipelinePreset] = {
         reward_scales=("100",),
         normalisers=("1", "2.4", "11"),  # about what a tuned Adam reaches
     ),
-    # Ours too: where the learned optimizers of `compare --preset collapse` come from. A life has six
-    # phases. Scaled rewards hold the value loss, and so the meta-loss, to the policy's size: with
-    # rewards as they are, weights are best after 200 meta-iterations and useless after 1200.
+    # Ours too: where the learned optimizers of `compare --preset collapse` come from. A life has
+    # six phases. Scaled rewards hold the value loss, and so the meta-loss, to the policy's size:
+    # with rewards as they are, weights are best after 200 meta-iterations, useless after 1200.
     "flip": PipelinePreset(
         tasks=("CartPole-v1:flip=true,phase=20480",),
         learner="ppo",
