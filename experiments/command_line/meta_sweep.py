@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,30 +92,28 @@ class MetaSweep(MetaOptions):
 
         axes, paths = self.axes(), self.paths()
         asked = requests(self.request(), axes)
-        settings = {values: meta_run(request) for values, request in asked.items()}
-        _check_comparable(settings)
-        runs = {
-            path: dataclasses.replace(settings[values], seed=seed)
-            for values, those in paths.items()
-            for seed, path in zip(self.seeds, those, strict=True)
-        }
+        runs: dict[Path, MetaRun] = {}
+        for values, request in asked.items():
+            run = meta_run(request)
+            by_seed = zip(paths[values], self.seeds, strict=True)
+            runs |= {path: run.with_seed(seed) for path, seed in by_seed}
+        _check_comparable(runs.values())
         for path, run in runs.items():
             RunDirectory.check(path, run.config(), resume=self.resume, overwrite=self.overwrite)
         if self.cache:
             keep_compiled_programs()
-        one = next(iter(runs.values()))
+        tasks, generations = ", ".join(task.environment for task in run.tasks), run.generations
         self.train_in_turn(runs, until_the_last=True)
         steps = "generations" if self.method == "es" else "meta-iterations"
-        tasks = ", ".join(task.environment for task in one.tasks)
         found = meta_sweep.MetaSweep(
-            title=f"{self.optimizer} on {tasks}, {self.method}, {one.generations:,} {steps}",
+            title=f"{self.optimizer} on {tasks}, {self.method}, {generations:,} {steps}",
             axes={axis.key: axis.values for axis in axes},
             tried=[
                 meta_sweep.tried(values, asked[values].optimizer, those)
                 for values, those in paths.items()
             ],
             seeds=self.seeds,
-            generations=one.generations,
+            generations=generations,
             floor=self.floor,
         )
         best = found.best
@@ -145,13 +143,13 @@ class MetaSweep(MetaOptions):
         )
 
 
-def _check_comparable(settings: Mapping[Values, MetaRun]) -> None:
+def _check_comparable(runs: Iterable[MetaRun]) -> None:
     """Makes sure that evaluations of all settings last equally long: returns grow with age.
 
     Raises:
         ValueError: if not.
     """
-    lengths = {tuple(task.evaluated.steps for task in run.tasks) for run in settings.values()}
+    lengths = {tuple(task.evaluated.steps for task in run.tasks) for run in runs}
     if len(lengths) > 1:
         shortest, longest = (" ".join(map(str, pick(lengths))) for pick in (min, max))
         raise ValueError(

@@ -113,7 +113,7 @@ class MetaOptions(Command):
         """Meta-trains one run after the other, and shows how they get on.
 
         Args:
-            runs: by run directory; each is forgotten once it is done.
+            runs: by run directory; each is forgotten once it is done, with its programs.
             until_the_last: whether the others go on where one is stopped, because its meta-gradient
                 was not finite; and then one that was stopped before is not resumed.
 
@@ -149,7 +149,7 @@ class MetaOptions(Command):
         shown = {path: progress(path, run) for path, run in runs.items()}
         with Display(list(shown.values()), Console(file=sys.stderr)) as display:
             for path in list(runs):
-                run = runs.pop(path)  # with its programs
+                run = runs.pop(path)
                 if until_the_last and has_stopped(run, path):
                     shown[path].state = "stopped"
                     display.update(shown[path])

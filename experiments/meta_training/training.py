@@ -13,7 +13,7 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,13 @@ class MetaRun(abc.ABC):
         """What is trained."""
         with weights_files.copied(optim.OptimizerSpec.parse(self.optimizer), self.start) as spec:
             return LearnedOptimizer.parse(str(spec))
+
+    def with_seed(self, seed: int) -> Self:
+        """The run with another seed; what is compiled for one of the two serves both."""
+        other = dataclasses.replace(self, seed=seed)
+        shared = {"start": self.start, "learned": self.learned, "trainer": self.trainer}
+        vars(other).update(shared, evaluate=self.evaluate)
+        return other
 
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
