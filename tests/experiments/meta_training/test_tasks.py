@@ -110,7 +110,7 @@ def test_evaluations_may_have_lengths_of_their_own(
         optimizer="optim4rl",
         tasks=("Catch-bsuite", "CartPole-v1"),
         normalisers=("1",),
-        population=2,
+        population=4,
         set=("num_envs=4", "num_steps=4", "minibatches=1", "widths=4"),
         evaluation_steps=steps,
         **method,
@@ -127,7 +127,7 @@ def test_evaluations_may_have_lengths_of_their_own(
 
 
 def test_runs_of_earlier_versions_were_evaluated_on_whole_lifetimes(tmp_path: Path) -> None:
-    request = MetaRequest(optimizer="optim4rl", tasks=("Catch-bsuite",), population=2)
+    request = MetaRequest(optimizer="optim4rl", tasks=("Catch-bsuite",), population=4)
     known = json.loads(json.dumps(meta_run(request).config()))
     old = json.loads(json.dumps(known))
     assert old["tasks"]["0"].pop("evaluation_steps") is None
