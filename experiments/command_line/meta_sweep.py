@@ -106,7 +106,8 @@ class MetaSweep(MetaOptions):
         self.train_in_turn(runs, until_the_last=True)
         steps = "generations" if self.method == "es" else "meta-iterations"
         found = meta_sweep.MetaSweep(
-            title=f"{self.optimizer} on {tasks}, {self.method}, {generations:,} {steps}",
+            title=f"{self.optimizer} on {tasks}",
+            method=f"{self.method}, {generations:,} {steps}",
             axes={axis.key: axis.values for axis in axes},
             tried=[
                 meta_sweep.tried(values, asked[values].optimizer, those)

@@ -59,7 +59,8 @@ class MetaSweep:
     """All settings of a sweep of meta-training.
 
     Attributes:
-        title: what is swept, such as `optim4rl on Catch-bsuite, pipeline, 78 meta-iterations`.
+        title: what is swept, such as `optim4rl on Catch-bsuite`.
+        method: of meta-training, and how long it took, such as `pipeline, 78 meta-iterations`.
         axes: the values of each key, as text.
         tried: all combinations, the last key changing first.
         seeds: of meta-training.
@@ -68,6 +69,7 @@ class MetaSweep:
     """
 
     title: str
+    method: str
     axes: Mapping[str, Sequence[str]]
     tried: Sequence[Tried]
     seeds: Sequence[int]
@@ -185,9 +187,9 @@ def write_sweep(found: MetaSweep, out: Path, again: str | None) -> list[Path]:
     return tables.write_files(out, contents)
 
 
-def _title(found: MetaSweep) -> str:
+def _title(found: MetaSweep, between: str = ", ") -> str:
     many = "" if len(found.seeds) == 1 else "s"
-    return f"{found.title}, {len(found.seeds)} seed{many}"
+    return f"{found.title}{between}{found.method}, {len(found.seeds)} seed{many}"
 
 
 def _rows(found: MetaSweep, out: Path) -> list[dict[str, Any]]:
@@ -241,7 +243,7 @@ def _drawn(found: MetaSweep) -> heat_maps.GridScores:
         within=near,
         best=found.best,
         threshold=sweep.threshold(found.scores, found.floor),
-        title=f"{_title(found)}\n{near.sum()} of {near.size} within 10 % of the best",
+        title=_title(found, "\n") + f"\n{near.sum()} of {near.size} within 10 % of the best",
         label="Evaluation",
     )
 

@@ -267,5 +267,5 @@ def test_without_a_device(platform: str, way_out: str, comparison: Path, tmp_pat
         timeout=300,
     )
     line = f"rl-optim: no device of the platform {platform} was found; {way_out}."
-    assert done.stderr.splitlines() == [line, "2"] * 6 + ["done"] * 3
+    assert done.stderr.splitlines() == [line, "2"] * 7 + ["done"] * 3
     assert {path.name for path in tmp_path.iterdir()} == {"report"}

@@ -39,7 +39,8 @@ def written(path: Path, last: str | None, generations: int = 3) -> Path:
 def found(tmp_path: Path, floor: float | None = None) -> MetaSweep:
     combinations = [(a, b) for a in GRID["meta_learning_rate"] for b in GRID["reset_interval"]]
     return MetaSweep(
-        title="optim4rl on Catch-bsuite, pipeline, 3 meta-iterations",
+        title="optim4rl on Catch-bsuite",
+        method="pipeline, 3 meta-iterations",
         axes=GRID,
         tried=[
             tried(
@@ -84,7 +85,7 @@ def test_scores_share_and_best_as_worked_out_by_hand(tmp_path: Path) -> None:
 
 
 def vars_of(one: MetaSweep) -> dict[str, object]:
-    names = ("title", "axes", "tried", "seeds", "generations", "floor")
+    names = ("title", "method", "axes", "tried", "seeds", "generations", "floor")
     return {name: getattr(one, name) for name in names}
 
 
@@ -105,7 +106,7 @@ def test_files_and_words(tmp_path: Path) -> None:
     assert [float(rows[2][f"score{end}"]) for end in ("", "_low", "_high")] == [score, low, high]
     assert (rows[5]["score_low"], float(rows[5]["score"])) == ("", 0.1)
     text = (out / "meta_sweep.md").read_text()
-    assert "3 meta-iterations, 2 seeds\n" in text
+    assert "# Sweep: optim4rl on Catch-bsuite, pipeline, 3 meta-iterations, 2 seeds\n" in text
     assert "Share of settings within 10 % of the best: 0.33 (2 of 6)." in text
     assert "| `meta_learning_rate=1e-3,reset_interval=8` | **0.800** |" in text
     assert "| 0.700 \N{EN DASH} | 1 | no |" in text
@@ -131,12 +132,17 @@ def test_the_heat_map_is_the_one_of_sweeps(tmp_path: Path) -> None:
     assert texts == ["0.200", "0.400", "0.800", "0.790", "0.400\n1 div.", "0.100\n2 div."]
     assert sum(isinstance(patch, Rectangle) for patch in ax.patches) == 2
     assert figure.axes[1].get_ylabel() == "Evaluation"
+    assert figure.get_suptitle().splitlines() == [
+        *("optim4rl on Catch-bsuite", "pipeline, 3 meta-iterations, 2 seeds"),
+        "2 of 6 within 10 % of the best",
+    ]
 
 
 def test_without_a_run_that_ended_well_there_is_no_best(tmp_path: Path) -> None:
     paths = [written(tmp_path / value, None) for value in ("1", "2")]
     none = MetaSweep(
         title="optim4rl",
+        method="es, 3 generations",
         axes={"sigma": ["1", "2"]},
         tried=[tried([path.name], "optim4rl", [path]) for path in paths],
         seeds=(0,),
