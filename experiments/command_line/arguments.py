@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from experiments.settings import whole_number
+from experiments.settings import describe, whole_number
 
 # No jax at import: `--help` answers at once, and XLA's settings have to be made before jax starts.
 
@@ -128,6 +129,38 @@ def _ranges(text: str) -> list[tuple[int, int]]:
         return [(0, number - 1)]
     ends = [part.partition("-") for part in parts]
     return [(whole_number(first), whole_number(last if to else first)) for first, to, last in ends]
+
+
+def written_seeds(seeds: Sequence[int]) -> str:
+    """Seeds as `--seeds` names them.
+
+    Examples:
+        >>> written_seeds([4, 5, 8]), written_seeds([7])
+        ('4-5,8', '7-7')
+    """
+    # A number alone would say how many.
+    return f"{seeds[0]}-{seeds[0]}" if len(seeds) == 1 else describe("seeds", list(seeds))
+
+
+def other_seeds(seeds: Sequence[int]) -> list[int]:
+    """As many seeds, of which none is among those that are given.
+
+    Examples:
+        >>> other_seeds([0, 2, 3])
+        [1, 4, 5]
+    """
+    others = (seed for seed in itertools.count() if seed not in seeds)
+    return list(itertools.islice(others, len(seeds)))
+
+
+def check_floor(floor: float | None) -> None:
+    """Refuses a `--floor` from which nothing can be measured.
+
+    Raises:
+        ValueError: if it is not finite.
+    """
+    if floor is not None and not math.isfinite(floor):
+        raise ValueError(f"--floor must be a finite number; got {floor}.")
 
 
 def read_by(read: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:

@@ -26,6 +26,7 @@ from experiments.command_line.compare import Compare, Train
 from experiments.command_line.convert import Convert
 from experiments.command_line.devices import prepare_xla, require_device
 from experiments.command_line.listing import LISTS, List, table, wrapped
+from experiments.command_line.meta_sweep import MetaSweep
 from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.offline import Offline
 from experiments.command_line.report import Report
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "sweep": Sweep,
     "meta-train": MetaTrain,
+    "meta-sweep": MetaSweep,
     "convert": Convert,
     "offline": Offline,
     "collect": Collect,
@@ -52,8 +54,8 @@ _ABOUT = (
     "sets, and meta-train new ones."
 )
 _WATCHING = {
-    "  tail -f runs/x/metrics.csv": "what it logs; meta-train writes meta_metrics.csv, compare and "
-    "offline have a folder for each run",
+    "  tail -f runs/x/metrics.csv": "what it logs; meta-train writes meta_metrics.csv; compare, "
+    "offline and sweeps have a folder for each run",
     "  rl-optim report runs/x": "tables and figures of what there is so far",
 }
 _LONG_RUNS = (
@@ -246,13 +248,17 @@ def _led_by_a_command(arguments: list[str]) -> list[str]:
 
 def _unwrap_help(command: type[Command]) -> None:
     """Joins the lines of each option's help, which tyro would break where the source does."""
-    try:
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(command))).body
-    except OSError:  # without the source, there is no help either
-        return
-    assert isinstance(definition, ast.ClassDef)
     fields = {field.name: field for field in dataclasses.fields(command)}
-    for node, following in itertools.pairwise(definition.body):
+    body: list[ast.stmt] = []
+    for part in command.__mro__:
+        if issubclass(part, Command):
+            try:
+                (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+            except OSError:  # without the source, there is no help either
+                return
+            assert isinstance(definition, ast.ClassDef)
+            body += definition.body
+    for node, following in itertools.pairwise(body):
         match node, following:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),

@@ -6,26 +6,21 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from experiments.command_line.arguments import FLAG, LARGEST_SEED, Command, count, option
 from experiments.meta_training.request import MetaRequest
-from experiments.runs.directory import check_free
+from experiments.runs.directory import check_free, clear
+from experiments.runs.stopping import Stopped
+
+if TYPE_CHECKING:
+    from experiments.command_line.progress import MetaProgress
+    from experiments.meta_training.training import MetaRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MetaTrain(Command, MetaRequest):
-    """Meta-train a learned optimizer: find weights with which agents learn well.
-
-    With --method es, each generation tries a population of weights on whole lifetimes of agents and
-    moves their mean towards those with the higher returns. With --method pipeline, each
-    meta-iteration differentiates through a few learner iterations of agents of all ages and
-    descends their loss. With --method imitation, each iteration reduces the difference between the
-    updates and those of another optimizer. The last weights are written to meta_params.safetensors,
-    those with the best evaluation to best_meta_params.safetensors.
-
-    Example: rl-optim meta-train --optimizer optim4rl --tasks Catch-bsuite --out runs/catch
-    """
+class MetaOptions(Command):
+    """What the commands that meta-train have in common: all of a request but the seed."""
 
     computes = True
     spoken: ClassVar[Mapping[str, str]] = {
@@ -102,16 +97,97 @@ class MetaTrain(Command, MetaRequest):
     """Generations from one evaluation of the mean weights to the next."""
     evaluation_seeds: Annotated[int, count("--evaluation-seeds"), option("SEEDS", "4")] = 4
     """Lifetimes per task in an evaluation; their seeds are used for nothing else."""
-    seed: Annotated[int, count("--seed", LARGEST_SEED, least=0), option("SEED", "0")] = 0
-    """Seed of the first weights, the perturbations and the lifetimes."""
+    evaluation_steps: Annotated[tuple[str, ...], option("STEPS", "those of a lifetime")] = ()
+    """Environment steps of a lifetime in an evaluation, rounded up to whole iterations: one number
+    for all tasks, or one per task."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environments'")] = ()
     """Settings of the learner, e.g. num_envs=128 widths=256x256."""
     resume: Annotated[bool, FLAG] = False
-    """Continue an interrupted run."""
+    """Continue what was interrupted; what is finished is left as it is."""
     overwrite: Annotated[bool, FLAG] = False
-    """Replace a run that is already in the directory."""
+    """Replace what is already in the directory."""
     cache: Annotated[bool, FLAG] = True
     """Do not cache compiled programs on disk."""
+
+    def train_in_turn(self, runs: dict[Path, MetaRun], *, until_the_last: bool) -> None:
+        """Meta-trains one run after the other, and shows how they get on.
+
+        Args:
+            runs: by run directory; each is forgotten once it is done, with its programs.
+            until_the_last: whether the others go on where one is stopped, because its meta-gradient
+                was not finite; and then one that was stopped before is not resumed.
+
+        Raises:
+            ValueError: if a run cannot begin.
+            OSError: if something cannot be written.
+            MemoryError: if a run does not fit into memory.
+            Stopped: if a run is stopped, or something in its directory cannot be used.
+        """
+        from rich.console import Console
+
+        from experiments.command_line.devices import memory_for
+        from experiments.command_line.display import Display
+        from experiments.command_line.progress import EvolutionProgress, MetaGradientProgress
+        from experiments.meta_training.training import has_stopped, meta_train
+        from experiments.runs.compiled import forget_if_many
+
+        what, lower = {
+            "es": ("a generation", "--at-once, --population or num_envs"),
+            "pipeline": ("a meta-iteration", "agents_at_once, window or num_envs"),
+            "imitation": ("an iteration", "agents or num_envs"),
+        }[self.method]
+
+        def progress(path: Path, run: MetaRun) -> MetaProgress:
+            name = run.optimizer if path == self.out else str(path.relative_to(self.out))
+            common: dict[str, Any] = {"optimizer": name, "steps": run.generations}
+            if self.method == "es":
+                return EvolutionProgress(strategy=self.strategy, **common)
+            return MetaGradientProgress(method=self.method, **common)
+
+        if self.overwrite:
+            clear(runs)
+        shown = {path: progress(path, run) for path, run in runs.items()}
+        with Display(list(shown.values()), Console(file=sys.stderr)) as display:
+            for path in list(runs):
+                run = runs.pop(path)
+                if until_the_last and has_stopped(run, path):
+                    shown[path].state = "stopped"
+                    display.update(shown[path])
+                    continue
+                forget_if_many()
+                try:
+                    with memory_for(what, lower), display.shown(shown[path]) as show:
+                        meta_train(
+                            run,
+                            path,
+                            resume=self.resume,
+                            overwrite=self.overwrite,
+                            on_start=show.start,
+                            on_generation=show.point,
+                            on_note=display.note,
+                        )
+                except Stopped as reason:
+                    if not (until_the_last and has_stopped(run, path)):
+                        raise
+                    display.note(f"{reason}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaTrain(MetaOptions, MetaRequest):
+    """Meta-train a learned optimizer: find weights with which agents learn well.
+
+    With --method es, each generation tries a population of weights on whole lifetimes of agents and
+    moves their mean towards those with the higher returns. With --method pipeline, each
+    meta-iteration differentiates through a few learner iterations of agents of all ages and
+    descends their loss. With --method imitation, each iteration reduces the difference between the
+    updates and those of another optimizer. The last weights are written to meta_params.safetensors,
+    those with the best evaluation to best_meta_params.safetensors.
+
+    Example: rl-optim meta-train --optimizer optim4rl --tasks Catch-bsuite --out runs/catch
+    """
+
+    seed: Annotated[int, count("--seed", LARGEST_SEED, least=0), option("SEED", "0")] = 0
+    """Seed of the first weights, the perturbations and the lifetimes."""
 
     def check(self) -> None:
         """See `Command`."""
@@ -127,40 +203,12 @@ class MetaTrain(Command, MetaRequest):
         Raises:
             Stopped: if too many meta-gradients in a row were not finite.
         """
-        from rich.console import Console
-
-        from experiments.command_line.devices import keep_compiled_programs, memory_for
-        from experiments.command_line.display import Display
-        from experiments.command_line.progress import EvolutionProgress, MetaGradientProgress
+        from experiments.command_line.devices import keep_compiled_programs
         from experiments.meta_training.methods import meta_run
-        from experiments.meta_training.training import BEST, WEIGHTS, meta_train
+        from experiments.meta_training.training import BEST, WEIGHTS
 
         run = meta_run(self)
         if self.cache:
             keep_compiled_programs()
-        common: dict[str, Any] = {"optimizer": run.optimizer, "steps": run.generations}
-        progress = (
-            EvolutionProgress(strategy=self.strategy, **common)
-            if self.method == "es"
-            else MetaGradientProgress(method=self.method, **common)
-        )
-        what, lower = {
-            "es": ("a generation", "--at-once, --population or num_envs"),
-            "pipeline": ("a meta-iteration", "agents_at_once, window or num_envs"),
-            "imitation": ("an iteration", "agents or num_envs"),
-        }[self.method]
-        with (
-            Display([progress], Console(file=sys.stderr)) as display,
-            memory_for(what, lower),
-            display.shown(progress) as show,
-        ):
-            meta_train(
-                run,
-                self.out,
-                resume=self.resume,
-                overwrite=self.overwrite,
-                on_start=show.start,
-                on_generation=show.point,
-                on_note=display.note,
-            )
+        self.train_in_turn({self.out: run}, until_the_last=False)
         print(f"Written: {self.out / WEIGHTS} (last), {BEST} (best evaluated)")

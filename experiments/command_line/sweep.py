@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from experiments.command_line.arguments import FLAG, Command, count, option, seed_numbers
+from experiments.command_line.arguments import (
+    FLAG,
+    Command,
+    check_floor,
+    count,
+    option,
+    other_seeds,
+    seed_numbers,
+    written_seeds,
+)
 from experiments.command_line.compare import Plan, train_in_turn
-from experiments.online.grid import Axis, Values, arms, grid, kept, lengths, named, parse_axes
+from experiments.online.grid import arms, kept, lengths
 from experiments.online.presets import Arm
 from experiments.reports.files import check_free_for_report, check_free_for_sweep
-from experiments.runs.directory import RunDirectory, check_free, unique_names
+from experiments.runs.directory import RunDirectory, check_free
+from experiments.runs.grid import Axis, Values, folders, grid, parse_axes
 from experiments.runs.identity import planned_steps, why_not_longer
-from experiments.settings import describe
 
 if TYPE_CHECKING:
     from experiments.online.training import RunConfig
@@ -79,8 +85,7 @@ class Sweep(Command):
         """
         axes = parse_axes(self.over)
         settings = len(grid(axes))
-        if self.floor is not None and not math.isfinite(self.floor):
-            raise ValueError(f"--floor must be a finite number; got {self.floor}.")
+        check_floor(self.floor)
         if self.halving is not None and self.halving >= settings:
             raise ValueError(
                 f"--halving must be less than the number of settings, {settings}; "
@@ -90,10 +95,7 @@ class Sweep(Command):
 
     def paths(self) -> dict[Values, Path]:
         """The run directory of each combination of values."""
-        axes = self.axes()
-        names = {values: named(axes, values) for values in grid(axes)}
-        folders = unique_names(names.values())
-        return {values: self.out / folders[name] for values, name in names.items()}
+        return {values: self.out / name for values, name in folders(self.axes()).items()}
 
     def check(self) -> None:
         """See `Command`."""
@@ -237,15 +239,12 @@ class Sweep(Command):
 
     def _again(self, arm: Arm) -> str:
         """The command that measures a setting anew, with other seeds."""
-        others: Iterator[int] = (s for s in itertools.count() if s not in self.seeds)
-        seeds = describe("seeds", list(itertools.islice(others, len(self.seeds))))
         settings = [*self.set, *arm.settings]
         return shlex.join(
             [
                 *("rl-optim", "train", "--env", self.env, "--optimizer", arm.optimizer),
                 *("--steps", str(self.steps)),
-                # A number alone would say how many.
-                *("--seeds", f"{seeds}-{seeds}" if len(self.seeds) == 1 else seeds),
+                *("--seeds", written_seeds(other_seeds(self.seeds))),
                 *(("--set", *settings) if settings else ()),
                 *("--out", f"{self.out}-best"),
             ]

@@ -51,12 +51,9 @@ class LearnedOptimizer:
             ValueError: if the name or an option is unknown, or a value is not allowed.
         """
         spec = optim.OptimizerSpec.parse(text)
-        if spec.name not in ARCHITECTURES:
-            raise unknown("learned optimizer", spec.name, ARCHITECTURES)
+        check_option_names(spec.name, dict(spec.options), option_names(spec.name))
         known = ARCHITECTURES[spec.name]
         sizes = inspect.signature(known).parameters
-        options = transform_options(spec.name)
-        check_option_names(spec.name, dict(spec.options), [*sizes, *options])
         given = dict(spec.options)
         own = {key: _as(sizes[key], value) for key, value in given.items() if key in sizes}
         others = {key: value for key, value in given.items() if key not in sizes}
@@ -110,6 +107,17 @@ class LearnedOptimizer:
                 f"{self.several_rates}, and to start from them each task must be given one, or the "
                 "optimizer an option learning_rate."
             )
+
+
+def option_names(name: str) -> list[str]:
+    """What the text that names a learned optimizer may set here: sizes, and what it is used with.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if name not in ARCHITECTURES:
+        raise unknown("learned optimizer", name, ARCHITECTURES)
+    return [*inspect.signature(ARCHITECTURES[name]).parameters, *transform_options(name)]
 
 
 def _as(parameter: inspect.Parameter, value: Any) -> Any:

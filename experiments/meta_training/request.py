@@ -37,5 +37,6 @@ class MetaRequest:
     at_once: int | None = None
     evaluate_every: int = 20
     evaluation_seeds: int = 4
+    evaluation_steps: tuple[str, ...] = ()
     seed: int = 0
     set: tuple[str, ...] = ()

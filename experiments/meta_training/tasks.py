@@ -49,6 +49,8 @@ class MetaTask:
         learning_rate: for learned optimizers that take one; None for what the optimizer's text
             says, or its default.
         reward_scale: what the learner's rewards are multiplied by; returns are not.
+        evaluation_steps: environment steps of a lifetime in an evaluation, at least; None for
+            `steps`.
     """
 
     environment: str
@@ -58,12 +60,15 @@ class MetaTask:
     learner: str = "ppo"
     learning_rate: float | None = None
     reward_scale: float = 1.0
+    evaluation_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps < 2**31:
-            raise ValueError(
-                f"the steps of a lifetime must be in [1, 2147483647]; got {self.steps}."
-            )
+        for name, steps in (
+            ("the steps of a lifetime", self.steps),
+            ("evaluation_steps", self.evaluation_steps),
+        ):
+            if steps is not None and not 1 <= steps < 2**31:
+                raise ValueError(f"{name} must be in [1, 2147483647]; got {steps}.")
         if self.settings.anneal:
             raise ValueError(
                 "setting 'anneal' must be false: a learned optimizer sets its own steps."
@@ -78,6 +83,13 @@ class MetaTask:
             if (value := getattr(self.settings, name)) != getattr(Settings, name):
                 raise _elsewhere(name, describe(name, value))
         self.task(stretches=1)  # says what is not allowed
+
+    @property
+    def evaluated(self) -> MetaTask:
+        """The task with lifetimes as long as those of evaluations."""
+        if self.evaluation_steps is None:
+            return self
+        return dataclasses.replace(self, steps=self.evaluation_steps, evaluation_steps=None)
 
     def iterations(self, stretches: int) -> int:
         """Rollouts of a lifetime of so many equal stretches."""
@@ -124,9 +136,10 @@ class MetaTask:
 def meta_tasks(request: MetaRequest) -> tuple[MetaTask, ...]:
     """The tasks that are asked for.
 
-    Steps of a lifetime, normalisers, learning rates and reward scales are one for all tasks, or one
-    for each. By default a lifetime has 1e5 steps, a normaliser is the return that is published for
-    the environment, a learning rate is the learned optimizer's own and a reward scale 1.
+    Steps of a lifetime, also in evaluations, normalisers, learning rates and reward scales are one
+    for all tasks, or one for each. By default a lifetime has 1e5 steps, in an evaluation as many, a
+    normaliser is the return that is published for the environment, a learning rate is the learned
+    optimizer's own and a reward scale 1.
 
     Raises:
         ValueError: if anything in the request is unknown or not allowed.
@@ -148,13 +161,25 @@ def meta_tasks(request: MetaRequest) -> tuple[MetaTask, ...]:
     rewards = _one_for_each(
         "--reward-scales", request.reward_scales or ["1"], float, "numbers", tasks
     )
+    evaluated: Sequence[int | None] = [None] * len(tasks)
+    if request.evaluation_steps:
+        evaluated = _one_for_each(
+            "--evaluation-steps", request.evaluation_steps, whole_number, "whole numbers", tasks
+        )
     learner = request.learner or "ppo"
     return tuple(
         MetaTask(
-            text, length, scale, task_settings(text, request.set, learner), learner, rate, reward
+            environment=text,
+            steps=length,
+            normaliser=scale,
+            settings=task_settings(text, request.set, learner),
+            learner=learner,
+            learning_rate=rate,
+            reward_scale=reward,
+            evaluation_steps=evaluation,
         )
-        for text, length, scale, rate, reward in zip(
-            tasks, lengths, scales, rates, rewards, strict=True
+        for text, length, scale, rate, reward, evaluation in zip(
+            tasks, lengths, scales, rates, rewards, evaluated, strict=True
         )
     )
 

@@ -13,7 +13,7 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask
 from experiments.runs import weights as weights_files
 from experiments.runs.directory import RunDirectory
+from experiments.runs.files import whole_rows
 from experiments.runs.stopping import Stopped, deferred
 from experiments.settings import whole_number
 from meta.curriculum import steps_of_each
@@ -127,6 +128,13 @@ class MetaRun(abc.ABC):
         with weights_files.copied(optim.OptimizerSpec.parse(self.optimizer), self.start) as spec:
             return LearnedOptimizer.parse(str(spec))
 
+    def with_seed(self, seed: int) -> Self:
+        """The run with another seed; what is compiled for one of the two serves both."""
+        other = dataclasses.replace(self, seed=seed)
+        shared = {"start": self.start, "learned": self.learned, "trainer": self.trainer}
+        vars(other).update(shared, evaluate=self.evaluate)
+        return other
+
     def config(self) -> dict[str, Any]:
         """What `config.json` says, but for the circumstances."""
         return {
@@ -142,7 +150,7 @@ class MetaRun(abc.ABC):
         } | ({"start_sha256": weights_files.sha256(self.start)} if self.start else {})
 
     def lifetimes(self, stretches: int) -> list[Lifetimes]:
-        """The tasks as evolution and evaluations play them."""
+        """The tasks as evolution plays them, and evaluations unless theirs have other lengths."""
         # The same lifetimes whether cut or whole, so their length is that of the cut ones.
         return [
             lifetimes(task.task(self.parts), task.build(self.learned), stretches)
@@ -152,9 +160,14 @@ class MetaRun(abc.ABC):
     @functools.cached_property
     def evaluate(self) -> Callable[[MetaParams], np.ndarray]:
         """From meta-parameters to their fitness, of shape (tasks,), on seeds of their own."""
-        play = evaluation(self.lifetimes(1), self.evaluation_seeds)
+        play = evaluation(self._evaluated_lifetimes(), self.evaluation_seeds)
         key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
         return lambda meta_params: play(meta_params, key).mean(axis=1)
+
+    def _evaluated_lifetimes(self) -> list[Lifetimes]:
+        if all(task.evaluation_steps is None for task in self.tasks):
+            return self.lifetimes(1)
+        return [lifetimes(task.evaluated.task(1), task.build(self.learned)) for task in self.tasks]
 
     def on_point(self, path: Path) -> None:  # noqa: B027 (most methods have nothing to write)
         """Called after each evaluation, to write what follows from the metrics logged so far."""
@@ -262,6 +275,23 @@ def meta_train(
                 )
         if first == run.generations:  # killed between its last checkpoint and the weights
             _save_weights(path, run, progress, run.generations)
+
+
+def has_stopped(run: MetaRun, path: Path) -> bool:
+    """Whether the run in a directory ended where too many meta-gradients were not finite.
+
+    Args:
+        run: as it is in the directory.
+        path: the directory, which may be empty or missing.
+    """
+    if run.most_skipped is None:
+        return False
+    header, *rows = whole_rows(path / METRICS) or [""]
+    if not rows:
+        return False
+    columns, cells = (text.removesuffix("\n").split(",") for text in (header, rows[-1]))
+    last = dict(zip(columns, cells, strict=True))
+    return float(last.get("skipped_in_a_row") or 0) >= run.most_skipped
 
 
 def _generation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ from experiments.runs.reading import Run
 
 NEAR = 0.1  # of the range from the floor to the best
 
-RULES = (
+_SCORE_RULE = (
     "Score: the final return of `rl-optim report` (the mean over the episodes completed in the "
     "last 5% of the steps; a seed that diverged scores the lowest return that any seed of its run "
     "logged), averaged over seeds. Intervals are 95% percentile intervals of the bootstrap over "
-    "seeds, with 2000 resamples.",
+    "seeds, with 2000 resamples."
+)
+SHARE_RULE = (
     "A setting with score $s_j$ is within 10 % of the best if "
     "$s_j \\ge s^* - 0.1 (s^* - f)$, with $s^*$ the best score and $f$ the worst, or `--floor` if "
     "one is given. The share is that of all settings; one whose score is unknown is not within. "
     "Others count $s_j \\ge 0.9 s^*$, which means nothing for negative returns and depends on what "
-    "a return of 0 is; `--floor 0` gives it.",
+    "a return of 0 is; `--floor 0` gives it."
 )
 _HALVING_RULE = (
     "Rounds: after each, the settings with the best scores go on, one in {keep} and at least one; "
@@ -137,10 +139,11 @@ def within(scores: ArrayLike, floor: float | None = None) -> NDArray[np.bool_]:
         >>> float(within([50.0, 89.0, 91.0, 100.0], floor=0.0).mean())
         0.5
     """
-    return np.asarray(scores, np.float64) >= _threshold(scores, floor)
+    return np.asarray(scores, np.float64) >= threshold(scores, floor)
 
 
-def _threshold(scores: ArrayLike, floor: float | None) -> float:
+def threshold(scores: ArrayLike, floor: float | None) -> float:
+    """From which score on a setting is within 10 % of the best; NaN if no score is known."""
     scores = np.asarray(scores, np.float64)
     known = scores[np.isfinite(scores)]
     if not known.size:
@@ -149,10 +152,17 @@ def _threshold(scores: ArrayLike, floor: float | None) -> float:
     return best - NEAR * (best - (float(known.min()) if floor is None else floor))
 
 
-def share_sentence(sweep: Sweep) -> str:
-    """The one number."""
-    near = sweep.within
-    at = f" after {sweep.lengths[0]:,} steps" if sweep.keep else ""
+def share_sentence(near: NDArray[np.bool_], at: str = "") -> str:
+    """The one number.
+
+    Args:
+        near: which settings are within 10 % of the best.
+        at: when they were, if that has to be said.
+
+    Examples:
+        >>> share_sentence(within([0.0, 9.5, 10.0, 2.0]))
+        'Share of settings within 10 % of the best: 0.50 (2 of 4).'
+    """
     return (
         f"Share of settings within 10 % of the best{at}: {near.mean():.2f} "
         f"({near.sum()} of {near.size})."
@@ -164,23 +174,38 @@ def notes(sweep: Sweep) -> list[str]:
     if sweep.best is None:
         return ["No setting has a score: there are seeds that completed no episode."]
     best = sweep.tried[sweep.best]
-    value, low, high = _estimate(best.run)
+    found = best_notes(sweep.axes, best.values, _estimate(best.run))
+    if unknown := int(np.isnan(sweep.scores).sum()):
+        found.append(f"{unknown} settings have seeds that completed no episode, and no score.")
+    return found
+
+
+def best_notes(
+    axes: Mapping[str, Sequence[str]], best: Sequence[str], score: tuple[float, float, float]
+) -> list[str]:
+    """What a reader must know of a setting that was selected as the best.
+
+    Args:
+        axes: the values of each key, as text.
+        best: those of the best.
+        score: its score with the ends of its interval, which are NaN if there is none.
+    """
+    value, low, high = score
     places = tables.decimals_for([value])
     spread = "" if math.isnan(low) else f" {tables.interval(low, high, places)}"
+    settings = math.prod(map(len, axes.values()))
     found = [
-        f"Best: {_name(sweep, best)}, with {tables.number(value, places)}{spread}. It was selected "
-        f"by this score, which as the best of {len(sweep.tried)} is too high by luck: measure it "
+        f"Best: {name_of(axes, best)}, with {tables.number(value, places)}{spread}. It was "
+        f"selected by this score, which as the best of {settings} is too high by luck: measure it "
         "anew, with other seeds."
     ]
-    for (key, values), value_of_best in zip(sweep.axes.items(), best.values, strict=True):
+    for (key, values), value_of_best in zip(axes.items(), best, strict=True):
         numbers = heat_maps.numbers(values)
         if numbers is not None and len(values) > 2:
             place = float(value_of_best)
             for edge, word in ((numbers.min(), "lowest"), (numbers.max(), "highest")):
                 if place == edge:
                     found.append(f"The best has the {word} {key} that was tried: try further ones.")
-    if unknown := int(np.isnan(sweep.scores).sum()):
-        found.append(f"{unknown} settings have seeds that completed no episode, and no score.")
     return found
 
 
@@ -194,7 +219,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     hidden = {"Div."} if not any(one.run.diverged.any() for one in sweep.tried) else set()
     lines = _lines(sweep)
     tables.print_table(console, _title(sweep), lines, hidden, name="Setting", judged="Score")
-    console.print(Text(share_sentence(sweep), style="bold"))
+    console.print(Text(_share(sweep), style="bold"))
     for sentence in notes(sweep):
         console.print(Text(sentence))
 
@@ -224,8 +249,14 @@ def _estimate(run: Run) -> tuple[float, float, float]:
     return estimate((run.final_returns(),), statistics.mean, not run.diverged.all())
 
 
-def _name(sweep: Sweep, one: Tried) -> str:
-    return ",".join(f"{key}={value}" for key, value in zip(sweep.axes, one.values, strict=True))
+def name_of(axes: Iterable[str], values: Iterable[str]) -> str:
+    """What a setting is called."""
+    return ",".join(f"{key}={value}" for key, value in zip(axes, values, strict=True))
+
+
+def _share(sweep: Sweep) -> str:
+    at = f" after {sweep.lengths[0]:,} steps" if sweep.keep else ""
+    return share_sentence(sweep.within, at)
 
 
 def _title(sweep: Sweep) -> str:
@@ -263,7 +294,7 @@ def _lines(sweep: Sweep) -> list[tuple[dict[str, str], bool]]:
     places = tables.decimals_for(value for pair in estimates for value, _, _ in pair)
     lines = []
     for i, (one, (last, first)) in enumerate(zip(sweep.tried, estimates, strict=True)):
-        cells = {"Setting": _name(sweep, one)}
+        cells = {"Setting": name_of(sweep.axes, one.values)}
         if sweep.keep:
             cells["Steps"] = f"{_last_step(one.run):,}"
             cells["First round"] = tables.number(first[0], places)
@@ -289,24 +320,40 @@ def _drawn(sweep: Sweep) -> heat_maps.GridScores:
         diverged=np.array([int(run.diverged.sum()) for run in firsts]),
         within=near,
         best=sweep.best,
-        threshold=_threshold(sweep.scores, sweep.floor),
+        threshold=threshold(sweep.scores, sweep.floor),
         title=f"{sweep.title}, {sweep.lengths[0]:,} steps\n"
         f"{near.sum()} of {near.size} within 10 % of the best",
     )
 
 
 def _markdown(sweep: Sweep, again: str | None) -> str:
-    what = "A line with a 95% band" if len(sweep.axes) == 1 else "Heat map"
-    sections = [f"# Sweep: {_title(sweep)}", f"**{share_sentence(sweep)}**"]
+    sections = [f"# Sweep: {_title(sweep)}", f"**{_share(sweep)}**"]
     sections += notes(sweep)
     if again is not None:
         sections.append(f"```sh\n{again}\n```")
     sections.append(tables.markdown_table(_lines(sweep), name="Setting", judged="Score"))
-    sections.append(f"![{what} of the scores; the best is bold](sweep.png)")
-    rules = list(RULES)
-    if sweep.floor is not None:
-        rules.append(f"The floor was given: {sweep.floor:g}.")
+    rules = [_SCORE_RULE]
     if sweep.keep is not None:
         rules.append(_HALVING_RULE.format(keep=sweep.keep))
-    sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in rules))
+    sections += figure_and_rules("sweep.png", sweep.axes, rules, sweep.floor)
     return "\n\n".join(sections) + "\n"
+
+
+def figure_and_rules(
+    image: str, axes: Mapping[str, Sequence[str]], rules: Sequence[str], floor: float | None
+) -> list[str]:
+    """How the text on a sweep ends, in Markdown.
+
+    Args:
+        image: the file with the figure.
+        axes: the values of each key, as text.
+        rules: of scores.
+        floor: what the range to the best begins at, if it was given.
+    """
+    what = "A line with a 95% band" if len(axes) == 1 else "Heat map"
+    given = [] if floor is None else [f"The floor was given: {floor:g}."]
+    lines = [f"* {rule}" for rule in (*rules, SHARE_RULE, *given)]
+    return [
+        f"![{what} of the scores; the best is bold]({image})",
+        "## Rules\n\n" + "\n".join(lines),
+    ]

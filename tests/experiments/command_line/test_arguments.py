@@ -26,6 +26,7 @@ BEFORE = {
     "compare": "compare --envs CartPole-v1 --optimizers adam --out",
     "train": "train --env CartPole-v1 --optimizer adam --out",
     "meta-train": "meta-train --optimizer optim4rl --tasks Catch-bsuite --out",
+    "meta-sweep": "meta-sweep --optimizer optim4rl --tasks Catch-bsuite --over sigma=0.1,1 --out",
     "offline": "offline --algorithm td3_bc --dataset none --critic-optimizer adam --out",
     "collect": "collect --env hopper --root",
 }
@@ -144,6 +145,9 @@ SETTINGS = {
         ("meta-train", "--generations 0", "--generations"),
         ("meta-train", "--evaluate-every 0", "--evaluate-every"),
         ("meta-train", "--evaluation-seeds 0", "--evaluation-seeds"),
+        ("meta-train", "--evaluation-steps 0", "--evaluation-steps"),
+        ("meta-train", "--evaluation-steps x", "--evaluation-steps"),
+        ("meta-train", "--evaluation-steps 1 2", "--evaluation-steps"),
         ("meta-train", "--sampling some", "--sampling"),
         ("meta-train", "--sampling pairs --strategy snes", "--sampling"),
         ("meta-train", "--stretches 3", "--stretches"),
@@ -263,5 +267,5 @@ def test_without_a_device(platform: str, way_out: str, comparison: Path, tmp_pat
         timeout=300,
     )
     line = f"rl-optim: no device of the platform {platform} was found; {way_out}."
-    assert done.stderr.splitlines() == [line, "2"] * 6 + ["done"] * 3
+    assert done.stderr.splitlines() == [line, "2"] * 7 + ["done"] * 3
     assert {path.name for path in tmp_path.iterdir()} == {"report"}

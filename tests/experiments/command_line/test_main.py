@@ -438,12 +438,12 @@ def test_help_is_wrapped_by_the_terminal_alone(
     ("arguments", "line"),
     [
         ("",
-         "a command is needed: compare, train, sweep, meta-train, convert, offline, collect, list, "
-         "report."),
+         "a command is needed: compare, train, sweep, meta-train, meta-sweep, convert, offline, "
+         "collect, list, report."),
         ("comprae", "unknown command 'comprae'; the nearest is 'compare'."),
         ("--foo",
-         "unknown option '--foo'; the commands are compare, train, sweep, meta-train, convert, "
-         "offline, collect, list, report."),
+         "unknown option '--foo'; the commands are compare, train, sweep, meta-train, meta-sweep, "
+         "convert, offline, collect, list, report."),
         ("--steps 5 compare", "--steps must come after compare."),
         ("list", "list needs one of envs, optimizers, presets."),
         ("list env", "unknown list 'env'; the nearest is 'envs'."),

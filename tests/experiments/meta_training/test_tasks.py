@@ -1,12 +1,19 @@
 """Tasks of meta-training: what A2C has no use for is refused, and what it uses is stated."""
 
+import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agents.ppo import PPOConfig
+from experiments.meta_training import training
+from experiments.meta_training.methods import meta_run
+from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask, task_settings
 from experiments.online.training import ppo_config
+from experiments.runs.identity import check_same
 from experiments.settings import Settings, change_settings
 
 WORDS = "a2c makes one epoch of one minibatch without clipping; got "
@@ -81,3 +88,50 @@ def test_settings_made_in_python_are_held_to_the_same() -> None:
     assert task.config(1)["settings"]["clip"] == 0.2
     expected = PPOConfig(iterations=1)
     assert task.task(1).config == expected == ppo_config(settings, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ({"steps": ("64", "100")}, [4, 7]),
+        ({"method": "pipeline", "pipeline": ("window=2", "reset_interval=3", "agents=1")}, [6, 6]),
+    ],
+)
+@pytest.mark.parametrize(("steps", "evaluated"), [((), None), (("160",), [10, 10])])
+def test_evaluations_may_have_lengths_of_their_own(
+    method: dict[str, Any],
+    own: list[int],
+    steps: tuple[str, ...],
+    evaluated: list[int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the lifetimes are that are trained on."""
+    request = MetaRequest(
+        optimizer="optim4rl",
+        tasks=("Catch-bsuite", "CartPole-v1"),
+        normalisers=("1",),
+        population=4,
+        set=("num_envs=4", "num_steps=4", "minibatches=1", "widths=4"),
+        evaluation_steps=steps,
+        **method,
+    )
+    run = meta_run(request)
+    monkeypatch.setattr(
+        training, "lifetimes", lambda task, build, stretches=1: task.config.iterations
+    )
+    assert run.lifetimes(1) == own
+    played: list[Any] = []
+    monkeypatch.setattr(training, "evaluation", lambda lives, seeds: played.append(lives))
+    assert callable(run.evaluate)
+    assert played == [own if evaluated is None else evaluated]
+
+
+def test_runs_of_earlier_versions_were_evaluated_on_whole_lifetimes(tmp_path: Path) -> None:
+    request = MetaRequest(optimizer="optim4rl", tasks=("Catch-bsuite",), population=4)
+    known = json.loads(json.dumps(meta_run(request).config()))
+    old = json.loads(json.dumps(known))
+    assert old["tasks"]["0"].pop("evaluation_steps") is None
+    check_same(tmp_path, known, old)
+    other = meta_run(dataclasses.replace(request, evaluation_steps=("1e4",))).config()
+    with pytest.raises(ValueError, match=r"tasks\.0\.evaluation_steps none, you asked for 10000\."):
+        check_same(tmp_path, other, old)

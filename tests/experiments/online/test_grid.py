@@ -1,4 +1,4 @@
-"""Grids of settings, and which of them go on in successive halving."""
+"""Grids of agents' settings, and which of them go on in successive halving."""
 
 import doctest
 import math
@@ -8,8 +8,9 @@ import pytest
 
 import optim
 from experiments.online import grid as module
-from experiments.online.grid import arms, grid, kept, lengths, named, parse_axes
+from experiments.online.grid import arms, kept, lengths
 from experiments.online.presets import Arm
+from experiments.runs.grid import grid, parse_axes
 
 
 def test_every_combination_becomes_an_arm() -> None:
@@ -24,7 +25,6 @@ def test_every_combination_becomes_an_arm() -> None:
     assert list(found) == grid(axes)
     text = "adam:b1=0.5,learning_rate=0.003,eps=1e-05"
     assert found["3e-3", "8", "1e-5"] == Arm(f"{text} num_envs=8", text, ("num_envs=8",))
-    assert named(axes, ("3e-3", "8", "1e-5")) == "learning_rate=3e-3,num_envs=8,eps=1e-5"
 
 
 def test_options_of_learned_optimizers_and_decay() -> None:
@@ -34,26 +34,6 @@ def test_options_of_learned_optimizers_and_decay() -> None:
     assert spec.weights == "a=b/c.safetensors"
     assert dict(spec.options) == {"grad_clip": None, "l2": 1e-4, "learning_rate": 1e-2}
     assert found["1e-4", "1e-2"].label is None
-
-
-@pytest.mark.parametrize(
-    ("texts", "line"),
-    [
-        ([], "--over must make at least two settings; got 0."),
-        (["eps=1"], "--over must make at least two settings; got 1."),
-        (["eps"], "--over must have the form KEY=VALUE,VALUE,...; got 'eps'."),
-        (["eps="], "--over must have the form KEY=VALUE,VALUE,...; got 'eps='."),
-        (["eps=1,"], "--over must have the form KEY=VALUE,VALUE,...; got 'eps=1,'."),
-        (["=1,2"], "--over must have the form KEY=VALUE,VALUE,...; got '=1,2'."),
-        (["eps=1,2", "eps=3"], "--over must name each key once; got 'eps' twice."),
-        (["eps=1e-3,0.001"], "--over must give each value of 'eps' once; got 1e-3 and 0.001."),
-        (["anneal=true,True"], "--over must give each value of 'anneal' once; got true and True."),
-    ],
-)
-def test_texts_that_are_no_grid(texts: list[str], line: str) -> None:
-    with pytest.raises(ValueError, match=r"^--over") as error:
-        parse_axes(texts)
-    assert str(error.value) == line
 
 
 @pytest.mark.parametrize(
