@@ -15,17 +15,24 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.reports import files, heat_maps, statistics, tables
+from experiments.reports.phases import has_phases, measure
 from experiments.reports.summary import estimate
 from experiments.runs.files import csv_text
 from experiments.runs.reading import Run
 
 NEAR = 0.1  # of the range from the floor to the best
 
+_FINAL_RETURN = (
+    "the final return of `rl-optim report` (the mean over the episodes completed in the last 5% of "
+    "the steps; a seed that diverged scores the lowest return that any seed of its run logged)"
+)
+_PHASE_ENDS = (
+    "the mean return in the last 10% of a phase, averaged over phases (a seed that diverged scores "
+    "from there on the lowest return that any seed of its run logged)"
+)
 _SCORE_RULE = (
-    "Score: the final return of `rl-optim report` (the mean over the episodes completed in the "
-    "last 5% of the steps; a seed that diverged scores the lowest return that any seed of its run "
-    "logged), averaged over seeds. Intervals are 95% percentile intervals of the bootstrap over "
-    "seeds, with 2000 resamples."
+    "Score: {score}, averaged over seeds. Intervals are 95% percentile intervals of the bootstrap "
+    "over seeds, with 2000 resamples."
 )
 SHARE_RULE = (
     "A setting with score $s_j$ is within 10 % of the best if "
@@ -113,8 +120,18 @@ def up_to(run: Run, steps: int) -> Run:
 
 
 def score_of(run: Run) -> float:
-    """Its final return, averaged over seeds; NaN if a seed has none."""
-    return float(run.final_returns().mean())
+    """The scores of its seeds, averaged; NaN if a seed has none."""
+    return float(_seed_scores(run).mean())
+
+
+def _is_scored_by_phases(run: Run) -> bool:
+    """Whether it has gone through a phase; its last steps may be just those after a change."""
+    return has_phases(run) and measure(run).count > 0
+
+
+def _seed_scores(run: Run) -> NDArray[np.float64]:
+    """Final returns, shape (seeds,); on a task that changes in phases, the mean of phase ends."""
+    return measure(run).ends.mean(axis=1) if _is_scored_by_phases(run) else run.final_returns()
 
 
 def within(scores: ArrayLike, floor: float | None = None) -> NDArray[np.bool_]:
@@ -246,7 +263,7 @@ def _last_step(run: Run) -> int:
 
 
 def _estimate(run: Run) -> tuple[float, float, float]:
-    return estimate((run.final_returns(),), statistics.mean, not run.diverged.all())
+    return estimate((_seed_scores(run),), statistics.mean, not run.diverged.all())
 
 
 def name_of(axes: Iterable[str], values: Iterable[str]) -> str:
@@ -323,6 +340,7 @@ def _drawn(sweep: Sweep) -> heat_maps.GridScores:
         threshold=threshold(sweep.scores, sweep.floor),
         title=f"{sweep.title}, {sweep.lengths[0]:,} steps\n"
         f"{near.sum()} of {near.size} within 10 % of the best",
+        label="End of a phase" if _is_scored_by_phases(firsts[0]) else "Final return",
     )
 
 
@@ -332,7 +350,8 @@ def _markdown(sweep: Sweep, again: str | None) -> str:
     if again is not None:
         sections.append(f"```sh\n{again}\n```")
     sections.append(tables.markdown_table(_lines(sweep), name="Setting", judged="Score"))
-    rules = [_SCORE_RULE]
+    by_phases = _is_scored_by_phases(sweep.tried[0].run)
+    rules = [_SCORE_RULE.format(score=_PHASE_ENDS if by_phases else _FINAL_RETURN)]
     if sweep.keep is not None:
         rules.append(_HALVING_RULE.format(keep=sweep.keep))
     sections += figure_and_rules("sweep.png", sweep.axes, rules, sweep.floor)

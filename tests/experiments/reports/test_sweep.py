@@ -67,6 +67,27 @@ def test_a_run_up_to_a_point_is_the_run_that_ended_there(tmp_path: Path) -> None
     assert not cut.diverged.any()
 
 
+def test_what_changes_in_phases_is_scored_at_their_ends(tmp_path: Path) -> None:
+    # Phases of ten points; the last 5 % of 2100 steps are just after a change.
+    rising: list[Cell] = [(float(value), 5, 0) for value in (*range(10), *range(10, 20), 0)]
+    changing = {"phase_steps": 1000, "env_options": {"flip": True}, "environment": "CartPole-v1"}
+    run = load(write_run(tmp_path / "changing", [rising], **changing))
+    still = load(write_run(tmp_path / "still", [rising]))
+    assert sweep.score_of(run) == (9.0 + 19.0) / 2
+    assert sweep.score_of(still) == 0.0
+    assert sweep.score_of(sweep.up_to(run, 900)) == 8.0  # no phase is over yet
+    swept = sweep.Sweep(
+        "adam",
+        {"eps": ["1", "2"]},
+        [sweep.Tried((eps,), "adam", run, run) for eps in "12"],
+        (2100,),
+    )
+    sweep.write_sweep(swept, tmp_path, None)
+    assert "in the last 10% of a phase, averaged over phases" in (tmp_path / "sweep.md").read_text()
+    row, *_ = csv.DictReader((tmp_path / "sweep.csv").open())
+    assert float(row["score"]) == 14.0
+
+
 def found(tmp_path: Path, scores: list[list[float]], axes: dict[str, list[str]]) -> sweep.Sweep:
     """A sweep whose settings have these final returns of their seeds."""
     names = [(a, b) for a in axes["learning_rate"] for b in axes.get("eps", [""])]
