@@ -288,6 +288,10 @@ def train(
 def _program(run: RunConfig) -> Program:
     program, numbers, keys = compiled(run)
 
+    @functools.cache  # drawn once for all diagnoses: each would take as long again as its gradient
+    def initial_params() -> Any:
+        return program.init(numbers, keys).params
+
     def advance(index: int, state: Any) -> tuple[Any, list[Row]]:
         count = (run.step(index + 1) - run.step(index)) // run.steps_per_iteration
         state, stretch = program.advance(numbers, state, jnp.int32(count))
@@ -295,7 +299,7 @@ def _program(run: RunConfig) -> Program:
         if run.diagnostics_every is not None:
             found = {}
             if run.is_diagnosed(index):
-                found = jax.device_get(program.diagnose(numbers, state, keys))
+                found = jax.device_get(program.diagnose(numbers, state, initial_params()))
             for i, row in enumerate(rows):
                 row |= {name: _cell(found[name][i]) if found else "" for name in MEASURES}
         return state, rows
@@ -352,7 +356,7 @@ class Compiled(NamedTuple):
     advance: Callable[..., Any]  # (numbers, state, iterations) -> (state, stretch)
     policies: Callable[..., Any]  # (numbers, state) -> policies
     evaluate: Callable[..., Any]  # (numbers, state, keys, clock) -> (returns, lengths)
-    diagnose: Callable[..., Any]  # (numbers, state, keys) -> measures by name
+    diagnose: Callable[..., Any]  # (numbers, state, initial params) -> measures by name
 
 
 @functools.cache
@@ -415,13 +419,11 @@ def _compiled(
 
         return each(one)(numbers, (state, keys))
 
-    def diagnosis(numbers: Numbers, state: Any, keys: jax.Array) -> dict[str, jax.Array]:
-        def one(numbers: Numbers, state_and_key: Any) -> dict[str, jax.Array]:
-            state, key = state_and_key
-            own = learner(numbers)
-            return diagnose(own, state, own.init(key).params, settings.clip)
+    def diagnosis(numbers: Numbers, state: Any, initial_params: Any) -> dict[str, jax.Array]:
+        def one(numbers: Numbers, state_and_start: Any) -> dict[str, jax.Array]:
+            return diagnose(learner(numbers), *state_and_start, settings.clip)
 
-        return each(one)(numbers, (state, keys))
+        return each(one)(numbers, (state, initial_params))
 
     seeds, everywhere = PartitionSpec("seeds"), PartitionSpec()
     numbers_spec = Numbers(seeds, everywhere)

@@ -519,7 +519,7 @@ def test_distance_is_from_the_start_of_each_seed(diagnosed: Path) -> None:
     run = diagnosed_run()
     program, numbers, keys = compiled(run)
     state = program.init(numbers, keys)
-    found = jax.device_get(program.diagnose(numbers, state, keys))
+    found = jax.device_get(program.diagnose(numbers, state, state.params))
     for network in ("actor", "critic"):
         np.testing.assert_allclose(found[f"{network}_distance"], 0.0, atol=1e-7)
     start = jax.device_get(state.params)
@@ -536,6 +536,28 @@ def test_distance_is_from_the_start_of_each_seed(diagnosed: Path) -> None:
         expected = np.sqrt(np.mean(np.square(np.concatenate(leaves, axis=1)), axis=1))
         logged = [float(row[f"{network}_distance"]) for row in rows(diagnosed)[12:15]]
         np.testing.assert_allclose(logged, expected[:3], rtol=1e-4)
+
+
+def test_diagnoses_draw_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those at the start are drawn once more for all of them: a decomposition for every kernel."""
+    run = dataclasses.replace(diagnosed_run(), diagnostics_every=3)  # four diagnoses
+    program, numbers, keys = compiled(run)
+    state = program.init(numbers, keys)
+    drawn = "geqrf"  # of what draws orthogonal kernels
+    assert drawn in program.init.lower(numbers, keys).as_text()
+    assert drawn not in program.diagnose.lower(numbers, state, state.params).as_text()
+
+    draws = []
+
+    def init(numbers: Any, keys: Any) -> Any:
+        draws.append(keys)
+        return program.init(numbers, keys)
+
+    counted = program._replace(init=init)
+    monkeypatch.setattr(training, "compiled", lambda run: (counted, numbers, keys))
+    train(run, tmp_path / "run")
+    assert sum(row["actor_rank"] != "" for row in rows(tmp_path / "run")) == 4 * len(run.seeds)
+    assert len(draws) == 2  # the other is for the training
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
