@@ -24,8 +24,9 @@ import numpy as np
 
 import optim
 from experiments.command_line.main import prepare_xla
+from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, parse_environment
-from experiments.online.training import RunConfig, compiled, train
+from experiments.online.training import compiled, train
 from experiments.reports.summary import summarise
 from experiments.reports.tables import interval
 from experiments.runs.directory import run_paths, write_atomically

@@ -22,7 +22,7 @@ from experiments.runs.directory import RunDirectory, check_free, clear, run_path
 from experiments.settings import unknown
 
 if TYPE_CHECKING:
-    from experiments.online.training import RunConfig
+    from experiments.online.run import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,8 +271,8 @@ class Plan:
         Raises:
             ValueError: if anything in them is unknown or not allowed.
         """
+        from experiments.online.run import RunConfig
         from experiments.online.tasks import TASKS, parse_environment
-        from experiments.online.training import RunConfig
         from experiments.settings import change_settings
 
         configs = {}

@@ -21,7 +21,7 @@ from experiments.runs.identity import planned_steps, why_not_longer
 from experiments.settings import describe
 
 if TYPE_CHECKING:
-    from experiments.online.training import RunConfig
+    from experiments.online.run import RunConfig
     from experiments.reports.sweep import Tried
 
 
