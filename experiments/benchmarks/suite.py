@@ -29,7 +29,8 @@ from experiments.online.tasks import TASKS, parse_environment
 from experiments.online.training import compiled, train
 from experiments.reports.summary import summarise
 from experiments.reports.tables import interval
-from experiments.runs.directory import run_paths, write_atomically
+from experiments.runs.files import write_atomically
+from experiments.runs.paths import run_paths
 from experiments.runs.reading import load_runs
 from experiments.settings import change_settings
 

@@ -18,7 +18,8 @@ from experiments.command_line.arguments import (
 )
 from experiments.online.presets import PRESETS, Arm
 from experiments.reports.files import check_free_for_report
-from experiments.runs.directory import RunDirectory, check_free, clear, run_paths
+from experiments.runs.directory import RunDirectory, check_free, clear
+from experiments.runs.paths import run_paths
 from experiments.settings import unknown
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from experiments.command_line.compare import Plan, train_in_turn
 from experiments.online.grid import Axis, Values, arms, grid, kept, lengths, named, parse_axes
 from experiments.online.presets import Arm
 from experiments.reports.files import check_free_for_report, check_free_for_sweep
-from experiments.runs.directory import RunDirectory, check_free, unique_names
+from experiments.runs.directory import RunDirectory, check_free
 from experiments.runs.identity import planned_steps, why_not_longer
+from experiments.runs.paths import unique_names
 from experiments.settings import describe
 
 if TYPE_CHECKING:
