@@ -21,8 +21,9 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import timing
 from experiments.command_line.main import prepare_xla
+from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, parse_environment
-from experiments.online.training import RunConfig, compiled
+from experiments.online.training import compiled
 
 SEEDS = 2
 PHASE = 10**6

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import timing
 from experiments.command_line.main import prepare_xla
+from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS
-from experiments.online.training import RunConfig, compiled
+from experiments.online.training import compiled
 
 TASK = "Breakout-MinAtar"
 SEEDS = 4
@@ -45,6 +46,7 @@ def main() -> None:
     run = RunConfig(TASK, "adam", 10**7, tuple(range(SEEDS)), TASKS[TASK].settings)
     program, numbers, keys = compiled(run)
     state = program.init(numbers, keys)
+    initial_params = jax.tree.map(jnp.copy, state.params)  # the state's own are used up
 
     def stretch() -> Any:
         nonlocal state  # the one that is given goes into the one that comes out
@@ -52,7 +54,7 @@ def main() -> None:
         return jax.block_until_ready(found)
 
     def diagnosis() -> Any:
-        return jax.device_get(program.diagnose(numbers, state, keys))
+        return jax.device_get(program.diagnose(numbers, state, initial_params))
 
     seconds = timing.interleaved(
         {

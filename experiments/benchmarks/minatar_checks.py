@@ -19,6 +19,7 @@ from agents.environment import State
 from agents.wrappers import Step, Wrapper
 from experiments.command_line.main import prepare_xla
 from experiments.online import training
+from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, make_environment
 
 CHECKS = ("seeds", "eps", "limits")
@@ -53,7 +54,7 @@ def main() -> None:
     if arguments.check == "limits":
         # The run's name for the environment stays, so that all else is the same.
         training.make_environment = lambda text: LimitsEnd(make_environment(text))  # type: ignore[assignment]
-    run = training.RunConfig(
+    run = RunConfig(
         environment=arguments.game,
         optimizer="adam:eps=1e-8" if arguments.check == "eps" else "adam",
         steps=10**7,

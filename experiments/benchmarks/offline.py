@@ -37,7 +37,8 @@ from experiments.offline.presets import OFFLINE_PRESETS, default_name
 from experiments.offline.training import OfflineRun, train_offline
 from experiments.reports.offline import OfflineRow, summarise_offline
 from experiments.reports.tables import csv_bytes, interval
-from experiments.runs.directory import run_paths, write_atomically
+from experiments.runs.files import write_atomically
+from experiments.runs.paths import run_paths
 from experiments.runs.reading import load_runs
 
 _R1 = OFFLINE_PRESETS["r1"]

@@ -24,11 +24,13 @@ import numpy as np
 
 import optim
 from experiments.command_line.main import prepare_xla
+from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, parse_environment
-from experiments.online.training import RunConfig, compiled, train
+from experiments.online.training import compiled, train
 from experiments.reports.summary import summarise
 from experiments.reports.tables import interval
-from experiments.runs.directory import run_paths, write_atomically
+from experiments.runs.files import write_atomically
+from experiments.runs.paths import run_paths
 from experiments.runs.reading import load_runs
 from experiments.settings import change_settings
 

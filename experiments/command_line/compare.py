@@ -18,11 +18,12 @@ from experiments.command_line.arguments import (
 )
 from experiments.online.presets import PRESETS, Arm
 from experiments.reports.files import check_free_for_report
-from experiments.runs.directory import RunDirectory, check_free, clear, run_paths
+from experiments.runs.directory import RunDirectory, check_free, clear
+from experiments.runs.paths import run_paths
 from experiments.settings import unknown
 
 if TYPE_CHECKING:
-    from experiments.online.training import RunConfig
+    from experiments.online.run import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,8 +272,8 @@ class Plan:
         Raises:
             ValueError: if anything in them is unknown or not allowed.
         """
+        from experiments.online.run import RunConfig
         from experiments.online.tasks import TASKS, parse_environment
-        from experiments.online.training import RunConfig
         from experiments.settings import change_settings
 
         configs = {}

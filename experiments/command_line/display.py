@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.command_line.progress import Progress
-from experiments.runs.directory import Stopped
+from experiments.runs.stopping import Stopped
 
 _SECONDS_BETWEEN_LINES = 15.0
 

@@ -25,7 +25,8 @@ from experiments.command_line.collect import collect_planned
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
 from experiments.offline.references import D4RL_RETURNS
 from experiments.reports.files import check_free_for_report
-from experiments.runs.directory import RunDirectory, check_free, clear, run_paths
+from experiments.runs.directory import RunDirectory, check_free, clear
+from experiments.runs.paths import run_paths
 from experiments.settings import unknown
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from experiments.runs.grid import Axis, Values, folders, grid, parse_axes
 from experiments.runs.identity import planned_steps, why_not_longer
 
 if TYPE_CHECKING:
-    from experiments.online.training import RunConfig
+    from experiments.online.run import RunConfig
     from experiments.reports.sweep import Tried
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask, meta_tasks
 from experiments.meta_training.training import METRICS, MetaRun, asked_of_all
-from experiments.runs.directory import write_rows
+from experiments.runs.files import write_rows
 from experiments.settings import read_options
 from meta.pipeline import PipelineConfig, pipeline
 from meta.trainer import Trainer

@@ -15,14 +15,10 @@ the expert's mean actions.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,17 +30,15 @@ from numpy.typing import NDArray
 
 import optim
 from agents import environments
-from agents.brax_environment import _without_warnings
 from agents.environment import Box, Environment
 from agents.evaluation import evaluate
 from agents.learner import Learner, Policy
-from agents.offline.loading import ENVIRONMENT_KEY
 from agents.ppo import ppo
 from agents.wrappers import AutoReset, Batch
 from experiments.offline.datasets import environment_named
+from experiments.offline.writing import datasets_root, write_dataset
 from experiments.online.tasks import TASKS
 from experiments.online.training import ppo_config
-from experiments.runs.circumstances import package_version
 from experiments.settings import Settings, change_settings, describe, unknown
 
 KINDS = ("random", "medium", "medium-replay", "expert", "medium-expert")
@@ -181,7 +175,7 @@ def collect(
     Raises:
         ValueError: if a data set is there already, or Minari is missing.
     """
-    root = _root(root)
+    root = datasets_root(root)
     for kind in collection.kinds:
         path = root / collection.dataset_id(kind)
         if path.exists() and not overwrite:
@@ -248,7 +242,21 @@ def collect(
             "medium_snapshot_return": medium.episode_return,
             "expert_snapshot_return": expert.episode_return,
         }
-        _write(collection, environment, kind, episodes, references, facts, root)
+        write_dataset(
+            root,
+            collection.dataset_id(kind),
+            environment,
+            collection.env,
+            episodes,
+            references=references,
+            algorithm=f"RL-Optim's PPO, {kind}",
+            description=(
+                f"{collection.size} transitions of {collection.env}, kind {kind}; reference "
+                f"returns are means of {_REFERENCE_EPISODES} episodes: random "
+                f"{references[0]:.6g}, expert {references[1]:.6g}."
+            ),
+            facts=facts,
+        )
         mean = float(np.mean(returns)) if returns else math.nan
         transitions = sum(len(e["rewards"]) for e in episodes)
         least = promised.get(kind, -math.inf)
@@ -392,104 +400,3 @@ def _episodes(rows: Sequence[NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
 
 def _has_ended(episode: Mapping[str, NDArray[Any]]) -> bool:
     return bool(episode["terminations"][-1] | episode["truncations"][-1])
-
-
-def _root(root: Path | None) -> Path:
-    if root is not None:
-        return root.absolute()
-    return Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
-
-
-def _write(
-    collection: Collection,
-    environment: Environment,
-    kind: str,
-    episodes: Sequence[Mapping[str, NDArray[Any]]],
-    references: tuple[float, float],
-    facts: Mapping[str, Any],
-    root: Path,
-) -> None:
-    """Writes a data set with Minari next to its place, and moves it there when it is whole."""
-    import gymnasium
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
-    from agents.gymnasium_environment import GymnasiumEnvironment
-
-    space = environment.action_space
-    assert isinstance(space, Box)
-    low, high = np.full(space.size, space.low), np.full(space.size, space.high)
-    env_id: str | None = None
-    dtype: type[np.floating[Any]] = np.float32
-    if isinstance(environment, GymnasiumEnvironment):
-        low, high, env_id = environment.action_low, environment.action_high, environment.name
-        dtype = np.float64
-    spread = (np.asarray(high) - low) / (space.high - space.low)
-    buffers = [
-        EpisodeBuffer(
-            id=i,
-            observations=episode["observations"].astype(dtype),
-            actions=(low + (episode["actions"] - space.low) * spread).astype(np.float32),
-            rewards=episode["rewards"].tolist(),
-            terminations=episode["terminations"].tolist(),
-            truncations=episode["truncations"].tolist(),
-            infos={},
-        )
-        for i, episode in enumerate(episodes)
-    ]
-    dataset_id = collection.dataset_id(kind)
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".rl-optim-", dir=root) as temporary:
-        # Minari makes the environment, and warns that the one to evaluate in is the same.
-        with _minari_root(temporary), _without_warnings():
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
-                buffer=buffers,
-                env=env_id,
-                observation_space=gymnasium.spaces.Box(
-                    -np.inf, np.inf, environment.observation_shape, dtype
-                ),
-                action_space=gymnasium.spaces.Box(
-                    low.astype(np.float32), high.astype(np.float32), dtype=np.float32
-                ),
-                algorithm_name=f"RL-Optim's PPO, {kind}",
-                author="RL-Optim's rl-optim collect",
-                author_email="none",
-                code_permalink="none",
-                description=(
-                    f"{collection.size} transitions of {collection.env}, kind {kind}; reference "
-                    f"returns are means of {_REFERENCE_EPISODES} episodes: random "
-                    f"{references[0]:.6g}, expert {references[1]:.6g}."
-                ),
-                data_format="hdf5",
-            )
-            extra: dict[str, Any] = {f"rl_optim_{key}": value for key, value in facts.items()}
-            extra["ref_min_score"], extra["ref_max_score"] = references  # left out without an env
-            extra["rl_optim_version"] = package_version("rl-optim")
-            if env_id is None:
-                extra[ENVIRONMENT_KEY] = collection.env
-            dataset.storage.update_metadata(extra)
-        place = root / dataset_id
-        place.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (*reversed(place.relative_to(root).parents[:-1]),):
-            notes = Path(temporary) / folder / "namespace_metadata.json"
-            if notes.is_file() and not (root / folder / notes.name).exists():
-                shutil.copy(notes, root / folder)
-        if place.exists():
-            shutil.rmtree(place)
-        os.replace(Path(temporary) / dataset_id, place)
-
-
-@contextlib.contextmanager
-def _minari_root(path: str) -> Iterator[None]:
-    """Minari reads its folder from the environment each time."""
-    name = "MINARI_DATASETS_PATH"
-    before = os.environ.get(name)
-    os.environ[name] = path
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from experiments.reports import figures
 from experiments.reports.drawing import wrap_label
-from experiments.runs.directory import write_atomically
+from experiments.runs.files import write_atomically
 
 NONE = "\N{EN DASH}"  # what a cell says where nothing is known
 

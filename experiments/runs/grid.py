@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from experiments.runs.directory import unique_names
+from experiments.runs.paths import unique_names
 from experiments.settings import unknown
 
 # No jax at import: whether the directories are free is said before it is loaded.

@@ -20,8 +20,9 @@ from experiments.command_line.offline import Offline
 from experiments.offline import collection
 from experiments.online.training import train
 from experiments.reports import report
-from experiments.runs.directory import RunDirectory, Stopped
+from experiments.runs.directory import RunDirectory
 from experiments.runs.reading import load_runs
+from experiments.runs.stopping import Stopped
 
 pytestmark = pytest.mark.slow
 

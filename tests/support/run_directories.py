@@ -1,8 +1,9 @@
 """Small runs, and damage to their files."""
 
+import dataclasses
 from pathlib import Path
 
-from experiments.online.training import RunConfig
+from experiments.online.run import RunConfig
 from experiments.runs.directory import RunDirectory
 from experiments.settings import Settings
 
@@ -15,6 +16,12 @@ def tiny_run(
 ) -> RunConfig:
     """A run of PPO that takes a second once it is compiled."""
     return RunConfig(environment, optimizer, iterations * ITERATION, tuple(range(seeds)), TINY)
+
+
+def small_run(iterations: int) -> RunConfig:
+    """One that may be prolonged."""
+    settings = dataclasses.replace(TINY, anneal=False)
+    return dataclasses.replace(tiny_run(iterations=iterations), settings=settings)
 
 
 def results(path: Path) -> dict[str, bytes]:

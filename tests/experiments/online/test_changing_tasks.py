@@ -15,8 +15,9 @@ from run_directories import ITERATION, TINY, results, tiny_run
 
 from agents import environments
 from agents.ppo import ppo
+from experiments.online.run import RunConfig
 from experiments.online.tasks import make_environment, parse_environment
-from experiments.online.training import RunConfig, compiled, ppo_config, train
+from experiments.online.training import compiled, ppo_config, train
 from experiments.runs.training import Point
 from experiments.settings import Settings
 from meta.task import Task, lifetimes

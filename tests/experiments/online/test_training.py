@@ -21,14 +21,16 @@ import numpy as np
 import pytest
 from compilations import compilations
 from quick import quick_jit
-from run_directories import ITERATION, TINY, results, tiny_run
+from run_directories import ITERATION, TINY, results, small_run, tiny_run
 
 import optim
 from agents import environments
 from agents.diagnostics import MEASURES
 from agents.ppo import ppo
+from experiments.online import run as run_module
 from experiments.online import training
-from experiments.online.training import RunConfig, compiled, train
+from experiments.online.run import RunConfig
+from experiments.online.training import compiled, train
 from experiments.runs import metrics
 from experiments.runs.directory import RunDirectory
 from experiments.runs.reading import load_runs
@@ -371,12 +373,6 @@ def test_seeds_may_be_any_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert np.isfinite(read.evaluation_returns()).all()
 
 
-@pytest.mark.parametrize("seeds", [(), (1, 1), (2**32,), (-1,), (1.0,), (True,)])
-def test_what_are_no_seeds(seeds: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match=r"seeds must be different whole numbers in \[0, 42949"):
-        dataclasses.replace(tiny_run(), seeds=seeds)
-
-
 # Devices
 
 
@@ -387,12 +383,6 @@ def devices(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: some)
         yield
-
-
-def small_run(iterations: int) -> RunConfig:
-    """One that may be prolonged."""
-    settings = dataclasses.replace(TINY, anneal=False)
-    return dataclasses.replace(tiny_run(iterations=iterations), settings=settings)
 
 
 def cut(run: RunConfig, path: Path, after: int) -> None:
@@ -454,23 +444,6 @@ def test_prolonged_run_is_the_longer_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert (read.finished, read.planned_points) == (True, 20)
 
 
-def test_prolonged_run_keeps_its_stretches(tmp_path: Path) -> None:
-    """The last of them may have been shorter than the others."""
-    path, first = tmp_path / "run", small_run(101)
-    RunDirectory.create(path, first.config(), resume=False, overwrite=False, on_note=pytest.fail)
-    assert (first.iterations_per_point, first.points) == (2, 51)
-    run = small_run(1001).as_begun(path)
-    assert run.prolonged_at == (101 * ITERATION,)
-    assert (run.iterations_per_point, run.points) == (2, 51 + 450)
-    steps = [run.step(points) // ITERATION for points in (50, 51, 52, 500, 501)]
-    assert steps == [100, 101, 103, 999, 1001]
-    assert [run.step(points) for points in range(52)] == [
-        first.step(points) for points in range(52)
-    ]
-    assert first.as_begun(path) is first
-    assert small_run(1001).as_begun(tmp_path / "none").iterations_per_point == 11
-
-
 # Diagnostics
 
 
@@ -519,7 +492,7 @@ def test_distance_is_from_the_start_of_each_seed(diagnosed: Path) -> None:
     run = diagnosed_run()
     program, numbers, keys = compiled(run)
     state = program.init(numbers, keys)
-    found = jax.device_get(program.diagnose(numbers, state, keys))
+    found = jax.device_get(program.diagnose(numbers, state, state.params))
     for network in ("actor", "critic"):
         np.testing.assert_allclose(found[f"{network}_distance"], 0.0, atol=1e-7)
     start = jax.device_get(state.params)
@@ -536,6 +509,28 @@ def test_distance_is_from_the_start_of_each_seed(diagnosed: Path) -> None:
         expected = np.sqrt(np.mean(np.square(np.concatenate(leaves, axis=1)), axis=1))
         logged = [float(row[f"{network}_distance"]) for row in rows(diagnosed)[12:15]]
         np.testing.assert_allclose(logged, expected[:3], rtol=1e-4)
+
+
+def test_diagnoses_draw_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those at the start are drawn once more for all of them: a decomposition for every kernel."""
+    run = dataclasses.replace(diagnosed_run(), diagnostics_every=3)  # four diagnoses
+    program, numbers, keys = compiled(run)
+    state = program.init(numbers, keys)
+    drawn = "geqrf"  # of what draws orthogonal kernels
+    assert drawn in program.init.lower(numbers, keys).as_text()
+    assert drawn not in program.diagnose.lower(numbers, state, state.params).as_text()
+
+    draws = []
+
+    def init(numbers: Any, keys: Any) -> Any:
+        draws.append(keys)
+        return program.init(numbers, keys)
+
+    counted = program._replace(init=init)
+    monkeypatch.setattr(training, "compiled", lambda run: (counted, numbers, keys))
+    train(run, tmp_path / "run")
+    assert sum(row["actor_rank"] != "" for row in rows(tmp_path / "run")) == 4 * len(run.seeds)
+    assert len(draws) == 2  # the other is for the training
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
@@ -600,37 +595,6 @@ def test_after_the_last_iteration_of_an_annealed_run_nothing_is_updated(
     assert (last["actor_update_norm"], last["actor_cosine"]) == ("0.0", "")
 
 
-@pytest.mark.parametrize(
-    ("iterations", "every", "diagnosed_at"),
-    [
-        (12, 1, range(12)),
-        (12, 12, [11]),
-        (12, 7, [6]),
-        (250, 50, [16, 33, 49, 66, 83]),  # points of three iterations: 51, 102, 150, 201 and 250
-        (250, 2, range(84)),  # never twice at a point
-    ],
-)
-def test_diagnoses_are_rounded_up_to_points(
-    iterations: int, every: int, diagnosed_at: list[int]
-) -> None:
-    run = dataclasses.replace(tiny_run(iterations=iterations), diagnostics_every=every)
-    assert [p for p in range(run.points) if run.is_diagnosed(p)] == list(diagnosed_at)
-    assert not any(map(tiny_run(iterations=iterations).is_diagnosed, range(run.points)))
-
-
-@pytest.mark.parametrize("every", [0, -1, 13, 10**9])
-def test_spacing_of_diagnoses_out_of_range(every: int) -> None:
-    message = rf"^diagnostics_every must be in \[1, 12\], the run's iterations; got {every}\.$"
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(tiny_run(), diagnostics_every=every)
-
-
-def test_diagnostics_need_hidden_layers() -> None:
-    settings = dataclasses.replace(TINY, widths=())
-    with pytest.raises(ValueError, match=r"^diagnostics_every needs networks with a hidden layer"):
-        dataclasses.replace(tiny_run(), settings=settings, diagnostics_every=5)
-
-
 # Weights
 
 
@@ -657,64 +621,7 @@ def test_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (path / "weights.safetensors").read_bytes() == content
 
 
-# Configurations
-
-
-@pytest.mark.parametrize(
-    ("steps", "iterations", "per_point", "points"),
-    [(1, 1, 1, 1), (64, 1, 1, 1), (65, 2, 1, 2), (6400, 100, 1, 100), (6401, 101, 2, 51),
-     (64 * 250, 250, 3, 84)],
-)  # fmt: skip
-def test_points(steps: int, iterations: int, per_point: int, points: int) -> None:
-    run = dataclasses.replace(tiny_run(), steps=steps)
-    assert (run.iterations, run.iterations_per_point, run.points) == (iterations, per_point, points)
-    assert run.step(0) == 0
-    assert run.step(1) == per_point * 64
-    assert run.step(points) == iterations * 64 == run.config()["steps"]
-
-
-def test_configuration() -> None:
-    config = RunConfig("ant:backend=spring", "rprop", 100, (4, 2), TINY).config()
-    assert json.loads(json.dumps(config)) == config
-    assert config["environment"] == "ant"
-    assert config["environment_options"] == {"backend": "spring"}
-    assert (config["backend"], config["normaliser"]) == ("spring", None)
-    assert config["learning_rate"] == 3e-4
-    assert config["resolved_optimizer"] == "rprop:learning_rate=0.0003"
-    assert config["annealed"] is False  # it takes no schedule
-    assert config["seeds"] == [4, 2]
-    config = RunConfig("Breakout-MinAtar", "adam:b1=0.8", 100, (0,), TINY).config()
-    assert config["learning_rate"] == 1e-2
-    assert "b2=0.99" in config["resolved_optimizer"]
-    assert "b1=0.8" in config["resolved_optimizer"]
-    assert (config["backend"], config["normaliser"]) == (None, 50.08)
-
-
-def test_configuration_of_an_arm(tmp_path: Path) -> None:
-    run = dataclasses.replace(tiny_run(), label="as usual")
-    assert (run.name, tiny_run().name) == ("as usual", "adam")
-    config = run.config()
-    assert (config["label"], config["optimizer"]) == ("as usual", "adam")
-    assert tiny_run().config() == config | {"label": None}
-    with pytest.raises(ValueError, match="a label must be a text that is not empty; got ' '"):
-        dataclasses.replace(run, label=" ")
-
-
-def test_configuration_of_a2c() -> None:
-    settings = change_settings(TINY, ["learner=a2c", "reward_scale=10", "max_grad_norm=inf"])
-    run = dataclasses.replace(tiny_run(), settings=settings)
-    config = json.loads(json.dumps(run.config(), allow_nan=False))
-    assert config["algorithm"] == "a2c"
-    assert config["settings"] == TINY.config() | {
-        "epochs": 1,
-        "minibatches": 1,
-        "clip": None,
-        "reward_scale": 10.0,
-        "max_grad_norm": "inf",
-    }
-    # An update is one step on all of the rollout.
-    used = training.ppo_config(settings, run.iterations)
-    assert (used.updates_per_iteration, used.normalize_advantages) == (1, False)
+# Earlier versions
 
 
 def test_run_of_an_earlier_version_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
@@ -748,7 +655,8 @@ def restarting_run(monkeypatch: pytest.MonkeyPatch, iterations: int = 11) -> Run
     """On a CartPole that says that it changes."""
     environment = environments.make("CartPole-v1")
     vars(environment)["phase_steps"] = PHASE * ITERATION  # compiled programs keep it
-    monkeypatch.setattr(training, "make_environment", lambda text: environment)
+    for module in (run_module, training):
+        monkeypatch.setattr(module, "make_environment", lambda text: environment)
     settings = change_settings(TINY, ["restart=true"])
     run = tiny_run("sgd:learning_rate=0.1", iterations=iterations)
     return dataclasses.replace(run, settings=settings)
@@ -803,15 +711,3 @@ def test_restarting_run_is_resumed_and_prolonged(
     assert results(path) == results(tmp_path / "straight")
     config = json.loads((path / "config.json").read_text())
     assert (config["annealed"], config["settings"]["restart"]) == (True, True)
-
-
-def test_restarts_need_phases() -> None:
-    settings = change_settings(TINY, ["restart=true"])
-    with pytest.raises(ValueError, match="restarts need an environment that changes in phases; 'C"):
-        dataclasses.replace(tiny_run(), settings=settings)
-
-
-@pytest.mark.parametrize("steps", [0, -1, 2**31 * 64])
-def test_steps_out_of_range(steps: int) -> None:
-    with pytest.raises(ValueError, match=r"steps must be in \[1, \d+\] with these settings; got"):
-        dataclasses.replace(tiny_run(), steps=steps)

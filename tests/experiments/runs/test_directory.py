@@ -18,7 +18,8 @@ from run_directories import create, cut_in_half, flip_bit
 from experiments.runs import directory as run_directory
 from experiments.runs import files, training
 from experiments.runs.checkpoints import Checkpoints
-from experiments.runs.directory import RunDirectory, run_paths, write_atomically
+from experiments.runs.directory import RunDirectory
+from experiments.runs.files import write_atomically
 from experiments.runs.stopping import Stopped
 
 SEEDS = [3, 5]
@@ -510,19 +511,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert target.read_text() == "old"
 
 
-def test_names_of_directories() -> None:
-    paths = run_paths(Path("out"), ["ant:backend=spring"], ["a@b/c.safetensors:x=1e-3,y=2", "d"])
-    assert list(paths.values()) == [
-        Path("out/ant-backend=spring/a-b-c.safetensors-x=1e-3,y=2"),
-        Path("out/ant-backend=spring/d"),
-    ]
-    with pytest.raises(ValueError, match="'a' is given twice"):
-        run_paths(Path("out"), ["a", "b", "a"], [])
-    with pytest.raises(ValueError, match="'a/b' and another would share the directory 'a-b'"):
-        run_paths(Path("out"), [], ["a:b", "a/b"])
-
-
-@pytest.mark.parametrize("module", [run_directory, files, training])
+@pytest.mark.parametrize("module", [files, training])
 def test_doctests(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0
