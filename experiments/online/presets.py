@@ -74,6 +74,8 @@ _SMALL = (
     *("num_envs=8", "num_steps=64", "epochs=4", "minibatches=4", "widths=64x64"),
     *("nonlinearity=relu", "anneal=false"),
 )
+# How the weights of `optim4rl@flip` and its kin were trained, and how they are used.
+_AS_TRAINED = ("reward_scale=0.02", "max_grad_norm=1e9")
 PRESETS = {
     "quickstart": Preset(
         "Breakout under four optimizers, one of them learned, in minutes on two cores.",
@@ -97,7 +99,7 @@ PRESETS = {
         seeds=2,
     ),
     "collapse": Preset(
-        "Adam, what is said to keep it learning, and agents that start afresh, where tasks change.",
+        "Adam, Optim4RL, and what is said to keep them learning, on tasks that change.",
         (
             "CartPole-v1:flip=true,phase=20480",
             "CartPole-v1:flip=false,phase=20480",
@@ -106,7 +108,7 @@ PRESETS = {
         ),
         (
             Arm("adam", "adam:learning_rate=1e-3"),
-            Arm("adam fast", "adam:learning_rate=1e-2"),
+            Arm("tuned adam", "adam:learning_rate=1e-2"),
             Arm("equal betas", "adam:learning_rate=1e-3,b1=0.99,b2=0.99"),
             Arm("l2", "adam:learning_rate=1e-3,l2=1e-3"),
             Arm("equal betas, l2", "adam:learning_rate=1e-3,b1=0.99,b2=0.99,l2=1e-3"),
@@ -114,7 +116,12 @@ PRESETS = {
             Arm("adam_rel", "adam_rel:learning_rate=1e-3"),
             Arm("adam_reset", "adam_reset:learning_rate=1e-3"),
             Arm("from scratch", "adam:learning_rate=1e-3", ("restart=true",)),
-            Arm("from scratch fast", "adam:learning_rate=1e-2", ("restart=true",)),
+            Arm("from scratch, tuned", "adam:learning_rate=1e-2", ("restart=true",)),
+            Arm("optim4rl", "optim4rl@flip", _AS_TRAINED),
+            Arm("optim4rl, l2", "optim4rl@flip_l2", _AS_TRAINED),
+            Arm("optim4rl, transfer", "optim4rl@cartpole", _AS_TRAINED),
+            Arm("optim4rl, curriculum", "optim4rl@cartpole_flip", _AS_TRAINED),
+            Arm("adam, scaled rewards", "adam:learning_rate=1e-3", _AS_TRAINED),
         ),
         steps=409_600,
         seeds=8,
