@@ -121,7 +121,13 @@ PRESETS = {
             Arm("optim4rl, l2", "optim4rl@flip_l2", _AS_TRAINED),
             Arm("optim4rl, transfer", "optim4rl@cartpole", _AS_TRAINED),
             Arm("optim4rl, curriculum", "optim4rl@cartpole_flip", _AS_TRAINED),
+            # What of it is due to the rewards' scale.
             Arm("adam, scaled rewards", "adam:learning_rate=1e-3", _AS_TRAINED),
+            Arm(
+                "from scratch, scaled rewards",
+                "adam:learning_rate=1e-3",
+                (*_AS_TRAINED, "restart=true"),
+            ),
         ),
         steps=409_600,
         seeds=8,
