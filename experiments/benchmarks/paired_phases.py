@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.paired_phases
 
 It reads what the presets `collapse` and `clipping` gave, `phases.csv` in `experiments/results`, and
-prints each arm minus Adam as it comes.
+prints each arm minus Adam as it comes, and those with scaled rewards minus Adam with them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parents[1] / "results"
+SCALED = ("optim4rl", "from scratch, scaled")  # how arms with scaled rewards are called
 TASK = "CartPole-v1:flip=true,phase=20480"
 
 
@@ -32,10 +33,14 @@ def phase_ends(path: Path) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Prints the table."""
-    for folder, base in (("collapse", "adam"), ("clipping", "all clips")):
+    for folder, base in (
+        ("collapse", "adam"),
+        ("collapse", "adam, scaled rewards"),
+        ("clipping", "all clips"),
+    ):
         ends = phase_ends(RESULTS / folder / "phases.csv")
         for arm, values in ends.items():
-            if arm == base:
+            if arm == base or ("scaled" in base and not arm.startswith(SCALED)):
                 continue
             difference = values - ends[base]
             draws = np.random.default_rng(0).integers(0, len(difference), (10_000, len(difference)))

@@ -199,14 +199,24 @@ def restarted_run(run: Run, group: Sequence[Run]) -> Run | None:
         group: all runs on the task.
 
     Returns:
-        Of the runs that start afresh in each phase, the one with the same optimizer, else the
-        first; None if there is none.
+        Of the runs that start afresh in each phase, the first of those that share most with it:
+        the other settings before the optimizer; None if there is none.
     """
     length = run.config["phase_steps"]
     alike = [other for other in group if other.config["phase_steps"] == length]
     arms = [other for other in alike if is_restarted(other.config)]
-    own = [arm for arm in arms if arm.config["optimizer"] == run.config["optimizer"]]
-    return run if run in arms else next(iter(own or arms), None)
+    if not arms or run in arms:
+        return run if arms else None
+
+    def shared(arm: Run) -> tuple[bool, bool]:
+        same_settings = _but_for_restarts(arm) == _but_for_restarts(run)
+        return same_settings, arm.config["optimizer"] == run.config["optimizer"]
+
+    return max(arms, key=shared)
+
+
+def _but_for_restarts(run: Run) -> dict[str, object]:
+    return {**(run.config.get("settings") or {}), "restart": None}
 
 
 def gap(phases: Phases, restarted: Phases | None, taken: slice) -> Estimate:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from written_runs import curves, load, write_run
+from written_runs import curves, flat, load, write_run
 
 from experiments.reports import phases, statistics
 from experiments.runs import reading
@@ -171,6 +171,25 @@ def test_a_run_is_compared_with_its_own_optimizer_first(tmp_path: Path) -> None:
         ("adam (restart)", "Cart"): "adam (restart)",
         ("sgd", "Cart"): "lion (restart)",
         ("sgd", "Acro"): None,
+    }
+
+
+def test_runs_are_compared_with_restarts_of_the_same_settings(tmp_path: Path) -> None:
+    settings = {"plain": {"reward_scale": 1.0}, "scaled": {"reward_scale": 0.02}}
+    for name, own in settings.items():
+        for restart in (False, True):
+            write_run(
+                tmp_path / f"{name}-{restart}",
+                flat(1.0, points=8),
+                label=f"{name}{' afresh' if restart else ''}",
+                # A learned optimizer has no restart of its own.
+                optimizer="adam" if restart or name == "plain" else "optim4rl@flip",
+                phase_steps=400,
+                settings=own | {"restart": restart},
+            )
+    rows = phases.phase_rows(reading.load_runs([tmp_path]))
+    assert {row.optimizer: row.restart for row in rows} == {
+        name + own: f"{name} afresh" for name in settings for own in ("", " afresh")
     }
 
 
