@@ -3,7 +3,8 @@
     python -m experiments.benchmarks.paired_phases
 
 It reads what the presets `collapse` and `clipping` gave, `phases.csv` in `experiments/results`, and
-prints each arm minus Adam as it comes, and those with scaled rewards minus Adam with them.
+prints each arm minus Adam as it comes; those with scaled rewards also minus Adam with them; and
+learned optimizers minus each other and agents that start from scratch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parents[1] / "results"
-SCALED = ("optim4rl", "from scratch, scaled")  # how arms with scaled rewards are called
 TASK = "CartPole-v1:flip=true,phase=20480"
 
 
@@ -33,14 +33,18 @@ def phase_ends(path: Path) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Prints the table."""
-    for folder, base in (
-        ("collapse", "adam"),
-        ("collapse", "adam, scaled rewards"),
-        ("clipping", "all clips"),
+    scratch = "from scratch, scaled rewards"
+    for folder, base, compared in (
+        ("collapse", "adam", ""),
+        ("collapse", "adam, scaled rewards", ("optim4rl", scratch)),
+        ("collapse", "optim4rl", "optim4rl"),
+        ("collapse", "optim4rl, curriculum", "optim4rl, transfer"),
+        ("collapse", scratch, "optim4rl"),
+        ("clipping", "all clips", ""),
     ):
         ends = phase_ends(RESULTS / folder / "phases.csv")
         for arm, values in ends.items():
-            if arm == base or ("scaled" in base and not arm.startswith(SCALED)):
+            if arm == base or not arm.startswith(compared):
                 continue
             difference = values - ends[base]
             draws = np.random.default_rng(0).integers(0, len(difference), (10_000, len(difference)))
