@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax
 from optim._checks import check_learning_rate, check_range, check_real
 from optim._leaves import working_dtype
 from optim._trained import on_trained_leaves
+from optim.learned._blocks import linear_map, over_parameters, unsharded
 
 MetaParams: TypeAlias = dict[str, Any]
 Shapes: TypeAlias = dict[str, Any]
@@ -200,7 +201,78 @@ def read_sizes(meta_params: Any, rnn: str, mlp: str) -> dict[str, Any]:
     return sizes
 
 
-def gru(weights: Mapping[str, Any], hidden: jax.Array, inputs: Sequence[jax.Array]) -> jax.Array:
+class Gru(NamedTuple):
+    """Weights of a GRU as `gru` uses them."""
+
+    matrix: jax.Array  # shape=(4 * n, n + inputs + 1), see `gru`
+
+
+class Dense(NamedTuple):
+    """Weights of a dense layer as `mlp` uses them."""
+
+    matrix: jax.Array  # shape=(outputs, inputs)
+    bias: jax.Array  # shape=(outputs,)
+
+
+def fold(meta_params: Mapping[str, Any]) -> dict[str, Any]:
+    """Meta-parameters of GRUs and dense layers as the update uses them.
+
+    Args:
+        meta_params: GRUs as `gru_shapes` and dense layers as `mlp_shapes`, by their names.
+
+    Returns:
+        The same names, with a `Gru` or a list of `Dense`.
+
+    Examples:
+        >>> shapes = {"rnn": gru_shapes(1, 4), "mlp": mlp_shapes(4, (), 3)}
+        >>> weights = fold(init_weights(jax.random.key(0), shapes, recurrent_weight))
+        >>> weights["rnn"].matrix.shape, weights["mlp"][0].matrix.shape
+        ((16, 6), (3, 4))
+    """
+    return {
+        name: _fold_gru(layers) if "hr" in layers else fold_mlp(layers)
+        for name, layers in meta_params.items()
+    }
+
+
+def fold_mlp(layers: Mapping[str, Any]) -> list[Dense]:
+    """Dense layers as `mlp` uses them.
+
+    Args:
+        layers: as `mlp_shapes`.
+
+    Returns:
+        The layers, in order.
+    """
+    ordered = (layers[f"layers_{2 * i}"] for i in range(len(layers)))
+    return [Dense(layer["kernel"].T, layer["bias"]) for layer in ordered]
+
+
+def _fold_gru(weights: Mapping[str, Any]) -> Gru:
+    def rows(size: float, hidden: str | None, inputs: str | None, bias: str) -> jax.Array:
+        n, m = weights["hr"]["kernel"].shape[0], weights["ir"]["kernel"].shape[0]
+        vector = weights[bias]["bias"]
+        none = lambda rows: jnp.zeros((rows, n), vector.dtype)  # noqa: E731
+        joint = [
+            weights[hidden]["kernel"] if hidden else none(n),
+            weights[inputs]["kernel"] if inputs else none(m),
+            vector[None],
+        ]
+        return size * jnp.concatenate(joint).T
+
+    return Gru(
+        jnp.concatenate(
+            [
+                rows(0.5, "hr", "ir", "ir"),
+                rows(0.5, "hz", "iz", "iz"),
+                rows(1.0, "hn", None, "hn"),
+                rows(1.0, None, "in", "in"),
+            ]
+        )
+    )
+
+
+def gru(weights: Gru, hidden: jax.Array, inputs: Sequence[jax.Array]) -> jax.Array:
     r"""One step of a gated recurrent unit for every parameter of a leaf.
 
     .. math::
@@ -212,8 +284,11 @@ def gru(weights: Mapping[str, Any], hidden: jax.Array, inputs: Sequence[jax.Arra
         h' = (1 - z) \odot n + z \odot h
       \end{align*}
 
+    One matrix product with hidden state, inputs and a row of ones gives the arguments of r and z,
+    halved since sigmoid(x) = 1/2 + tanh(x / 2) / 2, and the two parts of that of n.
+
     Args:
-        weights: as `gru_shapes`, in the dtype to compute in.
+        weights: from `fold`, in the dtype to compute in.
         hidden: the state, of shape `(hidden_size, *leaf.shape)`.
         inputs: the features, each of the leaf's shape.
 
@@ -221,33 +296,24 @@ def gru(weights: Mapping[str, Any], hidden: jax.Array, inputs: Sequence[jax.Arra
         The new state, which is the output as well.
 
     Examples:
-        >>> weights = init_weights(jax.random.key(0), gru_shapes(1, 8), recurrent_weight)
-        >>> gru(weights, jnp.zeros((8, 3, 2)), [jnp.ones((3, 2))]).shape
+        >>> shapes = {"rnn": gru_shapes(1, 8)}
+        >>> weights = fold(init_weights(jax.random.key(0), shapes, recurrent_weight))
+        >>> gru(weights["rnn"], jnp.zeros((8, 3, 2)), [jnp.ones((3, 2))]).shape
         (8, 3, 2)
     """
-    ndim = hidden.ndim
-
-    def from_inputs(name: str) -> jax.Array:
-        rows, bias = weights[name]["kernel"], weights[name]["bias"]
-        # Products of a column and a row: cheaper as such than as matrix products.
-        return sum(
-            (_column(row, ndim) * x[None] for row, x in zip(rows, inputs, strict=True)),
-            start=_column(bias, ndim),
-        )
-
-    kernel = jnp.concatenate([weights[name]["kernel"] for name in ("hr", "hz", "hn")], axis=1)
-    reset, keep, candidate = jnp.split(_product(kernel, hidden), 3)
-    r = jax.nn.sigmoid(from_inputs("ir") + reset)
-    z = jax.nn.sigmoid(from_inputs("iz") + keep)
-    n = jnp.tanh(from_inputs("in") + r * (candidate + _column(weights["hn"]["bias"], ndim)))
-    return (1 - z) * n + z * hidden
+    rows = jnp.stack([*inputs, jnp.ones_like(inputs[0])])
+    joint = _product(weights.matrix, jnp.concatenate([hidden, rows]))
+    reset, keep, from_hidden, from_inputs = jnp.split(joint, 4)
+    reset, keep = (0.5 + 0.5 * jnp.tanh(gate) for gate in (reset, keep))
+    candidate = jnp.tanh(from_inputs + reset * from_hidden)
+    return candidate + keep * (hidden - candidate)
 
 
-def mlp(weights: Mapping[str, Any], x: jax.Array) -> jax.Array:
+def mlp(weights: Sequence[Dense], x: jax.Array) -> jax.Array:
     """Dense layers with relu between them, for every parameter of a leaf.
 
     Args:
-        weights: as `mlp_shapes`, in the dtype to compute in.
+        weights: from `fold`, in the dtype to compute in.
         x: inputs of shape `(inputs, *leaf.shape)`.
 
     Returns:
@@ -255,13 +321,12 @@ def mlp(weights: Mapping[str, Any], x: jax.Array) -> jax.Array:
 
     Examples:
         >>> weights = init_weights(jax.random.key(0), mlp_shapes(8, (), 3), recurrent_weight)
-        >>> mlp(weights, jnp.ones((8, 5))).shape
+        >>> mlp(fold_mlp(weights), jnp.ones((8, 5))).shape
         (3, 5)
     """
-    for i in range(len(weights)):
-        layer = weights[f"layers_{2 * i}"]
+    for i, layer in enumerate(weights):
         x = jax.nn.relu(x) if i else x
-        x = _product(layer["kernel"], x) + _column(layer["bias"], x.ndim)
+        x = _product(layer.matrix, x) + _column(layer.bias, x.ndim)
     return x
 
 
@@ -375,15 +440,15 @@ class RecurrentArchitecture(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def direction(
-        meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """What to descend along, for one leaf.
+        """What to descend along, for one leaf or any other set of parameters.
 
         Args:
-            meta_params: in the dtype of the hidden states.
-            gradient: the leaf's, clipped, in that dtype.
-            hidden: the leaf's hidden states, one for each recurrent network, of shape
-                `(hidden_size, *leaf.shape)`.
+            weights: the meta-parameters after `fold`, in the dtype of the hidden states.
+            gradient: that of the parameters, clipped, in that dtype.
+            hidden: their hidden states, one for each recurrent network, of shape
+                `(hidden_size, *gradient.shape)`.
 
         Returns:
             The direction, which is subtracted after multiplication with the learning rate, and the
@@ -447,17 +512,32 @@ class RecurrentArchitecture(abc.ABC):
             del params, extra_args
             check_real(name, updates)
 
-            def update_leaf(gradient: jax.Array, *hidden: jax.Array) -> tuple[jax.Array, ...]:
-                dtype = hidden[0].dtype
-                constant = jax.lax.stop_gradient(gradient).astype(dtype)
-                direction, hidden = self.direction(
-                    cast(meta_params, dtype), clip_gradient(constant, grad_clip), hidden
-                )
-                return direction.astype(gradient.dtype), *hidden
+            def compute(meta_params: Any, gradients: Any, hidden: Any) -> tuple[Any, Any]:
+                dtype = hidden[0][0].dtype
+                constants = [
+                    clip_gradient(gradient.astype(dtype), grad_clip)[None]
+                    for gradient in jax.lax.stop_gradient(gradients)
+                ]
+                weights = fold(cast(meta_params, dtype))
+                directions, hidden = _directions(self.direction, weights, constants, hidden)
+                typed = zip(directions, gradients, strict=True)
+                return [step[0].astype(gradient.dtype) for step, gradient in typed], hidden
 
-            results = jax.tree.map(update_leaf, updates, *state)
-            directions, *hidden = unzip(updates, results, 1 + len(state))
-            return directions, self.State(*hidden)
+            treedef: Any = jax.tree.structure(updates)
+            directions = treedef.flatten_up_to(updates)
+            hidden = list(zip(*map(treedef.flatten_up_to, state), strict=True))
+            dtypes = [leaf[0].dtype for leaf in hidden]
+            for dtype in dict.fromkeys(dtypes):
+                chosen = [i for i, other in enumerate(dtypes) if other == dtype]
+                old = [directions[i] for i in chosen], [hidden[i] for i in chosen]
+                results = unsharded(compute, old)(meta_params, *old)
+                for i, direction, after in zip(chosen, *results, strict=True):
+                    directions[i], hidden[i] = direction, after
+            fields = zip(*hidden, strict=True) if hidden else [()] * len(state)
+            return (
+                treedef.unflatten(directions),
+                self.State(*(treedef.unflatten(field) for field in fields)),
+            )
 
         return optax.chain(
             optax.GradientTransformationExtraArgs(init_fn, update_fn),
@@ -484,6 +564,49 @@ def unzip(tree: Any, results: Any, number: int) -> list[Any]:
     return [pick(i) for i in range(number)]
 
 
+def _directions(
+    direction: Callable[..., Any], weights: Any, gradients: list[Any], hidden: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Directions and new hidden states of leaves of one dtype, whose gradients are constants.
+
+    For the derivative nothing is kept but what goes in. Gates are computed again, block by block.
+    """
+
+    def forward(weights: Any, gradient: Any, hidden: Any) -> tuple[Any, Any, Any]:
+        step, hidden = direction(weights, gradient[0], hidden)
+        return step[None], hidden, ()
+
+    def backward(weights: Any, columns: Any, cotangents: Any) -> tuple[Any, Any, Any]:
+        gradient, hidden, of_step = columns
+        run = lambda weights, hidden: forward(weights, gradient, hidden)[:2]  # noqa: E731
+        of_weights, cotangents = jax.vjp(run, weights, hidden)[1]((of_step, cotangents))
+        return (), cotangents, of_weights
+
+    @jax.custom_jvp
+    def updated(weights: Any, gradients: Any, hidden: Any) -> Any:
+        return over_parameters(forward, weights, gradients, hidden)[:2]
+
+    @updated.defjvp
+    def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        weights, gradients, hidden = primals
+
+        def push(tangents: Any) -> Any:
+            def run(weights: Any, hidden: Any) -> Any:
+                leaves = zip(gradients, hidden, strict=True)
+                results = [forward(weights, *leaf)[:2] for leaf in leaves]
+                return [list(part) for part in zip(*results, strict=True)]
+
+            return tuple(jax.jvp(run, (weights, hidden), tangents)[1])
+
+        def pull(cotangents: Any) -> Any:
+            columns = list(zip(gradients, hidden, cotangents[0], strict=True))
+            return over_parameters(backward, weights, columns, cotangents[1])[:0:-1]
+
+        return updated(*primals), linear_map(push, pull, (tangents[0], tangents[2]))
+
+    return updated(weights, gradients, hidden)
+
+
 def _name(path: Any) -> str:
     return "/".join(str(getattr(entry, "key", entry)) for entry in path)
 
@@ -494,4 +617,4 @@ def _column(vector: jax.Array, ndim: int) -> jax.Array:
 
 def _product(kernel: jax.Array, x: jax.Array) -> jax.Array:
     # Accelerators round the factors of a product otherwise, and the hidden state is kept for long.
-    return jnp.tensordot(kernel, x, axes=(0, 0), precision=jax.lax.Precision.HIGHEST)
+    return jnp.tensordot(kernel, x, axes=1, precision=jax.lax.Precision.HIGHEST)

@@ -1,7 +1,7 @@
 """L2LGD2: learning to learn by gradient descent by gradient descent, with gated units."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +53,11 @@ class L2LGD2(RecurrentArchitecture):
 
     @staticmethod
     def direction(
-        meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """See `RecurrentArchitecture.direction`."""
-        after = _recurrent.gru(meta_params["rnn"], hidden[0], _recurrent.log_and_sign(gradient))
-        return jnp.exp(_recurrent.mlp(meta_params["mlp"], after)[0]) * gradient, (after,)
+        after = _recurrent.gru(weights["rnn"], hidden[0], _recurrent.log_and_sign(gradient))
+        return jnp.exp(_recurrent.mlp(weights["mlp"], after)[0]) * gradient, (after,)
 
 
 def l2lgd2(

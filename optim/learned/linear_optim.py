@@ -1,7 +1,7 @@
 """LinearOptim: a learned gradient descent, with a learned rate and a learned offset."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +53,11 @@ class LinearOptim(RecurrentArchitecture):
 
     @staticmethod
     def direction(
-        meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """See `RecurrentArchitecture.direction`."""
-        after = _recurrent.gru(meta_params["rnn"], hidden[0], [gradient])
-        rate, scale, offset = _recurrent.mlp(meta_params["mlp"], after)
+        after = _recurrent.gru(weights["rnn"], hidden[0], [gradient])
+        rate, scale, offset = _recurrent.mlp(weights["mlp"], after)
         return jnp.exp(rate) * gradient + jnp.exp(scale) * offset, (after,)
 
 

@@ -1,7 +1,7 @@
 """Optim4RL: Adam's structure with two small recurrent networks in place of its moments."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +56,13 @@ class Optim4RL(RecurrentArchitecture):
 
     @staticmethod
     def direction(
-        meta_params: MetaParams, gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """See `RecurrentArchitecture.direction`."""
-        first = _recurrent.gru(meta_params["rnn1"], hidden[0], [gradient])
-        second = _recurrent.gru(meta_params["rnn2"], hidden[1], [gradient**2])
-        numerator = jnp.exp(_recurrent.mlp(meta_params["mlp1"], first)[0])
-        denominator = jnp.sqrt(jnp.exp(_recurrent.mlp(meta_params["mlp2"], second)[0]) + 1e-8)
+        first = _recurrent.gru(weights["rnn1"], hidden[0], [gradient])
+        second = _recurrent.gru(weights["rnn2"], hidden[1], [gradient**2])
+        numerator = jnp.exp(_recurrent.mlp(weights["mlp1"], first)[0])
+        denominator = jnp.sqrt(jnp.exp(_recurrent.mlp(weights["mlp2"], second)[0]) + 1e-8)
         return jnp.sign(gradient) * numerator / denominator, (first, second)
 
 

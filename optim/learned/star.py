@@ -19,6 +19,7 @@ from optim.learned._recurrent import (
     check_meta_params,
     check_size,
     clip_gradient,
+    fold_mlp,
     init_weights,
     mlp,
     mlp_shapes,
@@ -386,7 +387,7 @@ def _network(
     of_parameter, of_time = first["kernel"][:_FEATURES], first["kernel"][_FEATURES:]
     bias = first["bias"] + jnp.sum(time[:, None] * of_time, axis=0)
     layers = weights["mlp"] | {"layers_0": {"kernel": of_parameter, "bias": bias}}
-    outputs = mlp(layers, features)
+    outputs = mlp(fold_mlp(layers), features)
     return (
         outputs[0] * jnp.exp(_MAGNITUDE * outputs[1]),
         float(np.exp(_MAGNITUDE)) * jnp.mean(adam, axis=0),
