@@ -1,42 +1,34 @@
 """OPEN's arithmetic: from gradients to updates, for one agent's leaves or for many agents'.
 
-Everything is kept feature by feature, as (features, parameters): products with the small weight
-matrices are then ordinary matrix products, the rest runs along contiguous rows, and no axis of 3 or
-8 has to be vectorised. What it costs on a CPU, and why it is arranged as it is:
+What is said in `_blocks` holds here too. Besides:
 
-- Memory decides. All rows of a 400 x 64 kernel together are four times a core's cache, and read and
-  written once per operation they take as long as the arithmetic. Leaves are therefore cut into
-  blocks of `BLOCK` parameters, whose rows stay in the cache from the features to the update. Only
-  momenta and logarithms pass over the whole leaf first, because the features are divided by their
-  root mean square over the leaf. What is left of each leaf, and all small leaves, are one block.
+- Momenta and logarithms pass over the whole leaf first, because the features are divided by their
+  root mean square over the leaf. Hence agents are updated in turn as wholes.
 - The division is folded into the weights of each leaf, and with it all inputs that are the same for
   the whole leaf: layer position and progress become part of the bias.
 - Centring in LayerNorm is folded into the weights of the dense layer before it, as is the half in
   sigmoid(x) = 1/2 + tanh(x / 2) / 2.
-- Agents that are batched by `vmap` are updated in turn, so that each has the cache to itself. Side
-  by side, every operation would pass over all of them before the next one starts.
 - What remains is mostly the 3 * gru_features hyperbolic tangents of each parameter, a quarter of
   the time, and the product with the 19 features, a fifth.
 
 Other devices, and derivatives, take all leaves as one block and all agents at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optim.learned._blocks import block_width, by_agent, in_blocks, put_last
+
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 FEATURES = 19
-BLOCK = 2048
 # The authors' order: parameter, signs and logarithms of the momenta, of the gradient, training
 # progress, layer position, batch progress, dormancy. Here the two signs are neighbours.
 ORDER = (0, *range(1, 7), 13, *range(7, 13), *range(14, 19))
 _SCALED = 15  # features that are divided by their root mean square; the last four are not
-# An agent with fewer parameters gains nothing from having the cache to itself.
-_IN_TURN = 2 * BLOCK
 _LOG_EPS, _SCALE_EPS, _NORM_EPS = 1e-13, 1e-5, 1e-6
 _STEP = 1e-3  # size of the update, of its exponent and of the noise
 
@@ -251,20 +243,20 @@ def update_agent(
         For each leaf what is to be added to it, the new momenta and the new carry.
     """
     new_momenta, rest = [], []
-    in_blocks: list[tuple[int, jax.Array, jax.Array] | None] = []
+    done_in_blocks: list[tuple[jax.Array, jax.Array] | None] = []
     for leaf in leaves:
         columns, scale = leaf_columns(leaf)
         new_momenta.append(columns.rows[1])
         start = 0
-        if width := _block_width(leaf.param.size) if blocks else 0:
+        if width := block_width(leaf.param.size) if blocks else 0:
             start = leaf.param.size // width * width
             inputs = _leaf_inputs(weights, scale, leaf.position, progress)
             steps, carry = _in_blocks(weights, inputs, columns, width)
             # The old carry is not used again, so that the new one can take its place in memory.
             columns = columns._replace(carry=carry)
-            in_blocks.append((start, steps, carry))
+            done_in_blocks.append((steps, carry))
         else:
-            in_blocks.append(None)
+            done_in_blocks.append(None)
         left = jax.tree.map(lambda row, start=start: row[:, start:], columns)
         noise = jnp.zeros_like(left.dormancy) if left.noise is None else left.noise
         rest.append((all_features(left, scale, leaf.position, progress), left.carry, noise))
@@ -278,12 +270,10 @@ def update_agent(
     both: list[tuple[jax.Array, ...]] = [
         *zip(jnp.split(steps, ends, axis=1), jnp.split(carry, ends, axis=1), strict=True)
     ]
-    for i, done in enumerate(in_blocks):
-        if done is not None:
-            start, *wholes = done
+    for i, wholes in enumerate(done_in_blocks):
+        if wholes is not None:
             both[i] = tuple(
-                jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=1)
-                for whole, part in zip(wholes, both[i], strict=True)
+                put_last(whole, part) for whole, part in zip(wholes, both[i], strict=True)
             )
     size = sum(leaf.param.size for leaf in leaves)
     mean = sum(jnp.sum(steps) for steps, _ in both) / size if center else 0.0
@@ -311,63 +301,33 @@ def update(
     Returns:
         For each leaf what is to be added to it, the new momenta and the new carry.
     """
-    flat, treedef = jax.tree.flatten((weights, progress, list(leaves)))
+    states = [(leaf.momenta, leaf.carry) for leaf in leaves]
+    nothing: Any = None
+    rest = [leaf._replace(momenta=nothing, carry=nothing) for leaf in leaves]
+    inputs = weights, progress, rest
 
-    def at_once(*flat: jax.Array) -> Any:
-        return update_agent(*jax.tree.unflatten(treedef, flat), blocks=False, center=center)
-
-    def in_blocks(*flat: jax.Array) -> Any:
-        return update_agent(*jax.tree.unflatten(treedef, flat), blocks=True, center=center)
-
-    def by_device(*flat: jax.Array) -> Any:
-        if not any(_block_width(leaf.param.size) for leaf in leaves):
-            return at_once(*flat)
-        return jax.lax.platform_dependent(*flat, cpu=in_blocks, default=at_once)
-
-    agent = jax.custom_batching.custom_vmap(by_device)
-
-    @agent.def_vmap
-    def agents(axis_size: int, batched: Sequence[bool], *flat: jax.Array) -> tuple[Any, Any]:
-        def side_by_side(*flat: jax.Array) -> Any:
-            return jax.vmap(at_once, in_axes=tuple(0 if b else None for b in batched))(*flat)
-
-        def in_turn(*flat: jax.Array) -> Any:
-            every = [
-                x if b else jnp.broadcast_to(x[None], (axis_size, *x.shape))
-                for x, b in zip(flat, batched, strict=True)
+    def way(blocks: bool) -> Callable[[Any, Any], Any]:
+        def run(inputs: Any, states: Any) -> tuple[Any, Any]:
+            weights, progress, rest = inputs
+            whole = [
+                leaf._replace(momenta=momenta, carry=carry)
+                for leaf, (momenta, carry) in zip(rest, states, strict=True)
             ]
-            old = jax.tree.unflatten(treedef, every)[-1]
-            start = [(jnp.zeros_like(leaf.param), leaf.momenta, leaf.carry) for leaf in old]
+            results = update_agent(weights, progress, whole, blocks=blocks, center=center)
+            return [steps for steps, *_ in results], [tuple(state) for _, *state in results]
 
-            def one(i: jax.Array, results: Any) -> Any:
-                own = [jax.lax.dynamic_index_in_dim(x, i, keepdims=False) for x in every]
-                weights, progress, present = jax.tree.unflatten(treedef, own)
-                # Read from the results, so that new state takes the place of the old in memory.
-                state = jax.tree.map(
-                    lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), results
-                )
-                present = [
-                    leaf._replace(momenta=momenta, carry=carry)
-                    for leaf, (_, momenta, carry) in zip(present, state, strict=True)
-                ]
-                return jax.tree.map(
-                    lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, i, 0),
-                    results,
-                    agent(*jax.tree.leaves((weights, progress, present))),
-                )
+        return run
 
-            return jax.lax.fori_loop(0, axis_size, one, start)
+    @jax.custom_jvp
+    def updated(inputs: Any, states: Any) -> tuple[Any, Any]:
+        return by_agent(way(has_blocks), way(False), size, inputs, states)
 
-        if sum(leaf.param.size for leaf in leaves) < _IN_TURN:
-            result = side_by_side(*flat)
-        else:
-            result = jax.lax.platform_dependent(*flat, cpu=in_turn, default=side_by_side)
-        return result, jax.tree.map(lambda _: True, result)
-
-    # `custom_vmap` and loops have no reverse mode; neither is wanted where derivatives are taken.
-    differentiable = jax.custom_jvp(lambda *flat: agent(*flat))
-    differentiable.defjvp(lambda primals, tangents: jax.jvp(at_once, primals, tangents))
-    return differentiable(*flat)
+    # Neither loops nor `by_agent` have a reverse mode; neither is wanted for derivatives.
+    updated.defjvp(lambda primals, tangents: jax.jvp(way(False), primals, tangents))
+    has_blocks = any(block_width(leaf.param.size) for leaf in leaves)
+    size = sum(leaf.param.size for leaf in leaves)
+    steps, new = updated(inputs, states)
+    return [(step, *state) for step, state in zip(steps, new, strict=True)]
 
 
 def _product(matrix: jax.Array, rows: jax.Array) -> jax.Array:
@@ -382,31 +342,17 @@ def _leaf_inputs(weights: Weights, scale: Any, position: Any, progress: Any) -> 
     return jnp.concatenate([scaled, weights.inputs[:, -1:], constant[:, None]], axis=1)
 
 
-def _block_width(n: int) -> int:
-    """Columns of a block, if possible so that nothing is left over; 0 for a small leaf."""
-    if n < BLOCK:
-        return 0
-    return next((width for width in range(BLOCK, BLOCK // 2, -1) if n % width == 0), BLOCK)
-
-
 def _in_blocks(
     weights: Weights, inputs: jax.Array, columns: Columns, width: int
 ) -> tuple[jax.Array, jax.Array]:
     """Steps, of shape (1, n), and carry of all columns but the last `n % width`."""
-    n = columns.carry.shape[1]
     ones = jnp.ones((1, width), inputs.dtype)
 
-    def body(i: jax.Array, both: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        steps, carry = both
-        here = jax.tree.map(
-            lambda row: jax.lax.dynamic_slice_in_dim(row, i * width, width, axis=1),
-            columns._replace(carry=carry),
-        )
-        x = jnp.concatenate([*raw_features(here.rows), here.dormancy, ones])
-        outputs, new_carry = network(weights, inputs, x, here.carry)
-        return tuple(
-            jax.lax.dynamic_update_slice_in_dim(whole, part, i * width, axis=1)
-            for whole, part in ((steps, step_sizes(outputs, here.noise)), (carry, new_carry))
-        )
+    nothing: Any = None
 
-    return jax.lax.fori_loop(0, n // width, body, (jnp.zeros_like(columns.dormancy), columns.carry))
+    def compute(here: Columns, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = jnp.concatenate([*raw_features(here.rows), here.dormancy, ones])
+        outputs, carry = network(weights, inputs, x, carry)
+        return step_sizes(outputs, here.noise), carry
+
+    return in_blocks(compute, columns._replace(carry=nothing), columns.carry, width)

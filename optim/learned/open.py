@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from optim._leaves import widest_dtype, working_dtype
 from optim._paths import Path, layer_positions, leaf_paths, match_leaves
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
+from optim.learned._blocks import unsharded
 from optim.learned._noise import noise_key, normals
 from optim.learned._recurrent import check_meta_params, check_size, init_weights, recurrent_weight
 
@@ -256,7 +257,7 @@ class OPEN:
             paths = leaf_paths(params)
             momenta, carry = map(treedef.flatten_up_to, (state.momenta, state.carry))
             compute = functools.partial(_compute, meta_params, subtract_mean)
-            results = _unsharded(compute, (leaves, momenta, carry))(
+            results = unsharded(compute, (leaves, momenta, carry))(
                 Inputs(
                     params=leaves,
                     grads=treedef.flatten_up_to(updates),
@@ -427,14 +428,6 @@ def compute_updates(
 def _compute(meta_params: Any, subtract_mean: bool, inputs: Inputs, key: Any, count: Any) -> Any:
     draws = draw_noise(inputs.params, inputs.noise_factors, key, count)
     return compute_updates(meta_params, inputs, draws, subtract_mean)
-
-
-def _unsharded(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
-    """Leaves the sharding within a function to XLA, where it is part of the types."""
-    if not jax.sharding.get_abstract_mesh().explicit_axes:
-        return function
-    out_sharding = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
-    return jax.sharding.auto_axes(function, out_sharding=out_sharding)
 
 
 def _share(number: Any) -> jax.Array:

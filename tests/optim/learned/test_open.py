@@ -20,7 +20,7 @@ from quick import quick_jit
 
 import optim
 from optim._paths import layer_positions, leaf_paths
-from optim.learned import _open_update, open
+from optim.learned import _blocks, _open_update, open
 
 TRACES = [
     f"{weights}_{noise}"
@@ -542,7 +542,7 @@ def test_blocks_are_all_at_once(monkeypatch):
     }
     params, grads = draw(2), draw(2)
     optimizer = optim.open_optimizer(meta)
-    widths = [_open_update._block_width(int(np.prod(shape))) for shape in shapes.values()]
+    widths = [_blocks.block_width(int(np.prod(shape))) for shape in shapes.values()]
     assert widths == [2048, 2048, 0]
 
     def run():
@@ -559,8 +559,8 @@ def test_blocks_are_all_at_once(monkeypatch):
         return jax.device_get(quick_jit(both)(params, grads))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_open_update, "_block_width", lambda size: 0)
-        patch.setattr(_open_update, "_IN_TURN", 10**9)
+        patch.setattr(_open_update, "block_width", lambda size: 0)
+        patch.setattr(_blocks, "IN_TURN", 10**9)
         at_once = run()
     in_blocks = run()
     size = lambda tree: max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))  # noqa: E731
