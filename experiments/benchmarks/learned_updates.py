@@ -19,7 +19,7 @@ import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,14 @@ from experiments.benchmarks import timing
 DECAYS = np.array([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999], np.float32)
 
 
+Architecture: TypeAlias = optim.OPEN | optim.Optim4RL | optim.LinearOptim | optim.L2LGD2 | optim.STAR
+
+
 class Setting(NamedTuple):
     """What is timed."""
 
     name: str
-    architecture: optim.OPEN | optim.Optim4RL
+    architecture: Architecture
     agents: int  # 0 is one, without vmap
     updates: int  # of a call
     differentiated: bool = False
@@ -51,6 +54,16 @@ SETTINGS = (
     Setting("optim4rl", optim.Optim4RL(), 0, 20),
     Setting("optim4rl, 8 agents", optim.Optim4RL(), 8, 4),
     Setting("optim4rl, meta-gradient", optim.Optim4RL(), 0, 8, differentiated=True),
+    Setting("optim4rl, meta-gradient, 8 agents", optim.Optim4RL(), 8, 2, differentiated=True),
+    Setting("linear_optim", optim.LinearOptim(), 0, 20),
+    Setting("linear_optim, 8 agents", optim.LinearOptim(), 8, 4),
+    Setting("linear_optim, meta-gradient", optim.LinearOptim(), 0, 8, differentiated=True),
+    Setting("l2lgd2", optim.L2LGD2(), 0, 20),
+    Setting("l2lgd2, 8 agents", optim.L2LGD2(), 8, 4),
+    Setting("l2lgd2, meta-gradient", optim.L2LGD2(), 0, 8, differentiated=True),
+    Setting("star", optim.STAR(), 0, 20),
+    Setting("star, 8 agents", optim.STAR(), 8, 4),
+    Setting("star, meta-gradient", optim.STAR(), 0, 8, differentiated=True),
 )
 
 
@@ -211,7 +224,7 @@ def _gradients(params: Any) -> Any:
     )
 
 
-def _meta_params(architecture: optim.OPEN | optim.Optim4RL) -> Any:
+def _meta_params(architecture: Architecture) -> Any:
     """Random ones, with biases and scales that are not 0 and 1."""
     leaves, treedef = jax.tree.flatten(architecture.init(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -263,7 +276,7 @@ def _scan(
     return lambda: compiled(*arguments), memory
 
 
-def check(architecture: optim.OPEN | optim.Optim4RL) -> float:
+def check(architecture: Architecture) -> float:
     """Largest difference between ours and the transcription after 10 updates, without noise."""
     setting, meta_params = Setting("", architecture, 0, 10), _meta_params(architecture)
     is_noisy = isinstance(architecture, optim.OPEN)

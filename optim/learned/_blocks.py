@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 BLOCK = 2048
 # An agent with fewer parameters gains nothing from having the cache to itself.
@@ -344,24 +345,27 @@ def linear_map(push: Callable[[Any], Any], pull: Callable[[Any], Any], tangents:
         >>> print(triple(2.0), jax.grad(triple)(2.0), jax.jvp(triple, (2.0,), (1.0,))[1])
         6.0 3.0 3.0
     """
-    # The sum of nothing: the right side has to depend on the tangents as a whole.
-    zero = jnp.sum(jax.tree.leaves(tangents)[0].reshape(-1)[:0])
-    zeros = jax.tree.map(
-        lambda x: jnp.broadcast_to(zero.astype(x.dtype), x.shape), jax.eval_shape(push, tangents)
+    # All in one vector: derivatives of systems of several arrays fail where some are constant.
+    flat, as_tangents = ravel_pytree(tangents)
+    shapes = jax.eval_shape(push, tangents)
+    zeros, as_results = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    size = flat.size
+
+    def equations(both: jax.Array) -> jax.Array:
+        return both.at[size:].add(-ravel_pytree(push(as_tangents(both[:size])))[0])
+
+    def solve(_: Any, right: jax.Array) -> jax.Array:
+        x, y = right[:size], right[size:]
+        return jnp.concatenate([x, y + ravel_pytree(push(as_tangents(x)))[0]])
+
+    def transpose_solve(_: Any, right: jax.Array) -> jax.Array:
+        x, y = right[:size], right[size:]
+        return jnp.concatenate([x + ravel_pytree(pull(as_results(y)))[0], y])
+
+    both = jax.lax.custom_linear_solve(
+        equations, jnp.concatenate([flat, zeros]), solve, transpose_solve
     )
-
-    def plus(a: Any, b: Any) -> Any:
-        return jax.tree.map(jnp.add, a, b)
-
-    def equations(both: Any) -> Any:
-        return both[0], jax.tree.map(jnp.subtract, both[1], push(both[0]))
-
-    return jax.lax.custom_linear_solve(
-        equations,
-        (tangents, zeros),
-        solve=lambda _, right: (right[0], plus(right[1], push(right[0]))),
-        transpose_solve=lambda _, right: (plus(right[0], pull(right[1])), right[1]),
-    )[1]
+    return as_results(both[size:])
 
 
 def unsharded(function: Callable[..., Any], like: Any) -> Callable[..., Any]:

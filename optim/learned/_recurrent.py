@@ -1,8 +1,19 @@
 """What optimizers share that run a small recurrent network for every parameter.
 
-Features and hidden units lie along the first axis, `(features, *leaf.shape)`: products with
-small matrices then run along contiguous memory, and leaves keep their shapes and shardings.
-Weights are named and shaped as flax names and shapes those of `GRUCell` and of a `Sequential`.
+Features and hidden units lie along the first axis, `(features, *leaf.shape)`, and are computed as
+`_blocks` says. Weights are named and shaped as flax names and shapes those of `GRUCell` and of a
+`Sequential`.
+
+What remains of an update of Optim4RL on a CPU is hyperbolic tangents, 48 for each parameter, 40% of
+the time; products with the hidden states, 30%; and moving blocks. What was tried and lost:
+
+- The two networks as one block-diagonal product: zeros cost more than a second product, 1.6 times.
+- Inputs as sums of columns times rows: as fast where a fusion reads few arrays; where it computes
+  on slices of what it has computed itself, it is not vectorised, and takes 5 times as long.
+- Products with the hidden state, or with the outputs' weights, as such sums: 3 to 8 times.
+- A rational function for tanh without XLA's exact one: 1.4 times.
+- Blocks of 512, 1024 or 4096 parameters: 1.02 to 1.25 times.
+- For meta-gradients, sums over parameters outside of products: they are not vectorised.
 """
 
 import abc
@@ -545,31 +556,14 @@ class RecurrentArchitecture(abc.ABC):
         )
 
 
-def unzip(tree: Any, results: Any, number: int) -> list[Any]:
-    """Turns a tree with a tuple in the place of each leaf into so many trees.
-
-    Args:
-        tree: a tree with the leaves.
-        results: the same with tuples.
-        number: length of the tuples, which cannot be seen where there are no leaves.
-
-    Returns:
-        The trees.
-
-    Examples:
-        >>> unzip({"a": 0}, {"a": (1, 2)}, 2)
-        [{'a': 1}, {'a': 2}]
-    """
-    pick = lambda i: jax.tree.map(lambda _, result: result[i], tree, results)  # noqa: E731
-    return [pick(i) for i in range(number)]
-
-
 def _directions(
     direction: Callable[..., Any], weights: Any, gradients: list[Any], hidden: list[Any]
 ) -> tuple[list[Any], list[Any]]:
     """Directions and new hidden states of leaves of one dtype, whose gradients are constants.
 
     For the derivative nothing is kept but what goes in. Gates are computed again, block by block.
+    Of second derivatives all are to be had but one: reverse mode of reverse mode through a scan,
+    where jax forgets that there is a rule. Reverse mode of forward mode is the same.
     """
 
     def forward(weights: Any, gradient: Any, hidden: Any) -> tuple[Any, Any, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, check_real
-from optim._leaves import working_dtype
+from optim._leaves import at_count, working_dtype
 from optim._trained import on_trained_leaves
+from optim.learned._blocks import by_agent
 from optim.learned._recurrent import (
     MetaParams,
     Shapes,
@@ -23,7 +24,6 @@ from optim.learned._recurrent import (
     init_weights,
     mlp,
     mlp_shapes,
-    unzip,
 )
 
 _MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
@@ -157,23 +157,42 @@ class STAR:
             del extra_args
             check_params("STAR", params)
             check_real("STAR", updates)
-            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-            nominal = nominal_step(state.count) if callable(nominal_step) else nominal_step
+            rate = at_count(learning_rate, state.count)
+            nominal = at_count(nominal_step, state.count)
 
-            def update_leaf(gradient: Any, param: Any, *accumulated: Any) -> tuple[jax.Array, ...]:
-                dtype = accumulated[0].dtype
-                weights = cast(meta_params, dtype)
-                g = clip_gradient(gradient.astype(dtype), grad_clip)
-                accumulated = _accumulate(weights, g, accumulated)
-                learned, fallback = _network(
-                    weights, state.count, param.astype(dtype), g, accumulated
-                )
-                step = jnp.asarray(rate, dtype) * learned + jnp.asarray(nominal, dtype) * fallback
-                return (-step).astype(param.dtype), *accumulated
+            def run(inputs: Any, states: Any) -> tuple[Any, Any]:
+                meta_params, count, rate, nominal, leaves = inputs
+                steps, new = [], []
+                for (gradient, param), accumulated in zip(leaves, states, strict=True):
+                    dtype = accumulated[0].dtype
+                    weights = cast(meta_params, dtype)
+                    g = clip_gradient(gradient.astype(dtype), grad_clip)
+                    accumulated = _accumulate(weights, g, accumulated)
+                    learned, fallback = _network(
+                        weights, count, param.astype(dtype), g, accumulated
+                    )
+                    step = rate.astype(dtype) * learned + nominal.astype(dtype) * fallback
+                    steps.append((-step).astype(param.dtype))
+                    new.append(accumulated)
+                return steps, new
 
-            results = jax.tree.map(update_leaf, updates, params, *state[1:])
-            steps, *accumulators = unzip(updates, results, len(state))
-            return steps, STARState(optax.safe_increment(state.count), *accumulators)
+            @jax.custom_jvp
+            def updated(inputs: Any, states: Any) -> tuple[Any, Any]:
+                return by_agent(run, run, size, inputs, states)
+
+            # `by_agent` has no reverse mode.
+            updated.defjvp(lambda primals, tangents: jax.jvp(run, primals, tangents))
+            treedef: Any = jax.tree.structure(updates)
+            leaves = [*zip(*map(treedef.flatten_up_to, (updates, params)), strict=True)]
+            states = [*zip(*map(treedef.flatten_up_to, state[1:]), strict=True)]
+            size = sum(gradient.size for gradient, _ in leaves)
+            numbers = (jnp.asarray(number, float) for number in (rate, nominal))
+            steps, new = updated((meta_params, state.count, *numbers, leaves), states)
+            fields = zip(*new, strict=True) if new else [()] * len(state[1:])
+            accumulators = (treedef.unflatten(field) for field in fields)
+            return treedef.unflatten(steps), STARState(
+                optax.safe_increment(state.count), *accumulators
+            )
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
