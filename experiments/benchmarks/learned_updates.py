@@ -34,7 +34,9 @@ from experiments.benchmarks import timing
 DECAYS = np.array([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999], np.float32)
 
 
-Architecture: TypeAlias = optim.OPEN | optim.Optim4RL | optim.LinearOptim | optim.L2LGD2 | optim.STAR
+Architecture: TypeAlias = (
+    optim.OPEN | optim.Optim4RL | optim.LinearOptim | optim.L2LGD2 | optim.STAR
+)
 
 
 class Setting(NamedTuple):
@@ -162,30 +164,171 @@ def plain_optim4rl(architecture: optim.Optim4RL, meta_params: Any) -> Any:
         The optimizer.
     """
 
-    def init(params: Any) -> Any:
-        zeros = jax.tree.map(lambda p: jnp.zeros((*p.shape, architecture.hidden_size)), params)
-        return zeros, zeros
-
-    def leaf(g: Any, h1: Any, h2: Any) -> tuple[Any, Any, Any]:
-        g = jnp.clip(jax.lax.stop_gradient(g), -1.0, 1.0)[..., None]
+    def leaf(g: Any, h1: Any, h2: Any) -> tuple[Any, ...]:
         h1 = _gru(meta_params["rnn1"], h1, g)
         h2 = _gru(meta_params["rnn2"], h2, g**2)
         numerator = jnp.sign(g) * jnp.exp(_dense(meta_params["mlp1"]["layers_0"], h1))
         denominator = jnp.exp(_dense(meta_params["mlp2"]["layers_0"], h2))
-        step = numerator / jnp.sqrt(denominator + 1e-8)
-        return -3e-4 * step[..., 0], h1, h2
+        return numerator / jnp.sqrt(denominator + 1e-8), h1, h2
+
+    return _plain_recurrent(architecture.hidden_size, 2, leaf)
+
+
+def plain_linear_optim(architecture: optim.LinearOptim, meta_params: Any) -> Any:
+    """LinearOptim, likewise.
+
+    Args:
+        architecture: its sizes.
+        meta_params: its weights.
+
+    Returns:
+        The optimizer.
+    """
+
+    def leaf(g: Any, h: Any) -> tuple[Any, ...]:
+        h = _gru(meta_params["rnn"], h, g)
+        out = _dense(meta_params["mlp"]["layers_0"], h)
+        return jnp.exp(out[..., :1]) * g + jnp.exp(out[..., 1:2]) * out[..., 2:], h
+
+    return _plain_recurrent(architecture.hidden_size, 1, leaf)
+
+
+def plain_l2lgd2(architecture: optim.L2LGD2, meta_params: Any) -> Any:
+    """L2LGD2, likewise.
+
+    Args:
+        architecture: its sizes.
+        meta_params: its weights.
+
+    Returns:
+        The optimizer.
+    """
+
+    def leaf(g: Any, h: Any) -> tuple[Any, ...]:
+        size = jnp.log(jnp.abs(g) + 1e-8) / 10
+        x = jnp.where(
+            size >= -1,
+            jnp.concatenate([size, jnp.sign(g)], axis=-1),
+            jnp.concatenate([-jnp.ones_like(g), jnp.exp(10.0) * g], axis=-1),
+        )
+        h = _gru(meta_params["rnn"], h, x)
+        return jnp.exp(_dense(meta_params["mlp"]["layers_0"], h)) * g, h
+
+    return _plain_recurrent(architecture.hidden_size, 1, leaf)
+
+
+def _plain_recurrent(hidden_size: int, networks: int, leaf: Callable[..., Any]) -> Any:
+    def init(params: Any) -> Any:
+        zeros = jax.tree.map(lambda p: jnp.zeros((*p.shape, hidden_size)), params)
+        return (zeros,) * networks
 
     def update(grads: Any, state: Any, params: Any, **_: Any) -> tuple[Any, Any]:
-        results = jax.tree.map(leaf, grads, *state)
-        updates, h1, h2 = jax.tree.transpose(
-            jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), results
-        )
-        return updates, (h1, h2)
+        def step(g: Any, *hidden: Any) -> tuple[Any, ...]:
+            direction, *hidden = leaf(
+                jnp.clip(jax.lax.stop_gradient(g), -1.0, 1.0)[..., None], *hidden
+            )
+            return -3e-4 * direction[..., 0], *hidden
+
+        results = jax.tree.map(step, grads, *state)
+        inner = jax.tree.structure((0,) * (1 + networks))
+        updates, *hidden = jax.tree.transpose(jax.tree.structure(grads), inner, results)
+        return updates, tuple(hidden)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-PLAIN: dict[type, Callable[..., Any]] = {optim.OPEN: plain_open, optim.Optim4RL: plain_optim4rl}
+def plain_star(architecture: optim.STAR, meta_params: Any) -> Any:
+    """STAR with a learning rate of 3e-4 and nominal steps of 1e-3, likewise.
+
+    Args:
+        architecture: its sizes.
+        meta_params: its weights.
+
+    Returns:
+        The optimizer.
+    """
+    widths = len(architecture.mlp_widths)
+
+    def decays(name: str, *initial: float) -> jax.Array:
+        return 1 - (1 - jnp.array(initial)) * jnp.exp(10 * meta_params[name])
+
+    def init(params: Any) -> Any:
+        def zeros(p: Any) -> tuple[Any, ...]:
+            rows, columns = (p.shape, p.shape) if p.ndim < 2 else _factors(p)
+            return tuple(jnp.zeros((*shape, n)) for shape, n in (
+                (p.shape, 3), (p.shape, 1), (rows, 3), (columns, 3),
+            ))  # fmt: skip
+
+        return jnp.zeros((), jnp.int32), jax.tree.map(zeros, params)
+
+    def leaf(g: Any, p: Any, accumulated: Any, count: Any) -> tuple[Any, Any]:
+        m, v, rows, columns = accumulated
+        g = jnp.clip(g, -1.0, 1.0)[..., None]
+        d = decays("momentum_decays", 0.9, 0.99, 0.999)
+        m = d * m + (1 - d) * g
+        d = decays("rms_decays", 0.999)
+        v = d * v + (1 - d) * g**2
+        d = decays("adafactor_decays", 0.9, 0.99, 0.999)
+        squares = g**2 + 1e-30
+        root = jax.lax.rsqrt(v + 1e-6)
+        if p.ndim < 2:
+            rows = columns = d * rows + (1 - d) * squares
+            r = c = rows
+            factored = g * jax.lax.rsqrt(r + 1e-9), m * jax.lax.rsqrt(r + 1e-6)
+        else:
+            smaller, larger = np.argsort(p.shape, kind="stable")[-2:]
+            rows = d * rows + (1 - d) * jnp.mean(squares, axis=larger)
+            columns = d * columns + (1 - d) * jnp.mean(squares, axis=smaller)
+            r, c = jnp.expand_dims(rows, larger), jnp.expand_dims(columns, smaller)
+            share = r / (jnp.mean(r, axis=smaller, keepdims=True) + 1e-9)
+            factor = jax.lax.rsqrt(jnp.maximum(share, 1e-9))
+            factor = factor * jax.lax.rsqrt(jnp.maximum(c, 1e-9))
+            factored = g * factor, m * factor
+            r, c = (jnp.broadcast_to(x, (*p.shape, 3)) for x in (r, c))
+        x = jnp.concatenate(
+            [
+                g, p[..., None], m, v, m * root, root, factored[0], r, c,
+                jax.lax.rsqrt(r + 1e-8), jax.lax.rsqrt(c + 1e-8), factored[1],
+            ],
+            axis=-1,
+        )  # fmt: skip
+        axes = tuple(range(p.ndim))
+        x = x * jax.lax.rsqrt(1e-5 + jnp.mean(x**2, axis=axes, keepdims=True))
+        scales = jnp.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
+        time = jnp.tanh(count / scales - 1)
+        x = jnp.concatenate([x, jnp.broadcast_to(time, (*p.shape, 11))], axis=-1)
+        for i in range(widths + 1):
+            x = _dense(meta_params["mlp"][f"layers_{2 * i}"], jax.nn.relu(x) if i else x)
+        step = 3e-4 * x[..., 0] * jnp.exp(1e-3 * x[..., 1])
+        step = step + 1e-3 * jnp.exp(1e-3) * jnp.mean(m * root, axis=-1)
+        return -step, (m, v, rows, columns)
+
+    def update(grads: Any, state: Any, params: Any, **_: Any) -> tuple[Any, Any]:
+        count, accumulated = state
+        results = jax.tree.map(functools.partial(leaf, count=count), grads, params, accumulated)
+        is_pair = lambda node: isinstance(node, tuple) and isinstance(node[1], tuple)  # noqa: E731
+        updates, accumulated = (
+            jax.tree.map(lambda pair, i=i: pair[i], results, is_leaf=is_pair) for i in (0, 1)
+        )
+        return updates, (count + 1, accumulated)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _factors(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes without the largest and without the second largest axis."""
+    smaller, larger = np.argsort(p.shape, kind="stable")[-2:]
+    without = lambda axis: tuple(np.delete(p.shape, axis).tolist())  # noqa: E731
+    return without(larger), without(smaller)
+
+
+PLAIN: dict[type, Callable[..., Any]] = {
+    optim.OPEN: plain_open,
+    optim.Optim4RL: plain_optim4rl,
+    optim.LinearOptim: plain_linear_optim,
+    optim.L2LGD2: plain_l2lgd2,
+    optim.STAR: plain_star,
+}
 
 
 def _gru(gru: Any, h: Any, x: Any) -> Any:

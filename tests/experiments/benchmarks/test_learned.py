@@ -14,7 +14,9 @@ TINY = ["num_envs=2", "num_steps=8", "minibatches=1", "epochs=2", "widths=4"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [optim.OPEN(), optim.OPEN(32, 16), optim.Optim4RL()])
+@pytest.mark.parametrize(
+    "architecture", {setting.architecture: None for setting in learned_updates.SETTINGS}
+)
 def test_the_transcription_gives_the_same_updates(architecture):
     with relaxed_promotion():  # the transcription broadcasts as one writes it down
         assert learned_updates.check(architecture) < 1e-6
