@@ -12,7 +12,7 @@ the time; products with the hidden states, 30%; and moving blocks. What was trie
   on slices of what it has computed itself, it is not vectorised, and takes 5 times as long.
 - Products with the hidden state, or with the outputs' weights, as such sums: 3 to 8 times.
 - A rational function for tanh without XLA's exact one: 1.4 times.
-- Blocks of 512, 1024 or 4096 parameters: 1.02 to 1.25 times.
+- Blocks of 512 or 1024 parameters: 1.02 to 1.1 times those of 2048.
 - For meta-gradients, sums over parameters outside of products: they are not vectorised.
 """
 
@@ -449,15 +449,31 @@ class RecurrentArchitecture(abc.ABC):
         """Shapes of the meta-parameters, as a nested dict."""
 
     @staticmethod
+    def features(gradient: jax.Array) -> list[jax.Array]:
+        """What the recurrent networks see, each of the gradient's shape.
+
+        Args:
+            gradient: that of some parameters, clipped.
+
+        Returns:
+            The features; by default the gradient alone.
+        """
+        return [gradient]
+
+    @staticmethod
     @abc.abstractmethod
     def direction(
-        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any],
+        gradient: jax.Array,
+        features: Sequence[jax.Array],
+        hidden: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """What to descend along, for one leaf or any other set of parameters.
 
         Args:
             weights: the meta-parameters after `fold`, in the dtype of the hidden states.
             gradient: that of the parameters, clipped, in that dtype.
+            features: from `features`.
             hidden: their hidden states, one for each recurrent network, of shape
                 `(hidden_size, *gradient.shape)`.
 
@@ -525,10 +541,12 @@ class RecurrentArchitecture(abc.ABC):
 
             def compute(meta_params: Any, gradients: Any, hidden: Any) -> tuple[Any, Any]:
                 dtype = hidden[0][0].dtype
-                constants = [
-                    clip_gradient(gradient.astype(dtype), grad_clip)[None]
+                clipped = [
+                    clip_gradient(gradient.astype(dtype), grad_clip)
                     for gradient in jax.lax.stop_gradient(gradients)
                 ]
+                # Not in blocks: what computes features and puts rows together is not vectorised.
+                constants = [jnp.stack([g, *self.features(g)]) for g in clipped]
                 weights = fold(cast(meta_params, dtype))
                 directions, hidden = _directions(self.direction, weights, constants, hidden)
                 typed = zip(directions, gradients, strict=True)
@@ -557,48 +575,51 @@ class RecurrentArchitecture(abc.ABC):
 
 
 def _directions(
-    direction: Callable[..., Any], weights: Any, gradients: list[Any], hidden: list[Any]
+    direction: Callable[..., Any], weights: Any, constants: list[Any], hidden: list[Any]
 ) -> tuple[list[Any], list[Any]]:
-    """Directions and new hidden states of leaves of one dtype, whose gradients are constants.
+    """Directions and new hidden states of leaves of one dtype.
+
+    Constants are each leaf's gradient and features, of shape `(1 + features, *leaf.shape)`.
 
     For the derivative nothing is kept but what goes in. Gates are computed again, block by block.
     Of second derivatives all are to be had but one: reverse mode of reverse mode through a scan,
     where jax forgets that there is a rule. Reverse mode of forward mode is the same.
     """
 
-    def forward(weights: Any, gradient: Any, hidden: Any) -> tuple[Any, Any, Any]:
-        step, hidden = direction(weights, gradient[0], hidden)
+    def forward(weights: Any, constants: Any, hidden: Any) -> tuple[Any, Any, Any]:
+        gradient, *features = constants
+        step, hidden = direction(weights, gradient, features, hidden)
         return step[None], hidden, ()
 
     def backward(weights: Any, columns: Any, cotangents: Any) -> tuple[Any, Any, Any]:
-        gradient, hidden, of_step = columns
-        run = lambda weights, hidden: forward(weights, gradient, hidden)[:2]  # noqa: E731
+        constants, hidden, of_step = columns
+        run = lambda weights, hidden: forward(weights, constants, hidden)[:2]  # noqa: E731
         of_weights, cotangents = jax.vjp(run, weights, hidden)[1]((of_step, cotangents))
         return (), cotangents, of_weights
 
     @jax.custom_jvp
-    def updated(weights: Any, gradients: Any, hidden: Any) -> Any:
-        return over_parameters(forward, weights, gradients, hidden)[:2]
+    def updated(weights: Any, constants: Any, hidden: Any) -> Any:
+        return over_parameters(forward, weights, constants, hidden)[:2]
 
     @updated.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        weights, gradients, hidden = primals
+        weights, constants, hidden = primals
 
         def push(tangents: Any) -> Any:
             def run(weights: Any, hidden: Any) -> Any:
-                leaves = zip(gradients, hidden, strict=True)
+                leaves = zip(constants, hidden, strict=True)
                 results = [forward(weights, *leaf)[:2] for leaf in leaves]
                 return [list(part) for part in zip(*results, strict=True)]
 
             return tuple(jax.jvp(run, (weights, hidden), tangents)[1])
 
         def pull(cotangents: Any) -> Any:
-            columns = list(zip(gradients, hidden, cotangents[0], strict=True))
+            columns = list(zip(constants, hidden, cotangents[0], strict=True))
             return over_parameters(backward, weights, columns, cotangents[1])[:0:-1]
 
         return updated(*primals), linear_map(push, pull, (tangents[0], tangents[2]))
 
-    return updated(weights, gradients, hidden)
+    return updated(weights, constants, hidden)
 
 
 def _name(path: Any) -> str:

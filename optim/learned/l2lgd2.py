@@ -1,6 +1,7 @@
 """L2LGD2: learning to learn by gradient descent by gradient descent, with gated units."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,11 +53,19 @@ class L2LGD2(RecurrentArchitecture):
         }
 
     @staticmethod
+    def features(gradient: jax.Array) -> list[jax.Array]:
+        """See `RecurrentArchitecture.features`."""
+        return _recurrent.log_and_sign(gradient)
+
+    @staticmethod
     def direction(
-        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any],
+        gradient: jax.Array,
+        features: Sequence[jax.Array],
+        hidden: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """See `RecurrentArchitecture.direction`."""
-        after = _recurrent.gru(weights["rnn"], hidden[0], _recurrent.log_and_sign(gradient))
+        after = _recurrent.gru(weights["rnn"], hidden[0], features)
         return jnp.exp(_recurrent.mlp(weights["mlp"], after)[0]) * gradient, (after,)
 
 

@@ -1,6 +1,7 @@
 """LinearOptim: a learned gradient descent, with a learned rate and a learned offset."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,10 +54,13 @@ class LinearOptim(RecurrentArchitecture):
 
     @staticmethod
     def direction(
-        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any],
+        gradient: jax.Array,
+        features: Sequence[jax.Array],
+        hidden: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """See `RecurrentArchitecture.direction`."""
-        after = _recurrent.gru(weights["rnn"], hidden[0], [gradient])
+        after = _recurrent.gru(weights["rnn"], hidden[0], features)
         rate, scale, offset = _recurrent.mlp(weights["mlp"], after)
         return jnp.exp(rate) * gradient + jnp.exp(scale) * offset, (after,)
 

@@ -1,6 +1,7 @@
 """Optim4RL: Adam's structure with two small recurrent networks in place of its moments."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,12 +56,20 @@ class Optim4RL(RecurrentArchitecture):
         return shapes
 
     @staticmethod
+    def features(gradient: jax.Array) -> list[jax.Array]:
+        """See `RecurrentArchitecture.features`."""
+        return [gradient, gradient**2]
+
+    @staticmethod
     def direction(
-        weights: dict[str, Any], gradient: jax.Array, hidden: tuple[jax.Array, ...]
+        weights: dict[str, Any],
+        gradient: jax.Array,
+        features: Sequence[jax.Array],
+        hidden: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """See `RecurrentArchitecture.direction`."""
-        first = _recurrent.gru(weights["rnn1"], hidden[0], [gradient])
-        second = _recurrent.gru(weights["rnn2"], hidden[1], [gradient**2])
+        first = _recurrent.gru(weights["rnn1"], hidden[0], features[:1])
+        second = _recurrent.gru(weights["rnn2"], hidden[1], features[1:])
         numerator = jnp.exp(_recurrent.mlp(weights["mlp1"], first)[0])
         denominator = jnp.sqrt(jnp.exp(_recurrent.mlp(weights["mlp2"], second)[0]) + 1e-8)
         return jnp.sign(gradient) * numerator / denominator, (first, second)
