@@ -29,8 +29,9 @@ BLOCK = 2048
 # An agent with fewer parameters gains nothing from having the cache to itself.
 IN_TURN = 2 * BLOCK
 # What needs few rows is computed in larger blocks, whose operations XLA divides among cores. Blocks
-# of `BLOCK` take 10% less time of all cores together, but that of one core after the other.
-LARGE_BLOCK = 4 * BLOCK
+# of `BLOCK` take 15% less time of all cores together, but that of one core after the other; half or
+# twice the size takes more of two cores.
+LARGE_BLOCK = 8 * BLOCK
 # Fewer columns than these take no longer than it takes to begin with them.
 FEW = 256
 

@@ -20,7 +20,7 @@ FIRST_AND_SLOW = [
     name if name == "linear_optim" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
 ]
 # A leaf that blocks divide, one that they do not, a small one, one without entries.
-SHAPES = {"divided": (96, 100), "rest": (8195,), "small": (5,), "none": (3, 0)}
+SHAPES = {"divided": (192, 100), "rest": (16387,), "small": (5,), "none": (3, 0)}
 
 
 def numbers(*lead, shapes=SHAPES, seed=0, dtype="float32"):
@@ -60,7 +60,7 @@ def assert_alike(actual, expected, rtol=1e-5):
 
 def test_leaves_are_cut():
     sizes = [int(np.prod(shape)) for shape in SHAPES.values()]
-    assert [_blocks.block_width(n, _blocks.LARGE_BLOCK) for n in sizes] == [4800, 8192, 0, 0]
+    assert [_blocks.block_width(n, _blocks.LARGE_BLOCK) for n in sizes] == [9600, 16384, 0, 0]
 
 
 def everything(name):
@@ -100,7 +100,7 @@ def test_derivatives_in_both_modes_and_of_higher_order(name):
         sizes = {"mlp_widths": ()} if name == "star" else {"hidden_size": 3}
         meta = jax.tree.map(lambda x: np.asarray(x, np.float64), drawn(name, 0, **sizes))
         towards = jax.tree.map(np.cos, meta)
-        shapes = {"rest": (8195,), "small": (5,)}
+        shapes = {"rest": (16387,), "small": (5,)}
         params, grads = (numbers(shapes=shapes, seed=s, dtype="float64") for s in (0, 1))
 
         def along(size):
