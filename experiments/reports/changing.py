@@ -58,6 +58,8 @@ WORDS = {
     "back half of that way.",
 }
 CAUTIONS = (
+    "A final return is of the last 5% of the steps also here, where that can be a whole phase with "
+    "the drop at its beginning: compare the ends of phases instead.",
     "Returns are IQMs over seeds, shares means over seeds, with 95% bootstrap intervals.",
     "Largest drop and recovery measure a run by its own best: what never learned has nothing to "
     "lose, and every change costs something. Phase ends and gap say what a run is worth.",

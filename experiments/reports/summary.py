@@ -25,8 +25,7 @@ RULES = (
     "stretches before the first completed episode take the first value.",
     "Final return of a seed: the mean over the episodes completed in the last 5% of the steps (in "
     "the stretches that start there, or in the last one), each episode weighing the same. If there "
-    "are none, it is the last training return. On a task that changes these are the last steps of "
-    "the last phase, or all of it and the drop at its beginning: see the table of phases there.",
+    "are none, it is the last training return.",
     "AUC of a seed: its training return averaged over all steps, each stretch weighted by its "
     "length.",
     "A seed has diverged once its parameters or its logged return are no longer finite. From that "
