@@ -70,12 +70,12 @@ class Preset:
     settings: tuple[str, ...] = ()
 
 
-_SMALL = (
-    *("num_envs=8", "num_steps=64", "epochs=4", "minibatches=4", "widths=64x64"),
-    *("nonlinearity=relu", "anneal=false"),
-)
+_SMALL = ("epochs=4", "minibatches=4", "nonlinearity=relu", "anneal=false")
+_CARTPOLE = ("num_envs=8", "num_steps=64", "widths=64x64", *_SMALL)
+_BREAKOUT = ("num_envs=32", "num_steps=64", "widths=32x32", *_SMALL)
 # How the weights of `optim4rl@flip` and its kin were trained, and how they are used.
 _AS_TRAINED = ("reward_scale=0.02", "max_grad_norm=1e9")
+_UNCLIPPED = ("max_grad_norm=1e9",)  # the same of `optim4rl@permute` and its kin
 PRESETS = {
     "quickstart": Preset(
         "Breakout under four optimizers, one of them learned, in minutes on two cores.",
@@ -99,12 +99,10 @@ PRESETS = {
         seeds=2,
     ),
     "collapse": Preset(
-        "Adam, Optim4RL, and what is said to keep them learning, on tasks that change.",
+        "Adam, Optim4RL, and what is said to keep them learning, on a CartPole that changes.",
         (
             "CartPole-v1:flip=true,phase=20480",
             "CartPole-v1:flip=false,phase=20480",
-            "Breakout-MinAtar:permute=both,phase=102400",
-            "Breakout-MinAtar:permute=none,phase=102400",
         ),
         (
             Arm("adam", "adam:learning_rate=1e-3"),
@@ -131,7 +129,32 @@ PRESETS = {
         ),
         steps=409_600,
         seeds=8,
-        settings=_SMALL,
+        settings=_CARTPOLE,
+    ),
+    "collapse_minatar": Preset(
+        "The same on a Breakout whose observation channels and actions change places.",
+        (
+            "Breakout-MinAtar:permute=both,phase=102400",
+            "Breakout-MinAtar:permute=none,phase=102400",
+        ),
+        (
+            Arm("adam", "adam:learning_rate=1e-3"),
+            Arm("tuned adam", "adam:learning_rate=1e-2"),
+            Arm("equal betas", "adam:learning_rate=1e-2,b1=0.99,b2=0.99"),
+            Arm("l2", "adam:learning_rate=1e-2,l2=1e-3"),
+            Arm("equal betas, l2", "adam:learning_rate=1e-2,b1=0.99,b2=0.99,l2=1e-3"),
+            Arm("trac", "trac:learning_rate=1e-2"),
+            Arm("adam_rel", "adam_rel:learning_rate=1e-2"),
+            Arm("adam_reset", "adam_reset:learning_rate=1e-2"),
+            Arm("from scratch, tuned", "adam:learning_rate=1e-2", ("restart=true",)),
+            Arm("optim4rl", "optim4rl@permute", _UNCLIPPED),
+            Arm("optim4rl, l2", "optim4rl@permute_l2", _UNCLIPPED),
+            Arm("optim4rl, transfer", "optim4rl@breakout", _UNCLIPPED),
+            Arm("optim4rl, curriculum", "optim4rl@breakout_permute", _UNCLIPPED),
+        ),
+        steps=614_400,
+        seeds=8,
+        settings=_BREAKOUT,
     ),
     "clipping": Preset(
         "PPO without its clips of ratio, value and gradient, on a CartPole that changes.",
@@ -145,6 +168,6 @@ PRESETS = {
         ),
         steps=409_600,
         seeds=8,
-        settings=_SMALL,
+        settings=_CARTPOLE,
     ),
 }

@@ -93,8 +93,8 @@ def contents(runs: Sequence[Run]) -> dict[str, bytes]:
     found = {"collapse.csv": tables.csv_bytes(collapse_rows(changing))}
     if rows := phase_rows(changing):
         found["phases.csv"] = tables.csv_bytes(rows, RESTART_COLUMNS)
-    if shown := panels(runs):
-        ends = end_panels(runs)
+    if shown := _in_parts(panels(runs)):
+        ends = _in_parts(end_panels(runs))
         if len(ends) == len(shown):  # beside each other
             shown = list(itertools.chain.from_iterable(zip(shown, ends, strict=True)))
         found |= tables.image_files("phases", figures.learning_curves(shown))
@@ -212,6 +212,10 @@ def notes(runs: Sequence[Run]) -> list[str]:
                     f"afresh: its gap and level are to {arm.label}."
                 )
     return found
+
+
+def _in_parts(whole: Iterable[figures.Panel]) -> list[figures.Panel]:
+    return [part for panel in whole for part in figures.in_parts(panel)]
 
 
 def _is_drawable(run: Run) -> bool:

@@ -37,6 +37,7 @@ _UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 _DASHED: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0}
 _MEASURE_COLUMNS = 6
 _MEASURE_PANEL = (2.4, 1.9)
+_MOST_CURVES = 8  # of a panel; of more none can be followed
 _MOST_BANDS = 4  # overlapping bands of profiles beyond which none can be read
 
 
@@ -54,7 +55,8 @@ class Panel:
     """One environment's curves, and a published return or a limit to draw as a line.
 
     Of a task that changes, `changes` are the steps at which it does, and `stationary` the curves
-    of the same labels on the same task without a change.
+    of the same labels on the same task without a change. What has the same `part_of` has the same
+    vertical axis.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Panel:
     logarithmic: bool = False
     changes: Sequence[int] = ()
     stationary: Sequence[Curve] = ()
+    part_of: str | None = None
 
 
 def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
@@ -75,7 +78,8 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
 
     Args:
         panels: one per environment, three to a row, or two if any of them has changes. A label
-            keeps its colour in all of them.
+            keeps its colour in all of them. One with more than eight curves is drawn as
+            several with the same vertical axis.
         repetitions: bootstrap resamples of each band. A single seed has no band.
 
     Returns:
@@ -94,6 +98,7 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
         raise ValueError(
             f"panels must each hold at least one curve, got {[len(p.curves) for p in panels]}."
         )
+    panels = [part for panel in panels for part in in_parts(panel)]
     is_compared = any(panel.stationary for panel in panels)
     styles = _styles(
         (c.label for panel in panels for c in (*panel.curves, *panel.stationary)),
@@ -115,11 +120,47 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
             if panel.reference is not None:
                 _draw_reference(ax, panel.reference, panel.reference_name)
             _finish(ax, panel, unit)
+        _share_limits(axes, panels)
         keep_outer_labels(axes)
         if is_compared:
             styles = styles | {"without changes": {"color": "#666666"} | _DASHED}
         legend(figure, styles, beside=len(panels) < (2 if is_wide else COLUMNS))
     return figure
+
+
+def in_parts(panel: Panel) -> list[Panel]:
+    """A panel as one or more, none of which has too many curves to be read.
+
+    Examples:
+        >>> curves = [Curve(str(i), np.array([1]), np.ones((1, 1))) for i in range(10)]
+        >>> [(part.title, len(part.curves)) for part in in_parts(Panel("Breakout", curves))]
+        [('Breakout (1 of 2)', 5), ('Breakout (2 of 2)', 5)]
+    """
+    number = math.ceil(len(panel.curves) / _MOST_CURVES)
+    if number < 2:
+        return [panel]
+    parts = []
+    for i, places in enumerate(np.array_split(np.arange(len(panel.curves)), number)):
+        curves = [panel.curves[place] for place in places]
+        labels = {curve.label for curve in curves}
+        part = dataclasses.replace(
+            panel,
+            title=f"{panel.title} ({i + 1} of {number})",
+            curves=curves,
+            stationary=[curve for curve in panel.stationary if curve.label in labels],
+            part_of=f"{panel.title}, {panel.y_label}",
+        )
+        parts.append(part)
+    return parts
+
+
+def _share_limits(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
+    """Gives the parts of one panel the same vertical axis."""
+    for whole in {panel.part_of for panel in panels} - {None}:
+        parts = [ax for ax, panel in zip(axes, panels, strict=True) if panel.part_of == whole]
+        lows, highs = zip(*(ax.get_ylim() for ax in parts), strict=True)
+        for ax in parts:
+            ax.set_ylim(min(lows), max(highs))
 
 
 def measures(tasks: Mapping[str, Sequence[Panel]], repetitions: int = 500) -> Figure:

@@ -43,6 +43,16 @@ def legend_labels(figure: Figure) -> list[str]:
     return [text.get_text() for text in legend.get_texts()]
 
 
+def test_more_curves_than_can_be_read_make_several_panels_with_the_same_axis() -> None:
+    several = [figures.Curve(str(i), np.array([1, 2]), np.full((1, 2), 10.0 * i)) for i in range(9)]
+    panel = figures.Panel("Task", several, changes=[1], stationary=several[-1:])
+    axes = figures.learning_curves([panel, figures.Panel("Other", several[:7])]).axes
+    assert [ax.get_title(loc="left") for ax in axes] == ["Task (1 of 2)", "Task (2 of 2)", "Other"]
+    assert axes[0].get_ylim() == axes[1].get_ylim() != axes[2].get_ylim()
+    lines = [[line for line in ax.get_lines() if len(set(line.get_xdata())) > 1] for ax in axes]
+    assert [len(drawn) for drawn in lines] == [5, 4 + 1, 7]  # one without changes
+
+
 def test_curves_are_the_iqm_with_its_bootstrap_band() -> None:
     one = curve()
     (ax,) = figures.learning_curves([figures.Panel("Task", [one])], repetitions=300).axes
