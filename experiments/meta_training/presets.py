@@ -13,7 +13,7 @@ from optim.learned.meta_params import ARCHITECTURES
 
 @dataclasses.dataclass(frozen=True)
 class PipelinePreset:
-    """Settings of Optim4RL's authors; of what they swept, one of their values. Two are ours.
+    """Settings of Optim4RL's authors; of what they swept, one of their values. Three are ours.
 
     Fields are the command line's. `grad_clip` is the learned optimizer's, of those that take one.
     """
@@ -85,6 +85,21 @@ PIPELINE_PRESETS: dict[str, PipelinePreset] = {
         ),
         generations=600,
         reward_scales=("0.02",),
+    ),
+    # The same for `compare --preset collapse_minatar`, with lives of four phases.
+    "permute": PipelinePreset(
+        tasks=("Breakout-MinAtar:permute=both,phase=102400",),
+        learner="ppo",
+        learning_rates=("1e-3",),
+        pipeline=(
+            *("agents=8", "window=1", "reset_interval=200", "max_norm=none", "task_norm=0.5"),
+            "optimizer=adam:learning_rate=3e-4",
+        ),
+        set=(
+            *("num_envs=32", "num_steps=64", "epochs=4", "minibatches=4", "widths=16x16"),
+            *("nonlinearity=relu", _UNCLIPPED),
+        ),
+        generations=300,
     ),
     "catch": PipelinePreset(
         tasks=("Catch-bsuite",),
