@@ -47,16 +47,28 @@ def transitions() -> Transitions:
     )
 
 
-def stretch(critic: str, steps: int, data: Transitions) -> Callable[[], Any]:
-    """A compiled function that does so many updates of the critic, and what goes with them."""
+def stretch(
+    critic: str, steps: int, data: Transitions, seeds: int | None = None
+) -> Callable[[], Any]:
+    """A compiled function that does so many updates of the critic, and what goes with them.
+
+    Args:
+        critic: its optimizer.
+        steps: its updates.
+        data: the data set.
+        seeds: how many learners are vmapped; None for one without.
+    """
     specs: dict[str, optim.OptimizerSpec] = {
         "actor": resolve("adam", 3e-4, critic=False),
         "critic": resolve(critic, 3e-4, critic=True),
     }
     learner = make_learner("td3_bc", *SIZES, settings_of("td3_bc"), specs, 1, steps, None)
-    state = jax.jit(learner.init)(jax.random.key(0))
-    iterate = jax.jit(learner.iterate)
-    return lambda: iterate(state, data)
+    init, iterate, key = learner.init, learner.iterate, jax.random.key(0)
+    if seeds is not None:
+        init, iterate = jax.vmap(init), jax.vmap(iterate, in_axes=(0, None))
+        key = jax.random.split(key, seeds)
+    state, run = jax.jit(init)(key), jax.jit(iterate)
+    return lambda: run(state, data)
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ UPDATES = 200
 PRODUCTS = "matrix products"
 
 
-def _trees() -> dict[str, Any]:
+def trees() -> dict[str, Any]:
+    """The networks, by name."""
     breakout = environments.make("Breakout-MinAtar")
     learner = ppo(breakout, PPOConfig(iterations=1), optim.make("sgd", 1.0))
     key = jax.random.key(0)
@@ -49,9 +50,13 @@ def _trees() -> dict[str, Any]:
     return {"breakout": jax.jit(learner.init)(key).params, "2x256": critic}
 
 
-def _updates(spec: str, params: Any) -> Callable[[], Any]:
-    """A compiled function that does `UPDATES` updates on `params`."""
-    optimizer = optim.make(spec, 1e-3)
+def scan_of_updates(
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Any,
+    updates: int = UPDATES,
+    agents: int | None = None,
+) -> Callable[[], Any]:
+    """A compiled function that does so many updates, of one agent or of so many under vmap."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     gradients = jax.tree.unflatten(
@@ -62,9 +67,8 @@ def _updates(spec: str, params: Any) -> Callable[[], Any]:
     def objective(params: Any) -> Any:
         return optax.tree.vdot(gradients, params)
 
-    def step(carry: Any, _: None) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = optimizer.update(
+    def update(params: Any, state: Any) -> tuple[Any, Any]:
+        steps, state = optimizer.update(
             gradients,
             state,
             params,
@@ -77,10 +81,16 @@ def _updates(spec: str, params: Any) -> Callable[[], Any]:
             value_fn=objective,
             obj_fn=objective,
         )
-        return (jax.tree.map(jnp.add, params, updates), state), None
+        return jax.tree.map(jnp.add, params, steps), state
 
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=UPDATES)[0])
-    carry = (params, optimizer.init(params))
+    init = optimizer.init
+    if agents is not None:
+        params = jax.tree.map(lambda p: jnp.stack([p] * agents), params)
+        init, update = jax.vmap(init), jax.vmap(update)
+    run = jax.jit(
+        lambda carry: jax.lax.scan(lambda c, _: (update(*c), None), carry, length=updates)[0]
+    )
+    carry = (params, init(params))
     return lambda: run(carry)
 
 
@@ -114,9 +124,10 @@ def main() -> None:
     specs = ["adam", *(s for s in arguments.optimizers or optim.optimizer_names() if s != "adam")]
     circumstances = timing.circumstances()
     rows = []
-    for tree, params in _trees().items():
+    for tree, params in trees().items():
         seconds = timing.interleaved(
-            {spec: _updates(spec, params) for spec in specs} | {PRODUCTS: _products(params)},
+            {spec: scan_of_updates(optim.make(spec, 1e-3), params) for spec in specs}
+            | {PRODUCTS: _products(params)},
             arguments.repeats,
         )
         for name, times in seconds.items():

@@ -152,7 +152,7 @@ PRESETS = {
             Arm("optim4rl, transfer", "optim4rl@breakout", _UNCLIPPED),
             Arm("optim4rl, curriculum", "optim4rl@breakout_permute", _UNCLIPPED),
         ),
-        steps=614_400,
+        steps=512_000,
         seeds=8,
         settings=_BREAKOUT,
     ),
