@@ -2,9 +2,10 @@
 
     python -m experiments.benchmarks.paired_phases
 
-It reads what the presets `collapse` and `clipping` gave, `phases.csv` in `experiments/results`, and
-prints each arm minus Adam as it comes; those with scaled rewards also minus Adam with them; and
-learned optimizers minus each other and agents that start from scratch.
+It reads what the presets `collapse`, `collapse_minatar` and `clipping` gave, `phases.csv` in
+`experiments/results`, and prints each arm minus Adam as it comes (on CartPole those with scaled
+rewards also minus Adam with them, on Breakout also minus tuned Adam), and learned optimizers minus
+each other and agents that start from scratch.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parents[1] / "results"
-TASK = "CartPole-v1:flip=true,phase=20480"
+TASKS = {
+    "collapse": "CartPole-v1:flip=true,phase=20480",
+    "clipping": "CartPole-v1:flip=true,phase=20480",
+    "collapse_minatar": "Breakout-MinAtar:permute=both,phase=102400",
+}
 
 
-def phase_ends(path: Path) -> dict[str, np.ndarray]:
-    """Mean return at the ends of phases of each seed, by arm."""
+def phase_ends(path: Path, task: str) -> dict[str, np.ndarray]:
+    """Mean return at the ends of a task's phases of each seed, by arm."""
     found: dict[str, dict[int, list[float]]] = {}
     with path.open() as file:
         for row in csv.DictReader(file):
-            if row["environment"] == TASK and row["end_return"]:
+            if row["environment"] == task and row["end_return"]:
                 seeds = found.setdefault(row["optimizer"], {})
                 seeds.setdefault(int(row["seed"]), []).append(float(row["end_return"]))
     return {
@@ -41,15 +46,22 @@ def main() -> None:
         ("collapse", "optim4rl, curriculum", "optim4rl, transfer"),
         ("collapse", scratch, "optim4rl"),
         ("clipping", "all clips", ""),
+        ("collapse_minatar", "adam", ""),
+        ("collapse_minatar", "tuned adam", ""),
+        ("collapse_minatar", "optim4rl", "optim4rl"),
+        ("collapse_minatar", "optim4rl, curriculum", "optim4rl, transfer"),
+        ("collapse_minatar", "from scratch, tuned", "optim4rl"),
     ):
-        ends = phase_ends(RESULTS / folder / "phases.csv")
+        ends = phase_ends(RESULTS / folder / "phases.csv", TASKS[folder])
+        places = 0 if np.abs(list(ends.values())).max() > 50 else 2
         for arm, values in ends.items():
             if arm == base or not arm.startswith(compared):
                 continue
             difference = values - ends[base]
             draws = np.random.default_rng(0).integers(0, len(difference), (10_000, len(difference)))
             low, high = np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])
-            print(f"{arm} - {base}: {difference.mean():.0f} [{low:.0f}, {high:.0f}]")
+            mean, low, high = (f"{x:.{places}f}" for x in (difference.mean(), low, high))
+            print(f"{folder}: {arm} - {base}: {mean} [{low}, {high}]")
 
 
 if __name__ == "__main__":
