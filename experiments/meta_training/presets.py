@@ -13,7 +13,7 @@ from optim.learned.meta_params import ARCHITECTURES
 
 @dataclasses.dataclass(frozen=True)
 class PipelinePreset:
-    """Settings of Optim4RL's authors; of what they swept, one of their values. Three are ours.
+    """Settings of Optim4RL's authors; of what they swept, one of their values. Four are ours.
 
     Fields are the command line's. `grad_clip` is the learned optimizer's, of those that take one.
     """
@@ -98,6 +98,22 @@ PIPELINE_PRESETS: dict[str, PipelinePreset] = {
         set=(
             *("num_envs=32", "num_steps=64", "epochs=4", "minibatches=4", "widths=16x16"),
             *("nonlinearity=relu", _UNCLIPPED),
+        ),
+        generations=300,
+    ),
+    # And for `compare --preset collapse_ant`: rewards are normalised there, as for every arm.
+    "friction": PipelinePreset(
+        tasks=("ant:backend=spring,friction=0.02..2,phase=128000",),
+        learner="ppo",
+        learning_rates=("1e-3",),
+        pipeline=(
+            *("agents=4", "window=1", "reset_interval=200", "max_norm=none", "task_norm=0.5"),
+            "optimizer=adam:learning_rate=3e-4",
+        ),
+        set=(
+            *("num_envs=128", "num_steps=20", "epochs=4", "minibatches=8", "widths=16x16"),
+            *("nonlinearity=tanh", "normalize_observations=true", "normalize_rewards=true"),
+            *("entropy_weight=0", _UNCLIPPED),
         ),
         generations=300,
     ),

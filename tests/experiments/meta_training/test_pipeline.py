@@ -384,8 +384,7 @@ def test_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (task.config.clip, task.config.normalize_advantages) == (math.inf, False)
     assert task.config.reward_scale == 10.0
     assert set(PIPELINE_PRESETS) == {
-        "flip",
-        "permute",
+        *("flip", "permute", "friction"),
         *("small", "catch", "gridworlds", "small_dense_long", "big_dense_long", "ant", "humanoid"),
     }
     small = parsed(start.format("optim4rl") + "small")
