@@ -115,7 +115,7 @@ PIPELINE_PRESETS: dict[str, PipelinePreset] = {
             *("nonlinearity=tanh", "normalize_observations=true", "normalize_rewards=true"),
             *("entropy_weight=0", _UNCLIPPED),
         ),
-        generations=300,
+        generations=200,
     ),
     "catch": PipelinePreset(
         tasks=("Catch-bsuite",),
