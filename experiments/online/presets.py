@@ -73,9 +73,10 @@ class Preset:
 _SMALL = ("epochs=4", "minibatches=4", "nonlinearity=relu", "anneal=false")
 _CARTPOLE = ("num_envs=8", "num_steps=64", "widths=64x64", *_SMALL)
 _BREAKOUT = ("num_envs=32", "num_steps=64", "widths=32x32", *_SMALL)
+_ANT = ("num_envs=256", "num_steps=20", "minibatches=8", "anneal=false")
 # How the weights of `optim4rl@flip` and its kin were trained, and how they are used.
 _AS_TRAINED = ("reward_scale=0.02", "max_grad_norm=1e9")
-_UNCLIPPED = ("max_grad_norm=1e9",)  # the same of `optim4rl@permute` and its kin
+_UNCLIPPED = ("max_grad_norm=1e9",)  # the same of `permute`, `friction` and kin
 PRESETS = {
     "quickstart": Preset(
         "Breakout under four optimizers, one of them learned, in minutes on two cores.",
@@ -155,6 +156,20 @@ PRESETS = {
         steps=512_000,
         seeds=8,
         settings=_BREAKOUT,
+    ),
+    "collapse_ant": Preset(
+        "The same on Brax's ant (spring), whose floor is another one in each phase.",
+        ("ant:backend=spring,friction=0.02..2,phase=1e6",),
+        (
+            Arm("adam", "adam:learning_rate=3e-4"),
+            Arm("tuned adam", "adam:learning_rate=1e-3"),
+            Arm("equal betas", "adam:learning_rate=1e-3,b1=0.99,b2=0.99"),
+            Arm("l2", "adam:learning_rate=1e-3,l2=1e-3"),
+            Arm("from scratch, tuned", "adam:learning_rate=1e-3", ("restart=true",)),
+        ),
+        steps=3_000_000,
+        seeds=2,
+        settings=_ANT,
     ),
     "clipping": Preset(
         "PPO without its clips of ratio, value and gradient, on a CartPole that changes.",
