@@ -72,7 +72,7 @@ def test_environments_and_presets(capsys: pytest.CaptureFixture[str]) -> None:
         ("optimizers sub*_[mn]*", {"subset_norm", "subspace_momentum"}),
         ("envs breakout", {"Breakout-MinAtar"}),
         ("envs MOUNTAINCAR-v?", {"MountainCar-v0"}),
-        ("presets ant", {"ant"}),
+        ("presets ant", {"ant", "collapse_ant"}),
     ],
 )
 def test_patterns(arguments: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
