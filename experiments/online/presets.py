@@ -133,7 +133,7 @@ PRESETS = {
         settings=_CARTPOLE,
     ),
     "collapse_minatar": Preset(
-        "The same on a Breakout whose observation channels and actions change places.",
+        "The arms of collapse on a Breakout whose observation channels and actions are permuted.",
         (
             "Breakout-MinAtar:permute=both,phase=102400",
             "Breakout-MinAtar:permute=none,phase=102400",
@@ -158,7 +158,7 @@ PRESETS = {
         settings=_BREAKOUT,
     ),
     "collapse_ant": Preset(
-        "The same on Brax's ant (spring), whose floor is another one in each phase.",
+        "Arms of collapse on Brax's ant (spring), whose floor is another one in each phase.",
         ("ant:backend=spring,friction=0.02..2,phase=1e6",),
         (
             Arm("adam", "adam:learning_rate=3e-4"),
