@@ -46,7 +46,6 @@ class OptimizerDetails:
             "none".
         state: numbers kept for each parameter.
         cost: computation on top of Adam's, or "none".
-        package: the optional package that it needs, or None.
         group: "rl" if it was made for reinforcement learning, "matrix" if it treats whole rows,
             columns or subspaces of matrices alike, "learned", or else "general".
 
@@ -64,7 +63,6 @@ class OptimizerDetails:
     inputs: str = "none"
     state: str = "2"
     cost: str = "none"
-    package: str | None = None
     group: Literal["rl", "general", "matrix", "learned"] = "general"
 
 
@@ -149,9 +147,8 @@ OWN: dict[str, OptimizerDetails] = {
         factory=kron,
         summary="PSGD-Kron: the momentum, whitened by a learned Kronecker product.",
         paper="Li, 2015, arXiv 1512.04202; as used by Castanyer et al., 2025, arXiv 2506.15544",
-        state="1, and for each matrix the squares of its sides",
-        cost="products of each matrix with square ones, triangular solves",
-        package="psgdax",
+        state="1, and for each matrix twice the squares of its sides",
+        cost="products of each matrix with square ones; now and then triangular solves",
         group="matrix",
     ),
     "mars": OptimizerDetails(

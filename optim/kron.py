@@ -1,9 +1,11 @@
-"""PSGD-Kron: whitening of the momentum by a Kronecker product learned with it."""
+"""PSGD-Kron: whitening of the momentum by a Kronecker product learned with it.
 
-import contextlib
-import io
-from collections.abc import Callable, Iterator
-from typing import Any
+What an update costs is two products for each axis: the preconditioner's factors are kept beside
+their products with themselves, which change only when the factors do.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,24 @@ from optim._trained import on_trained_leaves
 
 # The preconditioner is learned from squares of the momentum, which must not overflow in float32.
 _LARGEST = 1e15
+# Noise on the momentum, relative to its mean size and absolute: without it the factors of a tensor
+# whose gradients are 0 would grow for ever.
+_RELATIVE_NOISE, _NOISE = float(jnp.finfo(jnp.float32).eps) ** 0.5, 1e-9
+_BALANCED = 0.01  # share of the preconditioner's updates before which its factors are balanced
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+Factors = tuple[jax.Array, ...]  # one for each axis: of shape (size, size), or (size,) if diagonal
+
+
+class KronState(NamedTuple):
+    """State of `scale_by_kron`; all but the counts is float32."""
+
+    count: jax.Array  # shape=(), dtype=int32, updates so far
+    waited: jax.Array  # shape=(), dtype=int32, updates since the preconditioner's last
+    key: jax.Array  # key data, from which each update of the preconditioner folds in the count
+    mu: optax.Updates  # the momentum, not corrected
+    factors: Any  # for each leaf the factors Q of its axes; of a scalar, one of shape ()
+    products: Any  # the same with Q^T Q
 
 
 @on_trained_leaves
@@ -41,18 +61,15 @@ def scale_by_kron(
             parameters.
 
     Returns:
-        The transformation. Its state is that of `psgdax`.
+        The transformation, with a `KronState`.
 
     Raises:
-        ImportError: if `psgdax` is not installed.
         ValueError: if a number is outside its range; from `init`, if a parameter is complex.
 
     Examples:
-        >>> import importlib.util
         >>> import jax.numpy as jnp
-        >>> if importlib.util.find_spec("psgdax"):
-        ...     direction = scale_by_kron(max_size=16)
-        ...     updates, _ = direction.update(jnp.ones(3), direction.init(jnp.ones(3)))
+        >>> direction = scale_by_kron(max_size=16)
+        >>> updates, _ = direction.update(jnp.ones(3), direction.init(jnp.ones(3)))
 
     References:
         Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
@@ -61,60 +78,75 @@ def scale_by_kron(
     check_range("b1", b1, 0.0, 1.0, open_low=True)
     check_range("preconditioner_rate", preconditioner_rate, 0.0, open_low=True)
     check_range("max_rms", max_rms, 0.0, open_low=True)
-    package = _psgdax()
 
-    def direction(**key: jax.Array) -> optax.GradientTransformation:
-        return package.scale_by_kron(
-            b1=b1,
-            max_size_triangular=max_size,
-            max_skew_triangular=float("inf"),
-            whiten_grad=False,
-            preconditioner_lr=preconditioner_rate,
-            preconditioner_init_scale=1.0,
-            mu_dtype="float32",
-            precond_dtype="float32",
-            precond_update_precision="float32",
-            precond_grads_precision="float32",
-            preconditioner_mode="EQ",
-            track_lipschitz=False,
-            grad_clip_max_amp=max_rms,
-            **key,
+    def init_fn(params: optax.Params) -> KronState:
+        check_real("kron", params)
+        return KronState(
+            count=jnp.zeros((), jnp.int32),
+            waited=jnp.zeros((), jnp.int32),
+            # A key made here is nobody else's buffer, so the state can be donated.
+            key=key_of_seed(seed, params),
+            mu=optax.tree.zeros_like(params, dtype=jnp.float32),
+            factors=jax.tree.map(lambda leaf: _identities(jnp.shape(leaf), max_size), params),
+            products=jax.tree.map(lambda leaf: _identities(jnp.shape(leaf), max_size), params),
         )
 
-    def init_fn(params: optax.Params) -> optax.OptState:
-        check_real("kron", params)
-        # A key made here is nobody else's buffer, so the state can be donated.
-        key = key_of_seed(seed, params)
-        with _at_ease():
-            return direction(key=key).init(
-                optax.tree.zeros_like(_with_entries(params), dtype=jnp.float32)
-            )
+    def next_direction(grads: list[jax.Array], state: KronState) -> tuple[Any, KronState]:
+        count = optax.safe_increment(state.count)
+        mu = [b1 * m + (1 - b1) * g for m, g in zip(state.mu, grads, strict=True)]
+        correction = 1 - jnp.float32(b1) ** count.astype(jnp.float32)
+        means = [m / correction for m in mu]
+        waited = state.waited + 1
+        is_due = waited.astype(jnp.float32) >= 1 / _probability(state.count)
 
-    def next_direction(leaves: list[jax.Array], state: optax.OptState) -> tuple[Any, Any]:
-        with _at_ease():
-            return direction().update(leaves, state)
+        def learn(factors: list[Factors]) -> tuple[list[Factors], list[Factors]]:
+            keys = jax.random.split(jax.random.fold_in(state.key, count), len(means))
+            rate = jnp.asarray(preconditioner_rate, jnp.float32)
+            new = [
+                _learned(key, mean, leaf, rate)
+                for key, mean, leaf in zip(keys, means, factors, strict=True)
+            ]
+            return new, [tuple(map(_squared, leaf)) for leaf in new]
+
+        factors, products = jax.lax.cond(
+            is_due, learn, lambda factors: (factors, state.products), state.factors
+        )
+        whitened = [_along_axes(leaf, mean) for leaf, mean in zip(products, means, strict=True)]
+        limit = jnp.asarray(max_rms, jnp.float32)
+        return [_capped(direction, limit) for direction in whitened], state._replace(
+            count=count,
+            waited=jnp.where(is_due, 0, waited),
+            mu=mu,
+            factors=factors,
+            products=products,
+        )
 
     def update_fn(
         updates: optax.Updates,
-        state: optax.OptState,
+        state: KronState,
         params: optax.Params | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
+    ) -> tuple[optax.Updates, KronState]:
         del params, extra_args
         treedef: Any
-        leaves, treedef = jax.tree.flatten(jax.tree.map(_bounded, _with_entries(updates)))
-        if not leaves:
+        grads, treedef = jax.tree.flatten(updates)
+        chosen = [i for i, grad in enumerate(grads) if grad.size]  # of nothing there is no mean
+        if not chosen:
             return updates, state
-        # The package is given plain lists: flax nnx brings lists back as nodes of its own.
-        mu, factors = map(treedef.flatten_up_to, (state.mu, state.Qs_preconditioners))
-        plain = state._replace(mu=mu, Qs_preconditioners=list(map(jax.tree.leaves, factors)))
-        directions, plain = in_turn(next_direction)(leaves, plain)
-        mu, factors = map(treedef.unflatten, (plain.mu, plain.Qs_preconditioners))
-        return jax.tree.map(
-            lambda g, d: g if d is None else d.astype(g.dtype),
-            updates,
-            treedef.unflatten(directions),
-        ), plain._replace(mu=mu, Qs_preconditioners=factors)
+        whole = {name: treedef.flatten_up_to(getattr(state, name)) for name in _TREES}
+        # flax nnx brings tuples back as nodes of its own.
+        whole |= {n: [tuple(jax.tree.leaves(x)) for x in whole[n]] for n in _TREES[1:]}
+        some = state._replace(**{name: [whole[name][i] for i in chosen] for name in _TREES})
+        directions, some = in_turn(next_direction)([_bounded(grads[i]) for i in chosen], some)
+        for place, direction in zip(chosen, directions, strict=True):
+            grads[place] = direction.astype(grads[place].dtype)
+        for name in _TREES:
+            for place, leaf in zip(chosen, getattr(some, name), strict=True):
+                whole[name][place] = leaf
+        trees = {
+            name: _like(getattr(state, name), treedef.unflatten(whole[name])) for name in _TREES
+        }
+        return treedef.unflatten(grads), some._replace(**trees)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -132,29 +164,32 @@ def kron(
 ) -> optax.GradientTransformationExtraArgs:
     r"""PSGD with a Kronecker-factored preconditioner, Kron for short.
 
-    The computation is that of the package `psgdax` (`pip install rl-optim[kron]`), with the
-    settings that come nearest to the Kron of deep RL at scale: equivariant updates of triangular
-    factors that whiten the momentum.
+    With the settings of the Kron of deep RL at scale: equivariant updates of triangular factors
+    that whiten the momentum.
 
     A tensor with k axes has one upper triangular factor :math:`Q_i` for each, starting at the
-    identity. With momentum :math:`m`, noise :math:`V \sim N(0, I)`, :math:`A` the momentum times
-    all :math:`Q_i` along their axes and :math:`B` the noise times all :math:`Q_i^{-\top}`, now and
-    then
+    identity; vectors and scalars have a diagonal one. With momentum :math:`m = \hat m_t`, corrected
+    as Adam's, noise :math:`V \sim N(0, I)`, :math:`A` the momentum (and a little of that noise)
+    times all :math:`Q_i` along their axes and :math:`B` the noise times all :math:`Q_i^{-\top}`,
+    now and then
 
     .. math::
 
       Q_i \leftarrow Q_i - \mu\, \operatorname{triu}(A_i A_i^\top - B_i B_i^\top)\, Q_i
         / \|A_i A_i^\top + B_i B_i^\top\|
 
-    where :math:`A_i` is unfolded along axis i and the norm is a lower bound of the spectral one;
-    and at every update, with d the momentum times :math:`Q_i^\top Q_i` along every axis,
+    where :math:`A_i` is unfolded along axis i and the norm is a lower bound of the spectral one
+    (before one in a hundred of these, all :math:`Q_i` are given the same largest entry); and at
+    every update, with d the momentum times :math:`Q_i^\top Q_i` along every axis,
 
     .. math::
 
       \theta \leftarrow \theta - \alpha\, (d \min(1, \rho / \operatorname{rms}(d))
         + \lambda \theta).
 
-    The preconditioner is updated always in the first 500 updates, then ever less, down to 3 of 100.
+    The preconditioner is updated always in the first 500 updates, then ever less, down to 3 of 100:
+    once so many updates have passed that the probability
+    :math:`p_n = \operatorname{clip}(e^{-(n - 500) / 1000}, 0.03, 1)` times their number is 1.
 
     Args:
         learning_rate: step size, greater than 0, or a schedule. In deep RL a third of Adam's has
@@ -175,17 +210,16 @@ def kron(
         arguments.
 
     Raises:
-        ImportError: if `psgdax` is not installed.
         ValueError: if a number is outside its range; from `init`, if a parameter is complex.
 
     Examples:
-        >>> import importlib.util
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> if importlib.util.find_spec("psgdax"):
-        ...     optimizer = kron(learning_rate=1e-3)
-        ...     params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
-        ...     updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+        >>> optimizer = kron(learning_rate=1e-3)
+        >>> params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
+        >>> updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+        >>> [factor.shape for factor in state[0].factors["kernel"]]
+        [(8, 8), (4, 4)]
 
     References:
         Li, `Preconditioned Stochastic Gradient Descent <https://arxiv.org/abs/1512.04202>`_, 2015,
@@ -193,9 +227,9 @@ def kron(
         Reinforcement Learning <https://arxiv.org/abs/2506.15544>`_, 2025, arXiv 2506.15544.
 
     .. note::
-      It differs from the PyTorch Kron of those experiments: the preconditioner is updated at random
-      with the scheduled probability instead of at set times; the momentum starts as a plain mean
-      instead of being corrected; kernels of convolutions keep all their axes.
+      It differs from the PyTorch Kron of those experiments: kernels of convolutions keep all their
+      axes, and the noise on the momentum has an absolute part of 1e-9, without which the factors
+      of a tensor whose gradients are 0 grow for ever.
 
     .. note::
       Entries of the gradient are held within :math:`\pm 10^{15}`, far beyond what a learner meets,
@@ -205,10 +239,6 @@ def kron(
       Under `jax.vmap` members are updated in turn, so that a preconditioner is computed only when
       it is due. Members that start from different parameters draw different noise. Members of an
       ensemble on a leading axis share factors unless the optimizer is vmapped over that axis.
-
-    .. note::
-      It is not differentiable where all gradients of a tensor have been zero: the package takes the
-      root of their mean square.
 
     .. note::
       `b1`, `max_size` and the size of the state must be known when the program is compiled:
@@ -235,37 +265,133 @@ def kron(
     )
 
 
-@contextlib.contextmanager
-def _at_ease() -> Iterator[None]:
-    """Bears what the package does: it prints its sizes and promotes dtypes and ranks."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        yield
+def _probability(count: jax.Array) -> jax.Array:
+    """How often the preconditioner is updated: always at first, 3 of 100 in the end."""
+    return jnp.clip(jnp.exp(-0.001 * (count.astype(jnp.float32) - 500)), 0.03, 1.0)
 
 
-def _psgdax() -> Any:
-    try:
-        # The module makes a random key at import, which must not become a tracer.
-        with jax.ensure_compile_time_eval():
-            import psgdax
-    except ImportError as error:
-        raise ImportError("kron needs the package psgdax: pip install rl-optim[kron].") from error
-    return psgdax
+def _identities(shape: tuple[int, ...], max_size: int) -> Factors:
+    """Factors of a leaf: triangular ones for the axes of matrices that are not too long."""
+    if len(shape) < 2:
+        return (jnp.ones(shape, jnp.float32),)
+    return tuple(
+        jnp.eye(size, dtype=jnp.float32) if 1 < size <= max_size else jnp.ones((size,), jnp.float32)
+        for size in shape
+    )
+
+
+def _learned(key: jax.Array, mean: jax.Array, factors: Factors, rate: jax.Array) -> Factors:
+    """One update of a leaf's factors."""
+    noise_key, balance_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, mean.shape, jnp.float32)
+    if len(factors) > 1:
+        is_due = jax.random.uniform(balance_key) < _BALANCED
+        factors = jax.lax.cond(is_due, _balanced, lambda same: same, factors)
+    seen = mean + (_NOISE + _RELATIVE_NOISE * jnp.mean(jnp.abs(mean))) * noise
+    a, b = _along_axes(factors, seen), _solved(factors, noise)
+    new = []
+    for axis, q in enumerate(factors):
+        ours, theirs = _contracted(a, axis, q.ndim), _contracted(b, axis, q.ndim)
+        difference, total = ours - theirs, ours + theirs
+        if q.ndim == 2:
+            step = _product(jnp.triu(difference), q) / _norm(total)
+        else:
+            step = difference * q / _positive(jnp.max(jnp.abs(total)))
+        new.append(q - rate * step)
+    return tuple(new)
+
+
+def _balanced(factors: Factors) -> Factors:
+    """The factors with the same largest entry, and the same product."""
+    sizes = [jnp.max(jnp.abs(q)) for q in factors]
+    mean = jnp.exp(sum(map(jnp.log, sizes)) / len(sizes))
+    return tuple(q * (mean / size) for q, size in zip(factors, sizes, strict=True))
+
+
+def _along_axes(factors: Factors, x: jax.Array) -> jax.Array:
+    """A tensor times each factor along its axis."""
+    for axis, q in enumerate(factors):
+        if q.ndim == 2:
+            x = jnp.moveaxis(jnp.tensordot(q, x, axes=(1, axis), precision=_HIGHEST), 0, axis)
+        else:
+            x = x * _broadcast(q, axis, x.ndim)
+    return x
+
+
+def _solved(factors: Factors, x: jax.Array) -> jax.Array:
+    """A tensor times the inverse of each transposed factor along its axis."""
+    for axis, q in enumerate(factors):
+        if q.ndim == 2:
+            front = jnp.moveaxis(x, axis, 0)
+            columns = front.reshape(len(q), -1)
+            solved = jax.scipy.linalg.solve_triangular(q, columns, trans=1)
+            x = jnp.moveaxis(solved.reshape(front.shape), 0, axis)
+        else:
+            x = x / _broadcast(q, axis, x.ndim)
+    return x
+
+
+def _contracted(x: jax.Array, axis: int, ndim: int) -> jax.Array:
+    """A tensor times itself over all axes but one; of that only the diagonal if `ndim` is not 2."""
+    if ndim == 0:
+        return x * x
+    columns = jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    return _product(columns, columns.T) if ndim == 2 else jnp.sum(columns * columns, axis=1)
+
+
+def _norm(matrix: jax.Array) -> jax.Array:
+    """A lower bound of the spectral norm of a symmetric matrix, greater than 0."""
+    largest = _positive(jnp.max(jnp.abs(matrix)))
+    matrix = matrix / largest
+    column = matrix[:, jnp.argmax(jnp.sum(matrix * matrix, axis=0))]
+    image = _product(column, matrix)
+    image = image / _positive(_length(image))
+    return largest * _positive(_length(_product(matrix, image)))
+
+
+def _capped(direction: jax.Array, max_rms: jax.Array) -> jax.Array:
+    """Shorter, where its root mean square is larger than allowed."""
+    largest = jnp.max(jnp.abs(direction))
+    is_safe = jnp.isfinite(largest) & (largest > 0)
+    scale = jnp.where(is_safe, jax.lax.stop_gradient(largest), 1.0)  # squares may overflow
+    share = jnp.mean((direction / scale) ** 2)
+    rms = scale * jnp.sqrt(jnp.where(is_safe, share, 1.0))
+    return jnp.where(is_safe & (rms > max_rms), direction * (max_rms / rms), direction)
+
+
+def _squared(q: jax.Array) -> jax.Array:
+    return _product(q.T, q) if q.ndim == 2 else q * q
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=_HIGHEST)
+
+
+def _broadcast(q: jax.Array, axis: int, ndim: int) -> jax.Array:
+    return q.reshape([-1 if i == axis else 1 for i in range(ndim)]) if ndim else q
+
+
+def _length(vector: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.maximum(jnp.sum(vector * vector), jnp.finfo(jnp.float32).tiny))
+
+
+def _positive(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, jnp.finfo(jnp.float32).tiny)
+
+
+def _like(old: Any, new: Any) -> Any:
+    """A tree with the nodes of another one that has the same leaves."""
+    return jax.tree.unflatten(jax.tree.structure(old), jax.tree.leaves(new))
 
 
 def _matrices(params: optax.Params) -> Any:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
 
 
-def _with_entries(tree: Any) -> Any:
-    """Without the leaves of size 0, of which the package would take a largest entry."""
-    return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
-
-
 def _bounded(grad: jax.Array) -> jax.Array:
     """The gradient in float32, small enough for a sum of its squares; what is not finite shows."""
     grad = jnp.asarray(grad, jnp.float32)
     return jnp.where(jnp.isfinite(grad), jnp.clip(grad, -_LARGEST, _LARGEST), grad)
+
+
+_TREES = ("mu", "factors", "products")

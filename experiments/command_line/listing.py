@@ -194,8 +194,6 @@ def _details(details: optim.OptimizerDetails) -> str:
     facts.append(f"State per parameter: {details.state}")
     if details.cost != "none":
         facts.append(f"Cost beyond Adam's: {details.cost}")
-    if details.package is not None:
-        facts.append(f"Needs the package {details.package}")
     return f"{details.summary}\n  {'. '.join(facts)}."
 
 

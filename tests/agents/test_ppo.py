@@ -289,8 +289,6 @@ def test_rollouts_act_with_the_trained_parameters():
 
 @pytest.mark.parametrize("name", optim.optimizer_names())
 def test_all_other_named_optimizers_are_used_at_what_they_train(name):
-    if name == "kron":
-        pytest.importorskip("psgdax")
     learner = ppo(probes.ObservationAction(), SMALL, optim.make(name, 0.1))
     state = jax.eval_shape(learner.init, KEYS[0])
     if name not in ("schedule_free_adamw", "schedule_free_sgd"):

@@ -140,8 +140,6 @@ def test_states_of_many_seeds(name):
 @pytest.mark.parametrize("name", optim.optimizer_names())
 def test_every_named_optimizer(name):
     """Schedule-free ones are used at their average, all others at what they train."""
-    if name == "kron":
-        pytest.importorskip("psgdax")
     params, state = trained(optax.chain(optax.clip(100.0), optim.make(name, 0.01)), start(), 3)
     used = optim.evaluation_params(state, params)
     if name in SCHEDULE_FREE:

@@ -1,7 +1,5 @@
 """Optimizers under `flax.nnx.Optimizer`, which keeps their state in nodes of its own."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,11 +71,8 @@ def assert_close(actual, expected):
 
 def with_kron():
     """The lists in whose state came back as other nodes; it is quick enough on few leaves."""
-    marks = (
-        () if importlib.util.find_spec("psgdax") else pytest.mark.skip("psgdax is not installed")
-    )
     others = [one for one in suite.parameters(long=True) if one.values != ("kron",)]
-    return [pytest.param("kron", marks=marks), *others]
+    return [pytest.param("kron"), *others]
 
 
 @pytest.mark.parametrize("name", with_kron())

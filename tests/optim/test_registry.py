@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 
 import jax
@@ -37,12 +36,6 @@ def make_params(key):
         "actor": {"params": network((3, 5, 2)) | {"log_std": jnp.zeros(2)}},
         "critic": {"params": network((3, 5, 1))},
     }
-
-
-def skip_without_its_package(name):
-    package = getattr(optim.details(name), "package", None)
-    if package is not None and importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
 
 
 def train(name, learning_rate, params, steps=3):
@@ -103,7 +96,6 @@ QUICK = (
 )
 def test_every_optimizer_trains(name):
     """With a float; and with a tracer, vmapped over seeds, which gives the same."""
-    skip_without_its_package(name)
     stacked = jax.vmap(make_params)(jax.random.split(jax.random.key(0), 2))
     first = jax.tree.map(lambda leaf: leaf[0], stacked)
 
@@ -126,7 +118,6 @@ def test_every_optimizer_trains(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_schedules(name):
-    skip_without_its_package(name)
     params = make_params(jax.random.key(0))
     schedule = optax.linear_schedule(0.01, 0.0, 5)
     if optim.accepts_schedule(name):
@@ -307,8 +298,6 @@ def test_nearest_of_nothing():
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_decomposed_in_batches(name):
     """Batched decompositions of two programs at once can deadlock XLA on a CPU."""
-    if name == "kron":
-        pytest.importorskip("psgdax")
     params = {"kernel": jnp.ones((5, 8, 4)), "bias": jnp.ones((5, 4))}
     names = ("cholesky", "eigh", "geqrf", "lu", "qr", "schur", "svd", "triangular_solve")
 

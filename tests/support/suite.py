@@ -6,7 +6,6 @@ on the four targets of optax's own tests; the learned ones with meta-parameters 
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +31,6 @@ class Case:
     converges: bool = True
     takes_complex: bool = False  # Else it refuses complex parameters.
     like: str | None = None  # An optimizer of optax whose tests pass the same extra input.
-    package: str | None = None
 
     def build(self, **overrides):
         return self.factory(**{**self.options, **overrides})
@@ -110,8 +108,7 @@ CASES: dict[str, Case] = {
         cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}, needs_params=False
     ),
     "exadam": Case(optim.exadam, {"learning_rate": 5e-3}),
-    # psgdax takes the root of a mean square that may be zero.
-    "kron": Case(kron, {"learning_rate": 1e-3}, differentiable=None, package="psgdax"),
+    "kron": Case(kron, {"learning_rate": 1e-3}),
     "mars": Case(optim.mars, {"learning_rate": 1e-3, "weight_decay_1d": 0.0}),
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
@@ -177,11 +174,8 @@ def parameters(*, long: bool = False):
     """
     short = set(QUICK) if long else {*QUICK, *optim.optimizer_names()} - {"kron"}
 
-    def marks(name, case):
-        package = case.package
-        if package is not None and importlib.util.find_spec(package) is None:
-            yield pytest.mark.skip(reason=f"{package} is not installed")
+    def marks(name):
         if name not in short:
             yield pytest.mark.slow
 
-    return [pytest.param(name, marks=tuple(marks(name, case))) for name, case in CASES.items()]
+    return [pytest.param(name, marks=tuple(marks(name))) for name in CASES]

@@ -298,8 +298,6 @@ def moved_by(name, optimizer):
 )
 def test_every_named_optimizer_trains_every_learner(name, optimizer):
     """By abstract evaluation: it gets what it asks for, and the state keeps its types."""
-    if optimizer == "kron":
-        pytest.importorskip("psgdax")
     learner = made(name, optimizer)
     start = jax.eval_shape(learner.init, jax.random.key(0))
     end, _ = jax.eval_shape(learner.iterate, start, chain())
