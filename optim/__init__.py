@@ -87,6 +87,8 @@ from optim.trac import trac as trac
 from optim.trac import trac_adam as trac_adam
 from optim.tvlars import scale_by_tvlars as scale_by_tvlars
 from optim.tvlars import tvlars as tvlars
+from optim.weight_clipping import clip_weights as clip_weights
+from optim.weight_clipping import weight_clipping as weight_clipping
 from optim.weight_decay import with_weight_decay as with_weight_decay
 
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "cautious",
     "cautious_adamw",
     "clip_by_network_norm",
+    "clip_weights",
     "describe",
     "details",
     "evaluation_params",
@@ -162,6 +165,7 @@ __all__ = [
     "trac",
     "trac_adam",
     "tvlars",
+    "weight_clipping",
     "with_only_extra_args",
     "with_weight_decay",
 ]

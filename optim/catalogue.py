@@ -30,6 +30,7 @@ from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
 from optim.trac import trac_adam
 from optim.tvlars import tvlars
+from optim.weight_clipping import weight_clipping
 
 Factory = Callable[..., optax.GradientTransformation]
 
@@ -39,7 +40,8 @@ class OptimizerDetails:
     """What there is to know about one of our own optimizers before choosing it.
 
     Attributes:
-        factory: builds it from a learning rate, or meta-parameters if it is learned, and options.
+        factory: builds it from a learning rate, meta-parameters if it is learned, or the optimizer
+            that it wraps, and options.
         summary: one line, with a full stop, shorter than 90 characters.
         paper: authors, year and arXiv number.
         inputs: what `update` needs besides gradients and parameters, of what a learner has, or
@@ -49,6 +51,8 @@ class OptimizerDetails:
         package: the optional package that it needs, or None.
         group: "rl" if it was made for reinforcement learning, "matrix" if it treats whole rows,
             columns or subspaces of matrices alike, "learned", or else "general".
+        wraps: what of another optimizer it changes, its "gradients" or its "updates"; None if it is
+            a whole optimizer itself. Those that wrap take the option `base` by name.
 
     Examples:
         >>> import optim
@@ -66,6 +70,7 @@ class OptimizerDetails:
     cost: str = "none"
     package: str | None = None
     group: Literal["rl", "general", "matrix", "learned"] = "general"
+    wraps: Literal["gradients", "updates"] | None = None
 
 
 # Our own optimizers, one block each, sorted.
@@ -210,6 +215,15 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Do et al., 2023, arXiv 2309.14053",
         state="1",
         cost="two norms of each leaf",
+    ),
+    "weight_clipping": OptimizerDetails(
+        factory=weight_clipping,
+        summary="Weight clipping: any optimizer, with bounds on the weights of each layer.",
+        paper="Elsayed et al., 2024, arXiv 2407.01704",
+        state="that of its base",
+        cost="that of its base",
+        group="rl",
+        wraps="updates",
     ),
 }
 

@@ -22,7 +22,7 @@ from optim.learned.meta_params import (
     transform_options,
     without_weights,
 )
-from optim.spec import OptimizerSpec, Option, check_options
+from optim.spec import OptimizerSpec, Option, check_option_names, check_options
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # What optax offers besides, and why it is no name here.
@@ -133,11 +133,12 @@ def details(name: str) -> OptimizerDetails | None:
     return OWN.get(name)
 
 
-def accepts_schedule(name: str) -> bool:
+def accepts_schedule(name: OptimizerSpec | str) -> bool:
     """Says whether an optimizer takes a schedule as its learning rate; all take a tracer.
 
     Args:
-        name: one of `optimizer_names` or `learned_names`; the latter take none.
+        name: one of `optimizer_names` or `learned_names`; the latter take none. Or a spec, which
+            names the base of an optimizer that wraps another.
 
     Returns:
         Whether `make(name, schedule)` works.
@@ -149,19 +150,21 @@ def accepts_schedule(name: str) -> bool:
         >>> accepts_schedule("adam"), accepts_schedule("rprop")
         (True, False)
     """
-    if name in ARCHITECTURES:
+    spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
+    if spec.name in ARCHITECTURES:
         return False
-    _factory(name)
-    return name not in _WITHOUT_SCHEDULE
+    _factory(spec.name)
+    return (_base_name(spec) or spec.name) not in _WITHOUT_SCHEDULE
 
 
-def option_names(name: str) -> list[str]:
+def option_names(name: OptimizerSpec | str) -> list[str]:
     """Lists what a spec of an optimizer may set, e.g. `b1` in `adam:b1=0.5`.
 
     A few of these, such as `mask`, take no value from a text: `make` says so.
 
     Args:
-        name: one of `optimizer_names` or `learned_names`.
+        name: one of `optimizer_names` or `learned_names`. Or a spec, which names the base of an
+            optimizer that wraps another, whose options are listed too; without it that is Adam.
 
     Returns:
         The names.
@@ -173,9 +176,13 @@ def option_names(name: str) -> list[str]:
         >>> option_names("linear_optim")
         ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
     """
-    if name in ARCHITECTURES:
-        return list(transform_options(name))
-    return [*inspect.signature(_factory(name)).parameters, *DECAY_OPTIONS]
+    spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
+    if spec.name in ARCHITECTURES:
+        return list(transform_options(spec.name))
+    base = _base_name(spec)
+    if base is not None:
+        return [*_own_options(spec.name), "base", *option_names(base)]
+    return [*inspect.signature(_factory(spec.name)).parameters, *DECAY_OPTIONS]
 
 
 def make(
@@ -190,6 +197,10 @@ def make(
 
     Beside its own options, any spec may hold `l2` and `decoupled_decay`, see `with_weight_decay`;
     the latter is times the learning rate, schedules included, and for learned optimizers times 1.
+
+    An optimizer that wraps another takes the option `base`, the name of that other, which is Adam
+    without it: `weight_clipping:base=lion,b1=0.95,kappa=2`. Options that it does not know are the
+    base's; so are the learning rate and weight decay.
 
     Returns:
         The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
@@ -215,6 +226,8 @@ def make(
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
+    if OWN.get(spec.name) and OWN[spec.name].wraps:
+        return _make_around_base(spec, learning_rate)
     check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
     own, decay = split_decay(dict(spec.options))
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | own
@@ -241,6 +254,45 @@ def make(
     if spec.name in _IN_TURN:
         optimizer = _updated_in_turn(optimizer)
     return with_weight_decay(optimizer, **decay, learning_rate=rate)
+
+
+def _make_around_base(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    check_option_names(spec.name, dict(spec.options), option_names(spec))
+    base, parameters = _base_name(spec), _own_options(spec.name)
+    assert base is not None
+    if OWN[spec.name].wraps == "updates" and base in _OWN_COPIES:
+        raise ValueError(
+            f"base must be another optimizer for {spec.name!r} than {base!r}, which works out the "
+            "parameters from copies of its own and would undo what is done to them."
+        )
+    own = {key: value for key, value in spec.options if key in parameters}
+    check_options(OptimizerSpec(spec.name, None, tuple(own.items())), parameters)
+    rest = {key: value for key, value in spec.options if key not in {*parameters, "base"}}
+    inner = make(OptimizerSpec(base, None, tuple(rest.items())), learning_rate)
+    return with_standard_promotion(OWN[spec.name].factory(inner, **own))
+
+
+def _own_options(name: str) -> dict[str, inspect.Parameter]:
+    """What an optimizer that wraps another takes besides that."""
+    parameters = inspect.signature(OWN[name].factory).parameters
+    return dict(list(parameters.items())[1:])
+
+
+def _base_name(spec: OptimizerSpec) -> str | None:
+    """The name of the optimizer that is wrapped, or None if the spec's wraps none."""
+    if spec.name not in OWN or OWN[spec.name].wraps is None:
+        return None
+    base = dict(spec.options).get("base", "adam")
+    wrapping = [name for name, details in OWN.items() if details.wraps]
+    if not isinstance(base, str) or base.partition("@")[0] in {*ARCHITECTURES, *wrapping}:
+        raise ValueError(
+            f"base must be the name of an optimizer that is not learned and wraps no other for "
+            f"{spec.name!r}, got {base!r}."
+        )
+    _factory(base)
+    return base
 
 
 def _make_learned(

@@ -248,7 +248,7 @@ def make_learner(
         if network not in optimizers:
             optimizers[network] = optim.make(spec)
     actor = specs["actor"]
-    if settings[_COSINE] and optim.accepts_schedule(actor.name):
+    if settings[_COSINE] and optim.accepts_schedule(actor):
         period = settings.get("actor_period", 1)
         updates = max(1, iterations * critic_steps // period)
         rate = optax.cosine_decay_schedule(actor.learning_rate or 0.0, updates)
@@ -269,11 +269,16 @@ def adam_numbers(spec: optim.OptimizerSpec) -> dict[str, float]:
     Examples:
         >>> adam_numbers(optim.OptimizerSpec.parse("adam:b2=0.99"))
         {'b1': 0.9, 'b2': 0.99, 'eps': 1e-08}
+        >>> adam_numbers(optim.OptimizerSpec.parse("weight_clipping:base=adam,b2=0.99"))
+        {'b1': 0.9, 'b2': 0.99, 'eps': 1e-08}
     """
-    details = optim.details(spec.name)
-    factory: Callable[..., Any] = details.factory if details else getattr(optax, spec.name)
-    parameters = inspect.signature(factory).parameters
     options = dict(spec.options)
+    name, details = spec.name, optim.details(spec.name)
+    if details and details.wraps:
+        name = str(options.get("base", "adam"))
+        details = optim.details(name)
+    factory: Callable[..., Any] = details.factory if details else getattr(optax, name)
+    parameters = inspect.signature(factory).parameters
     return {
         key: float(options.get(key, parameters[key].default))
         for key in ("b1", "b2", "eps")

@@ -163,7 +163,7 @@ def test_groups():
         groups.setdefault(details and details.group, []).append(name)
     assert set(groups) == {"rl", "general", "matrix", "learned", None}
     assert groups["learned"] == optim.learned_names()
-    assert groups["rl"] == ["adam_rel", "adam_reset", "adamo", "trac"]
+    assert groups["rl"] == ["adam_rel", "adam_reset", "adamo", "trac", "weight_clipping"]
     assert groups["matrix"] == ["kron", "subset_norm", "subspace_momentum"]
     assert {"adabound", "mars"} <= set(groups["general"])
     assert {"adam", "muon"} <= set(groups[None])
@@ -192,6 +192,28 @@ def test_made_is_the_factorys():
         direct = optax.adamw(1e-3, b1=0.8, weight_decay=0.1, nesterov=True)
         expected, _ = quick_jit(direct.update)(grads, direct.init(params), params)
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
+def test_around_a_base():
+    """Options that are not the wrapper's are the base's; so are learning rate and weight decay."""
+    params = make_params(jax.random.key(0))
+    grads = make_params(jax.random.key(1))
+    text = "weight_clipping:kappa=0.5,base=adamw,b1=0.8,weight_decay=0.1,heads=false"
+    rates = {"": 0.1, ",learning_rate=0.1": None, ",l2=0.3,decoupled_decay=0.2": 0.1}
+    for more, rate in rates.items():
+        base = "adamw:b1=0.8,weight_decay=0.1" + more
+        expected = optim.weight_clipping(optim.make(base, rate), 0.5, heads=False)
+        updates = [
+            quick_jit(one.update)(grads, one.init(params), params)[0]
+            for one in (optim.make(text + more, rate), expected)
+        ]
+        jax.tree.map(np.testing.assert_array_equal, *updates)
+    names = optim.option_names("weight_clipping:base=adamw")
+    assert {"base", "kappa", "learning_rate", "b1", "weight_decay", "l2"} <= set(names)
+    assert "inner" not in names
+    assert "weight_decay" not in optim.option_names("weight_clipping")
+    assert optim.accepts_schedule("weight_clipping")
+    assert not optim.accepts_schedule(optim.OptimizerSpec.parse("weight_clipping:base=rprop"))
 
 
 def test_the_specs_learning_rate_comes_first():
@@ -241,6 +263,20 @@ def test_the_specs_learning_rate_comes_first():
         ("adamo:tau=1.5", r"tau must be in \[0, 1\), got 1.5"),
         ("adamo:kappa=-1", "kappa must be in"),
         ("adamo:ensemble_axes=one", "ensemble_axes must be an integer or none, got one"),
+        ("adam:base=sgd", "'adam' has no option 'base'"),
+        ("weight_clipping@x", "'weight_clipping' has no learned weights, got weights 'x'"),
+        ("weight_clipping:base=adm", "unknown optimizer 'adm'; the nearest is 'adam'"),
+        ("weight_clipping:base=sam", "'sam' cannot be used by name"),
+        ("weight_clipping:base=none", "base must be the name of an optimizer .*, got None"),
+        ("weight_clipping:base=open@x", "not learned and wraps no other for .*, got 'open@x'"),
+        ("weight_clipping:base=weight_clipping", "wraps no other .*, got 'weight_clipping'"),
+        ("weight_clipping:base=trac", "base must be another .* than 'trac', which works out"),
+        ("weight_clipping:kapa=1", "'weight_clipping' has no option 'kapa'; .* 'kappa'"),
+        ("weight_clipping:base=sgd,b1=0.9", "'weight_clipping' has no option 'b1'"),
+        ("weight_clipping:b1=1.5", r"b1 must be in \[0, 1\), got 1.5"),
+        ("weight_clipping:kappa=0", "kappa must be in"),
+        ("weight_clipping:matrix_mask=true", "matrix_mask must be set in Python"),
+        ("weight_clipping:inner=adam", "'weight_clipping' has no option 'inner'"),
     ],
 )
 def test_errors(text, message):

@@ -78,6 +78,10 @@ def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     )
 
 
+def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
+    return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
+
+
 ROOT = {"eps_root": 1e-8}
 
 CASES: dict[str, Case] = {
@@ -147,6 +151,9 @@ CASES: dict[str, Case] = {
     ),
     "tvlars": Case(
         optim.tvlars, {"learning_rate": 0.1, "trust_coefficient": 0.01, "weight_decay": 0.0}
+    ),
+    "weight_clipping": Case(
+        clipping_adam, {"learning_rate": 1e-2, "kappa": 6.0}, differentiable=ROOT
     ),
 }
 
