@@ -46,6 +46,7 @@ from optim.exadam import scale_by_exadam as scale_by_exadam
 from optim.extra_args import with_only_extra_args as with_only_extra_args
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
+from optim.l2_init import l2_init as l2_init
 from optim.learned.l2lgd2 import L2LGD2 as L2LGD2
 from optim.learned.l2lgd2 import l2lgd2 as l2lgd2
 from optim.learned.linear_optim import LinearOptim as LinearOptim
@@ -120,6 +121,7 @@ __all__ = [
     "evaluation_params",
     "exadam",
     "kron",
+    "l2_init",
     "l2lgd2",
     "learned_names",
     "linear_optim",

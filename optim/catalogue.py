@@ -17,6 +17,7 @@ from optim.cautious import cautious_adamw
 from optim.critical_momenta import adam_cm
 from optim.exadam import exadam
 from optim.kron import kron
+from optim.l2_init import l2_init
 from optim.learned.l2lgd2 import l2lgd2
 from optim.learned.linear_optim import linear_optim
 from optim.learned.open import open_optimizer
@@ -158,6 +159,15 @@ OWN: dict[str, OptimizerDetails] = {
         cost="products of each matrix with square ones, triangular solves",
         package="psgdax",
         group="matrix",
+    ),
+    "l2_init": OptimizerDetails(
+        factory=l2_init,
+        summary="L2 Init: any optimizer, with a penalty on the distance from the initial weights.",
+        paper="Kumar et al., 2023, arXiv 2308.11958",
+        state="that of its base, and 1",
+        cost="that of its base",
+        group="rl",
+        wraps="gradients",
     ),
     "mars": OptimizerDetails(
         factory=mars,

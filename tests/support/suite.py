@@ -78,6 +78,10 @@ def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     )
 
 
+def pulled_sgd(learning_rate: optax.ScalarOrSchedule, strength: float, penalty: str):
+    return optim.l2_init(optax.sgd(learning_rate, momentum=0.9), strength, penalty)
+
+
 def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
     return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
 
@@ -116,6 +120,8 @@ CASES: dict[str, Case] = {
     "exadam": Case(optim.exadam, {"learning_rate": 5e-3}),
     # psgdax takes the root of a mean square that may be zero.
     "kron": Case(kron, {"learning_rate": 1e-3}, differentiable=None, package="psgdax"),
+    "l2_init": Case(pulled_sgd, {"learning_rate": 1e-3, "strength": 1e-4, "penalty": "squared"}),
+    "l2_init_norm": Case(pulled_sgd, {"learning_rate": 1e-3, "strength": 1e-4, "penalty": "norm"}),
     "mars": Case(optim.mars, {"learning_rate": 1e-3, "weight_decay_1d": 0.0}),
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
