@@ -66,6 +66,7 @@ from optim.learned.star import STAR as STAR
 from optim.learned.star import star as star
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.parseval import parseval as parseval
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
 from optim.registry import accepts_schedule as accepts_schedule
@@ -137,6 +138,7 @@ __all__ = [
     "optimizer_names",
     "option_names",
     "packaged_meta_params",
+    "parseval",
     "reset_state",
     "sania",
     "save_meta_params",

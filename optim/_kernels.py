@@ -1,5 +1,6 @@
 """Which leaves are kernels, as flax lays them out, and arithmetic of kernels as matrices."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,16 +118,103 @@ def on_matrices(
     """
 
     def whole(kernel: jax.Array) -> jax.Array:
-        mapped = function
-        for _ in range(axes):
-            mapped = jax.vmap(mapped)
-        matrices = kernel.reshape((*kernel.shape[:axes], -1, kernel.shape[-1]))
-        return mapped(matrices).reshape(kernel.shape)
+        return jax.vmap(function)(_matrices(kernel, axes)).reshape(kernel.shape)
 
     # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
     if jax.sharding.get_abstract_mesh().explicit_axes:
         whole = jax.sharding.auto_axes(whole, out_sharding=jax.typeof(kernel).sharding)
     return whole(kernel)
+
+
+def sum_over_matrices(
+    function: Callable[[jax.Array], jax.Array], axes: int, kernel: jax.Array
+) -> jax.Array:
+    """The sum of a function of a matrix over the members of a kernel, see `on_matrices`.
+
+    Args:
+        function: from a matrix to a number.
+        axes: number of leading axes that index members.
+        kernel: the kernel.
+
+    Returns:
+        The sum.
+
+    Examples:
+        >>> print(sum_over_matrices(jnp.trace, 1, jnp.ones((3, 2, 2))))
+        6.0
+    """
+
+    def total(kernel: jax.Array) -> jax.Array:
+        return jnp.sum(jax.vmap(function)(_matrices(kernel, axes)))
+
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        total = jax.sharding.auto_axes(total, out_sharding=jax.P())
+    return total(kernel)
+
+
+def small_gram(matrix: jax.Array, scale: jax.typing.ArrayLike = 1.0) -> tuple[jax.Array, bool]:
+    """The smaller Gram matrix of a matrix, minus a multiple of the identity.
+
+    Args:
+        matrix: W, with r rows and c columns.
+        scale: the multiple s.
+
+    Returns:
+        W W^T - s I and True if r < c, else W^T W - s I and False.
+
+    Examples:
+        >>> gram, is_wide = small_gram(jnp.array([[3.0, 4.0]]))
+        >>> print(gram, is_wide)
+        [[24.]] True
+    """
+    rows, columns = matrix.shape
+    is_wide = rows < columns
+    scaled = jnp.asarray(scale, matrix.dtype) * jnp.eye(min(rows, columns), dtype=matrix.dtype)
+    # Full precision: near orthogonality the Gram matrix minus I would be rounding error otherwise.
+    product = matrix_product(matrix, matrix.T) if is_wide else matrix_product(matrix.T, matrix)
+    return product - scaled, is_wide
+
+
+def orthogonality_residual(matrix: jax.Array, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
+    """W (W^T W - s I), which is (W W^T - s I) W, by the smaller Gram matrix.
+
+    Args:
+        matrix: W.
+        scale: s.
+
+    Returns:
+        A matrix of the same shape; zero where W is the root of s times an orthogonal matrix.
+
+    Examples:
+        >>> print(orthogonality_residual(jnp.diag(jnp.array([1.0, 2.0])), 2.0))
+        [[-1.  0.]
+         [ 0.  4.]]
+    """
+    gram, is_wide = small_gram(matrix, scale)
+    return matrix_product(gram, matrix) if is_wide else matrix_product(matrix, gram)
+
+
+def matrix_product(first: jax.Array, second: jax.Array) -> jax.Array:
+    """The product of two matrices in full precision, also where an accelerator has less.
+
+    Args:
+        first: the left factor.
+        second: the right one.
+
+    Returns:
+        The product.
+
+    Examples:
+        >>> print(matrix_product(jnp.ones((1, 2)), jnp.ones((2, 1))))
+        [[2.]]
+    """
+    return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
+
+
+def _matrices(kernel: jax.Array, axes: int) -> jax.Array:
+    """The members' matrices, on one leading axis."""
+    members = math.prod(kernel.shape[:axes])
+    return kernel.reshape(members, -1, kernel.shape[-1])
 
 
 def _paths(params: Any) -> list[Path]:

@@ -24,6 +24,7 @@ from optim.learned.open import open_optimizer
 from optim.learned.optim4rl import optim4rl
 from optim.learned.star import star
 from optim.mars import mars
+from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
 from optim.subset_norm import subset_norm
@@ -176,6 +177,15 @@ OWN: dict[str, OptimizerDetails] = {
         inputs="none; if exact, obj_fn or previous_gradient",
         state="3",
         cost="none; if exact, one more gradient",
+    ),
+    "parseval": OptimizerDetails(
+        factory=parseval,
+        summary="Parseval: any optimizer, with a penalty that keeps matrices near orthogonal.",
+        paper="Chung et al., 2024, arXiv 2412.07224",
+        state="that of its base",
+        cost="two products of each hidden matrix with itself",
+        group="rl",
+        wraps="gradients",
     ),
     "sania": OptimizerDetails(
         factory=sania,

@@ -82,6 +82,11 @@ def pulled_sgd(learning_rate: optax.ScalarOrSchedule, strength: float, penalty: 
     return optim.l2_init(optax.sgd(learning_rate, momentum=0.9), strength, penalty)
 
 
+def parseval_sgd(learning_rate: optax.ScalarOrSchedule, strength: float):
+    sgd = optax.sgd(learning_rate, momentum=0.9)
+    return optim.parseval(sgd, strength, reference_width=None)
+
+
 def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
     return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
 
@@ -126,6 +131,7 @@ CASES: dict[str, Case] = {
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
     ),
+    "parseval": Case(parseval_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
