@@ -78,6 +78,8 @@ from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
+from optim.shrink_perturb import shrink_and_perturb as shrink_and_perturb
+from optim.shrink_perturb import shrink_perturb as shrink_perturb
 from optim.spec import OptimizerSpec as OptimizerSpec
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
 from optim.subset_norm import subset_norm as subset_norm
@@ -162,6 +164,8 @@ __all__ = [
     "scale_by_swats",
     "scale_by_tvlars",
     "sgdp",
+    "shrink_and_perturb",
+    "shrink_perturb",
     "star",
     "subset_norm",
     "subspace_momentum",

@@ -56,6 +56,7 @@ def check_range(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    closed_high: bool = False,
 ) -> None:
     """Refuses a concrete number outside `[low, high)`, and NaN.
 
@@ -67,6 +68,7 @@ def check_range(
         low: smallest allowed value.
         high: bound above, itself refused.
         open_low: whether `low` itself is refused.
+        closed_high: whether `high` itself is allowed.
 
     Raises:
         ValueError: if `value` is no number or lies outside the range.
@@ -80,14 +82,15 @@ def check_range(
     """
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    bracket = "(" if open_low else "["
-    expected = f"{name} must be in {bracket}{low:g}, {high:g}), got {value!r}."
+    brackets = ("(" if open_low else "["), ("]" if closed_high else ")")
+    expected = f"{name} must be in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}."
     try:
         number = np.asarray(value).astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(expected) from None
     above = number > low if open_low else number >= low
-    if isinstance(value, str | bool) or not np.all(above & (number < high)):
+    below = number <= high if closed_high else number < high
+    if isinstance(value, str | bool) or not np.all(above & below):
         raise ValueError(expected)
 
 

@@ -27,6 +27,7 @@ from optim.mars import mars
 from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
+from optim.shrink_perturb import shrink_perturb
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
@@ -200,6 +201,16 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Heo et al., 2021, arXiv 2006.08217",
         state="1",
         cost="a few norms and inner products of each matrix",
+    ),
+    "shrink_perturb": OptimizerDetails(
+        factory=shrink_perturb,
+        summary="Shrink & Perturb: any optimizer; weights shrink, and initial ones or noise comes.",
+        paper="Ash and Adams, 2020, arXiv 1910.08475",
+        inputs="none; without a period, reset",
+        state="that of its base, and 1 with initial weights as noise",
+        cost="that of its base; for other noise, drawing it",
+        group="rl",
+        wraps="updates",
     ),
     "subset_norm": OptimizerDetails(
         factory=subset_norm,

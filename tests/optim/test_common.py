@@ -513,6 +513,7 @@ DRAWING = {
     "adahessian": "",
     "kron": "",
     "noisy_sgd": "",
+    "shrink_perturb": ":noise=gaussian",
     "sophia": "",
     "subspace_momentum": ":projection=uniform,rank=1",
 }
@@ -523,7 +524,9 @@ def test_the_list_of_those_that_draw_is_complete():
     if importlib.util.find_spec("psgdax") is None:
         names.discard("kron")
     found = {
-        name for name in names if keys_in(jax.eval_shape(optim.make(name, 0.1).init, params_for()))
+        name
+        for name in names
+        if keys_in(jax.eval_shape(optim.make(name + DRAWING.get(name, ""), 0.1).init, params_for()))
     }
     assert found == set(DRAWING) & names
 

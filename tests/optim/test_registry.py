@@ -169,6 +169,7 @@ def test_groups():
         "adamo",
         "l2_init",
         "parseval",
+        "shrink_perturb",
         "trac",
         "weight_clipping",
     ]

@@ -87,6 +87,17 @@ def parseval_sgd(learning_rate: optax.ScalarOrSchedule, strength: float):
     return optim.parseval(sgd, strength, reference_width=None)
 
 
+def shrinking_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    noise: str,
+    period: int,
+    opt_state: str = "keep",
+    eps_root: float = 0.0,
+):
+    adam = optax.adam(learning_rate, eps_root=eps_root)
+    return optim.shrink_perturb(adam, 1e-6, 1e-6, noise, period, opt_state)
+
+
 def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
     return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
 
@@ -135,6 +146,16 @@ CASES: dict[str, Case] = {
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
+    "shrink_perturb": Case(
+        shrinking_adam,
+        {"learning_rate": 1e-2, "noise": "initial", "period": 1},
+        differentiable=ROOT,
+    ),
+    "shrink_perturb_gaussian": Case(
+        shrinking_adam,
+        {"learning_rate": 1e-2, "noise": "gaussian", "period": 2000, "opt_state": "reset"},
+        differentiable=ROOT,
+    ),
     "subset_norm": Case(optim.subset_norm, {"learning_rate": 1e-2}),
     "subset_norm_generic": Case(optim.subset_norm, {"learning_rate": 1e-2, "subsets": "generic"}),
     "subspace_momentum": Case(
