@@ -66,6 +66,8 @@ from optim.learned.star import STAR as STAR
 from optim.learned.star import star as star
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.normalize_project import normalize_kernels as normalize_kernels
+from optim.normalize_project import normalize_project as normalize_project
 from optim.parseval import parseval as parseval
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
@@ -135,6 +137,8 @@ __all__ = [
     "make",
     "mars",
     "nearest",
+    "normalize_kernels",
+    "normalize_project",
     "open_optimizer",
     "optim4rl",
     "optimizer_names",

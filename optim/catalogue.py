@@ -24,6 +24,7 @@ from optim.learned.open import open_optimizer
 from optim.learned.optim4rl import optim4rl
 from optim.learned.star import star
 from optim.mars import mars
+from optim.normalize_project import normalize_project
 from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
@@ -178,6 +179,15 @@ OWN: dict[str, OptimizerDetails] = {
         inputs="none; if exact, obj_fn or previous_gradient",
         state="3",
         cost="none; if exact, one more gradient",
+    ),
+    "normalize_project": OptimizerDetails(
+        factory=normalize_project,
+        summary="Normalize-and-Project: any optimizer; each kernel keeps its initial norm.",
+        paper="Lyle et al., 2024, arXiv 2407.01800; as in Lee et al., 2025, arXiv 2502.15280",
+        state="that of its base, and 1 for each matrix",
+        cost="two norms of each matrix",
+        group="rl",
+        wraps="updates",
     ),
     "parseval": OptimizerDetails(
         factory=parseval,

@@ -168,6 +168,7 @@ def test_groups():
         "adam_reset",
         "adamo",
         "l2_init",
+        "normalize_project",
         "parseval",
         "shrink_perturb",
         "trac",

@@ -98,6 +98,13 @@ def shrinking_adam(
     return optim.shrink_perturb(adam, 1e-6, 1e-6, noise, period, opt_state)
 
 
+def projecting_adam(
+    learning_rate: optax.ScalarOrSchedule, matrix_mask: bool | None = None, eps_root: float = 0.0
+):
+    adam = optax.adam(learning_rate, eps_root=eps_root)
+    return optim.normalize_project(adam, matrix_mask=matrix_mask)
+
+
 def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
     return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
 
@@ -141,6 +148,16 @@ CASES: dict[str, Case] = {
     "mars": Case(optim.mars, {"learning_rate": 1e-3, "weight_decay_1d": 0.0}),
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
+    ),
+    # Targets of another norm than that of the start are out of reach.
+    "normalize_project": Case(
+        projecting_adam, {"learning_rate": 1e-2}, differentiable=ROOT, converges=False
+    ),
+    "normalize_project_nothing": Case(
+        projecting_adam,
+        {"learning_rate": 1e-2, "matrix_mask": False},
+        differentiable=ROOT,
+        takes_complex=True,
     ),
     "parseval": Case(parseval_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
