@@ -44,6 +44,8 @@ from optim.evaluation import evaluation_params as evaluation_params
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
 from optim.extra_args import with_only_extra_args as with_only_extra_args
+from optim.fire import fire as fire
+from optim.fire import fire_projection as fire_projection
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
 from optim.l2_init import l2_init as l2_init
@@ -125,6 +127,8 @@ __all__ = [
     "details",
     "evaluation_params",
     "exadam",
+    "fire",
+    "fire_projection",
     "kron",
     "l2_init",
     "l2lgd2",

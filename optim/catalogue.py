@@ -16,6 +16,7 @@ from optim.aegd import aegd
 from optim.cautious import cautious_adamw
 from optim.critical_momenta import adam_cm
 from optim.exadam import exadam
+from optim.fire import fire
 from optim.kron import kron
 from optim.l2_init import l2_init
 from optim.learned.l2lgd2 import l2lgd2
@@ -153,6 +154,16 @@ OWN: dict[str, OptimizerDetails] = {
         factory=exadam,
         summary="EXAdam: Adam with moments that correct each other, plus the gradient itself.",
         paper="Adly, 2024, arXiv 2412.20302",
+    ),
+    "fire": OptimizerDetails(
+        factory=fire,
+        summary="FIRE: any optimizer; at changes, hidden matrices are made orthogonal.",
+        paper="Han et al., 2026, arXiv 2602.08040",
+        inputs="reset or a period",
+        state="that of its base",
+        cost="at changes, twenty products of each hidden matrix with itself",
+        group="rl",
+        wraps="updates",
     ),
     "kron": OptimizerDetails(
         factory=kron,

@@ -167,6 +167,7 @@ def test_groups():
         "adam_rel",
         "adam_reset",
         "adamo",
+        "fire",
         "l2_init",
         "normalize_project",
         "parseval",

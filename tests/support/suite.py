@@ -105,6 +105,10 @@ def projecting_adam(
     return optim.normalize_project(adam, matrix_mask=matrix_mask)
 
 
+def fire_adam(learning_rate: optax.ScalarOrSchedule, opt_state: str, eps_root: float = 0.0):
+    return optim.fire(optax.adam(learning_rate, eps_root=eps_root), opt_state=opt_state)
+
+
 def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
     return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
 
@@ -141,6 +145,7 @@ CASES: dict[str, Case] = {
         cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}, needs_params=False
     ),
     "exadam": Case(optim.exadam, {"learning_rate": 5e-3}),
+    "fire": Case(fire_adam, {"learning_rate": 1e-2, "opt_state": "reset"}, differentiable=ROOT),
     # psgdax takes the root of a mean square that may be zero.
     "kron": Case(kron, {"learning_rate": 1e-3}, differentiable=None, package="psgdax"),
     "l2_init": Case(pulled_sgd, {"learning_rate": 1e-3, "strength": 1e-4, "penalty": "squared"}),
