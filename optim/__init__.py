@@ -85,6 +85,7 @@ from optim.sania import scale_by_sania as scale_by_sania
 from optim.shrink_perturb import shrink_and_perturb as shrink_and_perturb
 from optim.shrink_perturb import shrink_perturb as shrink_perturb
 from optim.spec import OptimizerSpec as OptimizerSpec
+from optim.spectral_regularization import spectral_regularization as spectral_regularization
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
 from optim.subset_norm import subset_norm as subset_norm
 from optim.subspace_momentum import scale_by_subspace_momentum as scale_by_subspace_momentum
@@ -174,6 +175,7 @@ __all__ = [
     "sgdp",
     "shrink_and_perturb",
     "shrink_perturb",
+    "spectral_regularization",
     "star",
     "subset_norm",
     "subspace_momentum",

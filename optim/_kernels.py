@@ -95,13 +95,31 @@ def kernels_of_biases(params: Any, axes: Sequence[int | None]) -> list[int | Non
     return [owner(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
 
 
-def on_matrices(
-    function: Callable[[jax.Array], jax.Array], axes: int, kernel: jax.Array
-) -> jax.Array:
-    """Applies a function of a matrix to a kernel, member by member.
+def as_matrices(kernel: jax.Array, axes: int) -> jax.Array:
+    """A kernel as matrices, one for each member, on one leading axis.
 
     Convolution kernels of flax, (height, width, inputs, outputs), are matrices of shape
     (height * width * inputs, outputs).
+
+    Args:
+        kernel: the kernel.
+        axes: number of leading axes that index members.
+
+    Returns:
+        The matrices.
+
+    Examples:
+        >>> print(as_matrices(jnp.ones((2, 3, 4, 5)), 1).shape)
+        (2, 12, 5)
+    """
+    members = math.prod(kernel.shape[:axes])
+    return kernel.reshape(members, -1, kernel.shape[-1])
+
+
+def on_matrices(
+    function: Callable[[jax.Array], jax.Array], axes: int, kernel: jax.Array
+) -> jax.Array:
+    """Applies a function of a matrix to a kernel, member by member, see `as_matrices`.
 
     Args:
         function: from a matrix to one of its shape.
@@ -118,7 +136,7 @@ def on_matrices(
     """
 
     def whole(kernel: jax.Array) -> jax.Array:
-        return jax.vmap(function)(_matrices(kernel, axes)).reshape(kernel.shape)
+        return jax.vmap(function)(as_matrices(kernel, axes)).reshape(kernel.shape)
 
     # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
     if jax.sharding.get_abstract_mesh().explicit_axes:
@@ -129,7 +147,7 @@ def on_matrices(
 def sum_over_matrices(
     function: Callable[[jax.Array], jax.Array], axes: int, kernel: jax.Array
 ) -> jax.Array:
-    """The sum of a function of a matrix over the members of a kernel, see `on_matrices`.
+    """The sum of a function of a matrix over the members of a kernel, see `as_matrices`.
 
     Args:
         function: from a matrix to a number.
@@ -145,7 +163,7 @@ def sum_over_matrices(
     """
 
     def total(kernel: jax.Array) -> jax.Array:
-        return jnp.sum(jax.vmap(function)(_matrices(kernel, axes)))
+        return jnp.sum(jax.vmap(function)(as_matrices(kernel, axes)))
 
     if jax.sharding.get_abstract_mesh().explicit_axes:
         total = jax.sharding.auto_axes(total, out_sharding=jax.P())
@@ -198,8 +216,8 @@ def matrix_product(first: jax.Array, second: jax.Array) -> jax.Array:
     """The product of two matrices in full precision, also where an accelerator has less.
 
     Args:
-        first: the left factor.
-        second: the right one.
+        first: the left factor, a matrix or a vector.
+        second: the right one, likewise.
 
     Returns:
         The product.
@@ -209,12 +227,6 @@ def matrix_product(first: jax.Array, second: jax.Array) -> jax.Array:
         [[2.]]
     """
     return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
-
-
-def _matrices(kernel: jax.Array, axes: int) -> jax.Array:
-    """The members' matrices, on one leading axis."""
-    members = math.prod(kernel.shape[:axes])
-    return kernel.reshape(members, -1, kernel.shape[-1])
 
 
 def _paths(params: Any) -> list[Path]:

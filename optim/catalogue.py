@@ -30,6 +30,7 @@ from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
 from optim.shrink_perturb import shrink_perturb
+from optim.spectral_regularization import spectral_regularization
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
@@ -232,6 +233,15 @@ OWN: dict[str, OptimizerDetails] = {
         cost="that of its base; for other noise, drawing it",
         group="rl",
         wraps="updates",
+    ),
+    "spectral_regularization": OptimizerDetails(
+        factory=spectral_regularization,
+        summary="Spectral regularisation: any optimizer, with a pull of singular values to one.",
+        paper="Lewandowski et al., 2025, arXiv 2406.06811",
+        state="that of its base, and 1 for each output of a layer",
+        cost="three products of each matrix with a vector",
+        group="rl",
+        wraps="gradients",
     ),
     "subset_norm": OptimizerDetails(
         factory=subset_norm,

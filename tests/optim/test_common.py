@@ -321,7 +321,7 @@ UNTRAINED = {
 
 
 # The state of each leaf is that of optax's momentum, which does without where a gradient is None.
-TAKES_LESS = {"cautious_sgd", "parseval", "tvlars"}
+TAKES_LESS = {"cautious_sgd", "parseval", "spectral_regularization", "tvlars"}
 
 
 def loss_of_module(module):

@@ -172,6 +172,7 @@ def test_groups():
         "normalize_project",
         "parseval",
         "shrink_perturb",
+        "spectral_regularization",
         "trac",
         "weight_clipping",
     ]

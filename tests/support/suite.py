@@ -109,6 +109,10 @@ def fire_adam(learning_rate: optax.ScalarOrSchedule, opt_state: str, eps_root: f
     return optim.fire(optax.adam(learning_rate, eps_root=eps_root), opt_state=opt_state)
 
 
+def spectral_sgd(learning_rate: optax.ScalarOrSchedule, strength: float):
+    return optim.spectral_regularization(optax.sgd(learning_rate, momentum=0.9), strength)
+
+
 def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
     return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
 
@@ -178,6 +182,7 @@ CASES: dict[str, Case] = {
         {"learning_rate": 1e-2, "noise": "gaussian", "period": 2000, "opt_state": "reset"},
         differentiable=ROOT,
     ),
+    "spectral_regularization": Case(spectral_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
     "subset_norm": Case(optim.subset_norm, {"learning_rate": 1e-2}),
     "subset_norm_generic": Case(optim.subset_norm, {"learning_rate": 1e-2, "subsets": "generic"}),
     "subspace_momentum": Case(
