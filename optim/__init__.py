@@ -74,6 +74,7 @@ from optim.parseval import parseval as parseval
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
 from optim.registry import accepts_schedule as accepts_schedule
+from optim.registry import base_name as base_name
 from optim.registry import describe as describe
 from optim.registry import details as details
 from optim.registry import learned_names as learned_names
@@ -120,6 +121,7 @@ __all__ = [
     "adamp",
     "aegd",
     "amsbound",
+    "base_name",
     "cautious",
     "cautious_adamw",
     "clip_by_network_norm",

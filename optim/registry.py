@@ -154,7 +154,7 @@ def accepts_schedule(name: OptimizerSpec | str) -> bool:
     if spec.name in ARCHITECTURES:
         return False
     _factory(spec.name)
-    return (_base_name(spec) or spec.name) not in _WITHOUT_SCHEDULE
+    return base_name(spec) not in _WITHOUT_SCHEDULE
 
 
 def option_names(name: OptimizerSpec | str) -> list[str]:
@@ -179,10 +179,38 @@ def option_names(name: OptimizerSpec | str) -> list[str]:
     spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
     if spec.name in ARCHITECTURES:
         return list(transform_options(spec.name))
-    base = _base_name(spec)
-    if base is not None:
-        return [*_own_options(spec.name), "base", *option_names(base)]
+    if _wraps(spec.name):
+        return [*_own_options(spec.name), "base", *option_names(base_name(spec))]
     return [*inspect.signature(_factory(spec.name)).parameters, *DECAY_OPTIONS]
+
+
+def base_name(spec: OptimizerSpec | str) -> str:
+    """Tells which optimizer takes the steps: the base of one that wraps another, or itself.
+
+    Args:
+        spec: a spec, or its text.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: if `base` is given but is not the name of an optimizer that can be wrapped.
+
+    Examples:
+        >>> base_name("adam:b1=0.8"), base_name("weight_clipping:base=lion")
+        ('adam', 'lion')
+    """
+    spec = OptimizerSpec.parse(spec) if isinstance(spec, str) else spec
+    if not _wraps(spec.name):
+        return spec.name
+    base = dict(spec.options).get("base", "adam")
+    if not isinstance(base, str) or base.partition("@")[0] in ARCHITECTURES or _wraps(base):
+        raise ValueError(
+            "base must be the name of an optimizer that is not learned and wraps no other for "
+            f"{spec.name!r}, got {base!r}."
+        )
+    _factory(base)
+    return base
 
 
 def make(
@@ -226,7 +254,7 @@ def make(
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
-    if OWN.get(spec.name) and OWN[spec.name].wraps:
+    if _wraps(spec.name):
         return _make_around_base(spec, learning_rate)
     check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
     own, decay = split_decay(dict(spec.options))
@@ -260,8 +288,7 @@ def _make_around_base(
     spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
 ) -> optax.GradientTransformationExtraArgs:
     check_option_names(spec.name, dict(spec.options), option_names(spec))
-    base, parameters = _base_name(spec), _own_options(spec.name)
-    assert base is not None
+    base, parameters = base_name(spec), _own_options(spec.name)
     if OWN[spec.name].wraps == "updates" and base in _OWN_COPIES:
         raise ValueError(
             f"base must be another optimizer for {spec.name!r} than {base!r}, which works out the "
@@ -274,25 +301,14 @@ def _make_around_base(
     return with_standard_promotion(OWN[spec.name].factory(inner, **own))
 
 
+def _wraps(name: str) -> bool:
+    return name in OWN and OWN[name].wraps is not None
+
+
 def _own_options(name: str) -> dict[str, inspect.Parameter]:
     """What an optimizer that wraps another takes besides that."""
     parameters = inspect.signature(OWN[name].factory).parameters
     return dict(list(parameters.items())[1:])
-
-
-def _base_name(spec: OptimizerSpec) -> str | None:
-    """The name of the optimizer that is wrapped, or None if the spec's wraps none."""
-    if spec.name not in OWN or OWN[spec.name].wraps is None:
-        return None
-    base = dict(spec.options).get("base", "adam")
-    wrapping = [name for name, details in OWN.items() if details.wraps]
-    if not isinstance(base, str) or base.partition("@")[0] in {*ARCHITECTURES, *wrapping}:
-        raise ValueError(
-            f"base must be the name of an optimizer that is not learned and wraps no other for "
-            f"{spec.name!r}, got {base!r}."
-        )
-    _factory(base)
-    return base
 
 
 def _make_learned(

@@ -220,6 +220,7 @@ def test_around_a_base():
             for one in (optim.make(text + more, rate), expected)
         ]
         jax.tree.map(np.testing.assert_array_equal, *updates)
+    assert optim.base_name(text) == "adamw"
     names = optim.option_names("weight_clipping:base=adamw")
     assert {"base", "kappa", "learning_rate", "b1", "weight_decay", "l2"} <= set(names)
     assert "inner" not in names
