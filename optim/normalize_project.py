@@ -32,7 +32,7 @@ def normalize_project(
     norms: Norms = "initial",
     matrix_mask: Any | Callable[[optax.Params], Any] | None = None,
     ensemble_axes: int | Any | None = None,
-    heads: bool = True,
+    heads: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scales kernels back to given norms after every update of an optimizer.
 
@@ -58,7 +58,8 @@ def normalize_project(
         norms: which norms the kernels are scaled to.
         matrix_mask: booleans that select the kernels: a pytree that mirrors the parameters or is a
             prefix of them, matched by names, or a function from parameters to one. `None` selects
-            all, but see `heads`. With none selected this is the inner optimizer, bit for bit.
+            all but the heads, see `heads`. With none selected this is the inner optimizer, bit for
+            bit.
         ensemble_axes: number of leading axes that index the members of an ensemble, for all leaves
             or as a pytree like `matrix_mask`. Each member has norms of its own. `None` is 0.
         heads: whether a `matrix_mask` of `None` selects the last layer of each network too. Layers
@@ -96,6 +97,11 @@ def normalize_project(
       The first paper's source could not be read. What it does with scales and offsets of
       normalisation layers and how often it projects is not known here: those leaves are left
       alone, and every update is projected.
+
+    .. note::
+      A policy's last layer is initialised small, and a value's at a size that has nothing to do
+      with returns: with norms that stay as they are they could hardly learn. Hence the default of
+      `heads`, where the sources name no exception.
 
     .. note::
       A kernel that begins or ends up with norm 0 is left alone, and so trains freely if all of it
@@ -150,7 +156,7 @@ def normalize_kernels(
     like: optax.Params | None = None,
     matrix_mask: Any | Callable[[optax.Params], Any] | None = None,
     ensemble_axes: int | Any | None = None,
-    heads: bool = True,
+    heads: bool = False,
 ) -> optax.Params:
     """Scales kernels as `normalize_project` does, once.
 

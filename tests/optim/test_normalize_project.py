@@ -106,7 +106,7 @@ def test_a_scale_invariant_network_is_left_as_it_is():
     }
     other = jax.tree.map(lambda leaf: 3 * jnp.cos(leaf), params)
     x = jax.random.normal(keys[2], (5, 4))
-    projected = optim.normalize_kernels(params, like=other)
+    projected = optim.normalize_kernels(params, like=other, heads=True)
     np.testing.assert_allclose(network(projected, x), network(params, x), rtol=1e-4, atol=1e-6)
     lengths = jax.tree.map(lambda a, b: jnp.linalg.norm(a) / jnp.linalg.norm(b), projected, other)
     np.testing.assert_allclose(jax.tree.leaves(lengths), 1.0, rtol=1e-6)
@@ -132,12 +132,12 @@ def test_half_precision_and_what_is_selected():
         }
         for name in ("Dense_0", "Dense_1")
     }
-    found = optim.normalize_kernels(layers, heads=False)
+    found = optim.normalize_kernels(layers)
     assert found["Dense_0"]["kernel"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.float32(found["Dense_0"]["kernel"]), 0.5)
     np.testing.assert_array_equal(np.float32(found["Dense_1"]["kernel"]), 2.0)
     np.testing.assert_array_equal(np.float32(found["Dense_0"]["bias"]), 5.0)
-    optimizer = optim.normalize_project(optax.sgd(1.0), "unit_columns", heads=False)
+    optimizer = optim.normalize_project(optax.sgd(1.0), "unit_columns")
     updates, _ = first_update(optimizer, jax.tree.map(jnp.zeros_like, layers), layers)
     np.testing.assert_array_equal(np.float32(updates["Dense_0"]["kernel"]), -1.5)
     np.testing.assert_array_equal(np.float32(updates["Dense_1"]["kernel"]), 0.0)
