@@ -87,6 +87,10 @@ from optim.trac import trac as trac
 from optim.trac import trac_adam as trac_adam
 from optim.tvlars import scale_by_tvlars as scale_by_tvlars
 from optim.tvlars import tvlars as tvlars
+from optim.upgd import ada_upgd as ada_upgd
+from optim.upgd import scale_by_ada_upgd as scale_by_ada_upgd
+from optim.upgd import scale_by_upgd as scale_by_upgd
+from optim.upgd import upgd as upgd
 from optim.weight_decay import with_weight_decay as with_weight_decay
 
 __all__ = [
@@ -99,6 +103,7 @@ __all__ = [
     "OptimizerDetails",
     "OptimizerSpec",
     "accepts_schedule",
+    "ada_upgd",
     "adabound",
     "adahessian",
     "adam_cm",
@@ -135,6 +140,7 @@ __all__ = [
     "reset_state",
     "sania",
     "save_meta_params",
+    "scale_by_ada_upgd",
     "scale_by_adabound",
     "scale_by_adahessian",
     "scale_by_adam_cm",
@@ -154,6 +160,7 @@ __all__ = [
     "scale_by_subspace_momentum",
     "scale_by_swats",
     "scale_by_tvlars",
+    "scale_by_upgd",
     "sgdp",
     "star",
     "subset_norm",
@@ -162,6 +169,7 @@ __all__ = [
     "trac",
     "trac_adam",
     "tvlars",
+    "upgd",
     "with_only_extra_args",
     "with_weight_decay",
 ]

@@ -30,6 +30,7 @@ from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
 from optim.trac import trac_adam
 from optim.tvlars import tvlars
+from optim.upgd import ada_upgd, upgd
 
 Factory = Callable[..., optax.GradientTransformation]
 
@@ -70,6 +71,14 @@ class OptimizerDetails:
 
 # Our own optimizers, one block each, sorted.
 OWN: dict[str, OptimizerDetails] = {
+    "ada_upgd": OptimizerDetails(
+        factory=ada_upgd,
+        summary="AdaUPGD: Adam with noise, both held back where a weight is useful.",
+        paper="Elsayed and Mahmood, 2024, arXiv 2404.00781",
+        state="3",
+        cost="a normal number and a sigmoid for each parameter",
+        group="rl",
+    ),
     "adabound": OptimizerDetails(
         factory=adabound,
         summary="AdaBound: Adam with bounds on its step sizes that close in on SGD's.",
@@ -210,6 +219,14 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Do et al., 2023, arXiv 2309.14053",
         state="1",
         cost="two norms of each leaf",
+    ),
+    "upgd": OptimizerDetails(
+        factory=upgd,
+        summary="UPGD: gradient descent with noise, both held back where a weight is useful.",
+        paper="Elsayed and Mahmood, 2024, arXiv 2404.00781",
+        state="1",
+        cost="a normal number and a sigmoid for each parameter",
+        group="rl",
     ),
 }
 

@@ -502,11 +502,13 @@ def keys_in(state):
 
 # Named optimizers that draw numbers, and options with which what they draw can be seen.
 DRAWING = {
+    "ada_upgd": "",
     "adahessian": "",
     "kron": "",
     "noisy_sgd": "",
     "sophia": "",
     "subspace_momentum": ":projection=uniform,rank=1",
+    "upgd": "",
 }
 
 

@@ -81,6 +81,11 @@ def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
 ROOT = {"eps_root": 1e-8}
 
 CASES: dict[str, Case] = {
+    "ada_upgd": Case(
+        optim.ada_upgd,
+        {"learning_rate": 1e-2, "sigma": 0.0, "weight_decay": 0.0},
+        differentiable=ROOT,
+    ),
     "adabound": Case(optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
     "adahessian": Case(optim.adahessian, {"learning_rate": 0.3}, like="sophia"),
     "adam_cm": Case(optim.adam_cm, {"learning_rate": 1e-3}),
@@ -148,6 +153,7 @@ CASES: dict[str, Case] = {
     "tvlars": Case(
         optim.tvlars, {"learning_rate": 0.1, "trust_coefficient": 0.01, "weight_decay": 0.0}
     ),
+    "upgd": Case(optim.upgd, {"learning_rate": 1e-3, "sigma": 0.0, "weight_decay": 0.0}),
 }
 
 CASES |= {
