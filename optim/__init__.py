@@ -76,6 +76,8 @@ from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
+from optim.soap import scale_by_soap as scale_by_soap
+from optim.soap import soap as soap
 from optim.spec import OptimizerSpec as OptimizerSpec
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
 from optim.subset_norm import subset_norm as subset_norm
@@ -156,12 +158,14 @@ __all__ = [
     "scale_by_mars",
     "scale_by_sania",
     "scale_by_sgdp",
+    "scale_by_soap",
     "scale_by_subset_norm",
     "scale_by_subspace_momentum",
     "scale_by_swats",
     "scale_by_tvlars",
     "scale_by_upgd",
     "sgdp",
+    "soap",
     "star",
     "subset_norm",
     "subspace_momentum",

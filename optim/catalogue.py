@@ -25,6 +25,7 @@ from optim.learned.star import star
 from optim.mars import mars
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
+from optim.soap import soap
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
@@ -184,6 +185,14 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Heo et al., 2021, arXiv 2006.08217",
         state="1",
         cost="a few norms and inner products of each matrix",
+    ),
+    "soap": OptimizerDetails(
+        factory=soap,
+        summary="SOAP: Adam in the eigenbases of Shampoo's preconditioner.",
+        paper="Vyas et al., 2024, arXiv 2409.11321",
+        state="2, and for each matrix twice the squares of its sides",
+        cost="products of each matrix with square ones, and QR decompositions every 10 updates",
+        group="matrix",
     ),
     "subset_norm": OptimizerDetails(
         factory=subset_norm,

@@ -478,7 +478,9 @@ def test_masks_are_matched_by_names(name, argument):
         tree = node(params)
         grads = jax.tree.map(lambda leaf: 2 * leaf + 1, tree)
         extra = {"obj_fn": loss_of, "value": 1.0}
-        return jax.tree.leaves(optimizer.update(grads, optimizer.init(tree), tree, **extra)[0])
+        # The second one: SOAP's first is zero.
+        _, state = optimizer.update(grads, optimizer.init(tree), tree, **extra)
+        return jax.tree.leaves(optimizer.update(grads, state, tree, **extra)[0])
 
     given = {"actor": first, "critic": {"kernel": second}}
     (of_actor, of_critic), *others = quick_jit(

@@ -164,7 +164,7 @@ def test_groups():
     assert set(groups) == {"rl", "general", "matrix", "learned", None}
     assert groups["learned"] == optim.learned_names()
     assert groups["rl"] == ["ada_upgd", "adam_rel", "adam_reset", "adamo", "trac", "upgd"]
-    assert groups["matrix"] == ["kron", "subset_norm", "subspace_momentum"]
+    assert groups["matrix"] == ["kron", "soap", "subset_norm", "subspace_momentum"]
     assert {"adabound", "mars"} <= set(groups["general"])
     assert {"adam", "muon"} <= set(groups[None])
 
@@ -327,7 +327,7 @@ def test_nothing_is_decomposed_in_batches(name):
         if equation.primitive.name in names
     ]
     assert all(rank == 2 for _, rank in found), found
-    assert bool(found) == (name in ("galore", "kron", "subspace_momentum"))
+    assert bool(found) == (name in ("galore", "kron", "soap", "subspace_momentum"))
 
 
 def test_galore_over_schedules():

@@ -124,6 +124,7 @@ CASES: dict[str, Case] = {
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
+    "soap": Case(optim.soap, {"learning_rate": 1e-2, "weight_decay": 0.0}),
     "subset_norm": Case(optim.subset_norm, {"learning_rate": 1e-2}),
     "subset_norm_generic": Case(optim.subset_norm, {"learning_rate": 1e-2, "subsets": "generic"}),
     "subspace_momentum": Case(
