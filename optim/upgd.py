@@ -4,18 +4,19 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optim._checks import check_learning_rate, check_params, check_range
 from optim._leaves import (
     average,
     bias_correction,
-    key_of_seed,
     norm,
     widest_dtype,
     working_dtype,
     working_zeros,
 )
+from optim._noise import noise_key, normals
 from optim._paths import as_mask
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
@@ -30,7 +31,7 @@ class ScaleByUPGDState(NamedTuple):
     """State of `scale_by_upgd` and `scale_by_ada_upgd`."""
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
-    key: jax.Array  # shape=(2,), dtype=uint32; or a key of the kind that was given
+    key: jax.Array  # shape=(2,), dtype=uint32
     utility: optax.Updates  # like params, at least float32
     inner_state: optax.OptState  # of Adam's moments; empty for `scale_by_upgd`
 
@@ -370,7 +371,7 @@ def _scale_by_utility(
     def init_fn(params: optax.Params) -> ScaleByUPGDState:
         return ScaleByUPGDState(
             count=jnp.zeros([], jnp.int32),
-            key=key_of_seed(key, params),
+            key=noise_key(key, params),
             utility=working_zeros(params),
             inner_state=inner.init(working_zeros(params)),
         )
@@ -388,7 +389,6 @@ def _scale_by_utility(
         del extra_args
         check_params("UPGD", params)
         count = optax.safe_increment(state.count)
-        new_key, draw_key = jax.random.split(state.key)
         grads = jax.tree.map(lambda g: g.astype(working_dtype(g)), updates)
         present = jax.tree.map(
             lambda u, g, p: -g.astype(u.dtype) * p.astype(u.dtype), state.utility, grads, params
@@ -400,9 +400,9 @@ def _scale_by_utility(
             else _global_shares(averages, count, beta_utility, debias_max)
         )
         directions, inner_state = inner.update(grads, state.inner_state)
-        noise = _normal_like(draw_key, directions)
+        noise = _noise_like(state.key, state.count, directions)
         updates = jax.tree.map(scaled, updates, directions, noise, shares)
-        return updates, ScaleByUPGDState(count, new_key, averages, inner_state)
+        return updates, ScaleByUPGDState(count, state.key, averages, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -439,16 +439,20 @@ def _local_shares(utilities: Any, count: jax.Array, beta: jax.typing.ArrayLike) 
     return jax.tree.map(share, utilities)
 
 
-def _normal_like(key: jax.Array, tree: Any) -> Any:
-    """Standard normal numbers for every entry of every leaf."""
-    leaves = jax.tree.leaves(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
+def _noise_like(key: jax.Array, step: jax.Array, tree: Any) -> Any:
+    """Standard normal numbers for every entry of every leaf, other ones for each step."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(tree)
+    sizes = [leaf.size for leaf in leaves]
+    if not sum(sizes):
+        return tree
+    # One stream for all leaves: a stream for each would be a program for each.
+    parts = jnp.split(normals(key, step, sum(sizes)), np.cumsum(sizes)[:-1].tolist())
     explicit = bool(jax.sharding.get_abstract_mesh().explicit_axes)
 
-    def draw(key: jax.Array, leaf: jax.Array) -> jax.Array:
-        noise = jax.random.normal(key, leaf.shape, leaf.dtype)
+    def shaped(part: jax.Array, leaf: jax.Array) -> jax.Array:
+        noise = part.reshape(leaf.shape).astype(leaf.dtype)
         # With shardings in the types, what is added has to be sharded alike.
         return jax.sharding.reshard(noise, jax.typeof(leaf).sharding) if explicit else noise
 
-    drawn = [draw(keys[i], leaf) for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(jax.tree.structure(tree), drawn)
+    return treedef.unflatten([shaped(*pair) for pair in zip(parts, leaves, strict=True)])

@@ -13,6 +13,7 @@ from replay import compare, first_update
 from trees import close
 
 import optim
+from optim._noise import noise_key, normals
 from optim._promotion import with_standard_promotion
 
 # How each name of the transcription's kinds of utility is asked for.
@@ -78,8 +79,7 @@ def test_shares_by_hand(grads, options, expected):
         first_update(optim.scale_by_upgd(sigma=sigma, **options), grads, PARAMS)[0]
         for sigma in (0.0, 1.0)
     )
-    key = optim.scale_by_upgd().init(PARAMS).key
-    noise = jax.random.normal(jax.random.split(jax.random.split(key)[1], 1)[0], (3,))
+    noise = normals(noise_key(0, PARAMS), 0, 3)
     np.testing.assert_allclose((noisy - plain) / noise / 2, expected, atol=1e-3)
     np.testing.assert_allclose(plain, 2 * jnp.array(expected) * grads, atol=1e-3)
 
