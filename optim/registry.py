@@ -294,6 +294,13 @@ def _updated_in_turn(
 
 def _falling_alike(schedule: optax.Schedule, first: float) -> optax.Schedule:
     """A schedule that is in proportion to another one, and begins with the given number."""
+    with jax.numpy_dtype_promotion("standard"):
+        begin = schedule(jnp.zeros([], jnp.int32))
+    if not isinstance(begin, jax.core.Tracer) and not begin > 0:
+        raise ValueError(
+            "learning_rate must begin above 0 where adam_learning_rate is set, which changes in "
+            f"proportion to it; got a schedule that begins at {float(begin):g}."
+        )
 
     def rate(count: Any) -> Any:
         return first * (schedule(count) / schedule(jnp.zeros([], jnp.int32)))

@@ -238,6 +238,10 @@ def test_muons_adam_falls_with_traced_rates():
 
     updates = quick_jit(jax.vmap(last))(jnp.array([0.1, 0.02]))
     np.testing.assert_allclose(updates, -0.0015, rtol=1e-3)
+    rising = optax.linear_schedule(0.0, 0.1, 5)
+    assert optim.make("muon", rising)
+    with pytest.raises(ValueError, match=r"^learning_rate must begin above 0 .* begins at 0\.$"):
+        optim.make("muon:adam_learning_rate=0.003", rising)
 
 
 def test_the_specs_learning_rate_comes_first():
