@@ -85,6 +85,8 @@ from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
 from optim.shrink_perturb import shrink_and_perturb as shrink_and_perturb
 from optim.shrink_perturb import shrink_perturb as shrink_perturb
+from optim.soap import scale_by_soap as scale_by_soap
+from optim.soap import soap as soap
 from optim.spec import OptimizerSpec as OptimizerSpec
 from optim.spectral_regularization import spectral_regularization as spectral_regularization
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
@@ -97,6 +99,10 @@ from optim.trac import trac as trac
 from optim.trac import trac_adam as trac_adam
 from optim.tvlars import scale_by_tvlars as scale_by_tvlars
 from optim.tvlars import tvlars as tvlars
+from optim.upgd import ada_upgd as ada_upgd
+from optim.upgd import scale_by_ada_upgd as scale_by_ada_upgd
+from optim.upgd import scale_by_upgd as scale_by_upgd
+from optim.upgd import upgd as upgd
 from optim.weight_clipping import clip_weights as clip_weights
 from optim.weight_clipping import weight_clipping as weight_clipping
 from optim.weight_decay import with_weight_decay as with_weight_decay
@@ -111,6 +117,7 @@ __all__ = [
     "OptimizerDetails",
     "OptimizerSpec",
     "accepts_schedule",
+    "ada_upgd",
     "adabound",
     "adahessian",
     "adam_cm",
@@ -155,6 +162,7 @@ __all__ = [
     "reset_state",
     "sania",
     "save_meta_params",
+    "scale_by_ada_upgd",
     "scale_by_adabound",
     "scale_by_adahessian",
     "scale_by_adam_cm",
@@ -170,13 +178,16 @@ __all__ = [
     "scale_by_mars",
     "scale_by_sania",
     "scale_by_sgdp",
+    "scale_by_soap",
     "scale_by_subset_norm",
     "scale_by_subspace_momentum",
     "scale_by_swats",
     "scale_by_tvlars",
+    "scale_by_upgd",
     "sgdp",
     "shrink_and_perturb",
     "shrink_perturb",
+    "soap",
     "spectral_regularization",
     "star",
     "subset_norm",
@@ -185,6 +196,7 @@ __all__ = [
     "trac",
     "trac_adam",
     "tvlars",
+    "upgd",
     "weight_clipping",
     "with_only_extra_args",
     "with_weight_decay",

@@ -142,6 +142,30 @@ def check_period(value: Any) -> None:
         raise ValueError(f"period must be a whole number of at least 1, or None, got {value!r}.")
 
 
+def check_steps_between(name: str, value: Any) -> None:
+    """Refuses a concrete number of steps that is no integer of at least 1.
+
+    Args:
+        name: name of the argument, for the message.
+        value: number, array or tracer.
+
+    Raises:
+        ValueError: if `value` is concrete and no integer of at least 1.
+
+    Examples:
+        >>> check_steps_between("update_proj_gap", 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: update_proj_gap must be an integer of at least 1, got 0.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    # Outside of jit, optax.inject_hyperparams gives an array of the number.
+    is_integer = isinstance(value, int | jax.Array) and jnp.asarray(value).dtype.kind in "iu"
+    if not (is_integer and value >= 1):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
 def check_real(name: str, tree: Any) -> None:
     """Refuses complex leaves.
 

@@ -30,12 +30,14 @@ from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
 from optim.sania import sania
 from optim.shrink_perturb import shrink_perturb
+from optim.soap import soap
 from optim.spectral_regularization import spectral_regularization
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
 from optim.trac import trac_adam
 from optim.tvlars import tvlars
+from optim.upgd import ada_upgd, upgd
 from optim.weight_clipping import weight_clipping
 
 Factory = Callable[..., optax.GradientTransformation]
@@ -81,6 +83,14 @@ class OptimizerDetails:
 
 # Our own optimizers, one block each, sorted.
 OWN: dict[str, OptimizerDetails] = {
+    "ada_upgd": OptimizerDetails(
+        factory=ada_upgd,
+        summary="AdaUPGD: Adam with noise, both held back where a weight is useful.",
+        paper="Elsayed and Mahmood, 2024, arXiv 2404.00781",
+        state="3",
+        cost="a normal number and a sigmoid for each parameter",
+        group="rl",
+    ),
     "adabound": OptimizerDetails(
         factory=adabound,
         summary="AdaBound: Adam with bounds on its step sizes that close in on SGD's.",
@@ -234,6 +244,14 @@ OWN: dict[str, OptimizerDetails] = {
         group="rl",
         wraps="updates",
     ),
+    "soap": OptimizerDetails(
+        factory=soap,
+        summary="SOAP: Adam in the eigenbases of Shampoo's preconditioner.",
+        paper="Vyas et al., 2024, arXiv 2409.11321",
+        state="2, and for each matrix twice the squares of its sides",
+        cost="products of each matrix with square ones, and QR decompositions every 10 updates",
+        group="matrix",
+    ),
     "spectral_regularization": OptimizerDetails(
         factory=spectral_regularization,
         summary="Spectral regularisation: any optimizer, with a pull of singular values to one.",
@@ -277,6 +295,14 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Do et al., 2023, arXiv 2309.14053",
         state="1",
         cost="two norms of each leaf",
+    ),
+    "upgd": OptimizerDetails(
+        factory=upgd,
+        summary="UPGD: gradient descent with noise, both held back where a weight is useful.",
+        paper="Elsayed and Mahmood, 2024, arXiv 2404.00781",
+        state="1",
+        cost="a normal number and a sigmoid for each parameter",
+        group="rl",
     ),
     "weight_clipping": OptimizerDetails(
         factory=weight_clipping,

@@ -11,13 +11,10 @@ import optax
 
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import key_of_seed
+from optim._leaves import bounded, key_of_seed
 from optim._paths import as_mask
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
-
-# The preconditioner is learned from squares of the momentum, which must not overflow in float32.
-_LARGEST = 1e15
 
 
 @on_trained_leaves
@@ -102,7 +99,9 @@ def scale_by_kron(
     ) -> tuple[optax.Updates, optax.OptState]:
         del params, extra_args
         treedef: Any
-        leaves, treedef = jax.tree.flatten(jax.tree.map(_bounded, _with_entries(updates)))
+        leaves, treedef = jax.tree.flatten(_with_entries(updates))
+        # The preconditioner is learned from squares of the momentum.
+        leaves = [bounded(leaf, jnp.float32) for leaf in leaves]
         if not leaves:
             return updates, state
         # The package is given plain lists: flax nnx brings lists back as nodes of its own.
@@ -263,9 +262,3 @@ def _matrices(params: optax.Params) -> Any:
 def _with_entries(tree: Any) -> Any:
     """Without the leaves of size 0, of which the package would take a largest entry."""
     return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
-
-
-def _bounded(grad: jax.Array) -> jax.Array:
-    """The gradient in float32, small enough for a sum of its squares; what is not finite shows."""
-    grad = jnp.asarray(grad, jnp.float32)
-    return jnp.where(jnp.isfinite(grad), jnp.clip(grad, -_LARGEST, _LARGEST), grad)

@@ -225,6 +225,8 @@ def make(
 
     Beside its own options, any spec may hold `l2` and `decoupled_decay`, see `with_weight_decay`;
     the latter is times the learning rate, schedules included, and for learned optimizers times 1.
+    Muon leaves what is no matrix to Adam; `adam_learning_rate` is Adam's there, and changes as the
+    learning rate does if that is a schedule.
 
     An optimizer that wraps another takes the option `base`, the name of that other, which is Adam
     without it: `weight_clipping:base=lion,b1=0.95,kappa=2`. Options that it does not know are the
@@ -264,6 +266,8 @@ def make(
     if rate is None:
         raise ValueError(f"learning_rate must be given for {spec.name!r}, here or as an option.")
     check_learning_rate(rate)
+    if callable(rate) and options.get("adam_learning_rate") is not None:
+        options["adam_learning_rate"] = _falling_alike(rate, options["adam_learning_rate"])
     if callable(rate) and not accepts_schedule(spec.name):
         raise ValueError(f"learning_rate must be a number for {spec.name!r}, got a schedule.")
     if spec.name in _OWN_COPIES and decay.get("decoupled_decay"):
@@ -354,6 +358,22 @@ def _updated_in_turn(
         return in_turn(optimizer.update)(updates, state, params)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def _falling_alike(schedule: optax.Schedule, first: float) -> optax.Schedule:
+    """A schedule that is in proportion to another one, and begins with the given number."""
+    with jax.numpy_dtype_promotion("standard"):
+        begin = schedule(jnp.zeros([], jnp.int32))
+    if not isinstance(begin, jax.core.Tracer) and not begin > 0:
+        raise ValueError(
+            "learning_rate must begin above 0 where adam_learning_rate is set, which changes in "
+            f"proportion to it; got a schedule that begins at {float(begin):g}."
+        )
+
+    def rate(count: Any) -> Any:
+        return first * (schedule(count) / schedule(jnp.zeros([], jnp.int32)))
+
+    return rate
 
 
 @functools.cache

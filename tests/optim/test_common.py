@@ -485,7 +485,9 @@ def test_masks_are_matched_by_names(name, argument):
         tree = node(params)
         grads = jax.tree.map(lambda leaf: 2 * leaf + 1, tree)
         extra = {"obj_fn": loss_of, "value": 1.0, "reset": True}
-        state = optimizer.init(jax.tree.map(lambda leaf: leaf / 2, tree))
+        # The second one: SOAP's first is zero.
+        start = optimizer.init(jax.tree.map(lambda leaf: leaf / 2, tree))
+        _, state = optimizer.update(grads, start, tree, **extra)
         return jax.tree.leaves(optimizer.update(grads, state, tree, **extra)[0])
 
     given = {"actor": first, "critic": {"kernel": second}}
@@ -510,12 +512,14 @@ def keys_in(state):
 
 # Named optimizers that draw numbers, and options with which what they draw can be seen.
 DRAWING = {
+    "ada_upgd": "",
     "adahessian": "",
     "kron": "",
     "noisy_sgd": "",
     "shrink_perturb": ":noise=gaussian",
     "sophia": "",
     "subspace_momentum": ":projection=uniform,rank=1",
+    "upgd": "",
 }
 
 

@@ -164,6 +164,7 @@ def test_groups():
     assert set(groups) == {"rl", "general", "matrix", "learned", None}
     assert groups["learned"] == optim.learned_names()
     assert groups["rl"] == [
+        "ada_upgd",
         "adam_rel",
         "adam_reset",
         "adamo",
@@ -174,9 +175,10 @@ def test_groups():
         "shrink_perturb",
         "spectral_regularization",
         "trac",
+        "upgd",
         "weight_clipping",
     ]
-    assert groups["matrix"] == ["kron", "subset_norm", "subspace_momentum"]
+    assert groups["matrix"] == ["kron", "soap", "subset_norm", "subspace_momentum"]
     assert {"adabound", "mars"} <= set(groups["general"])
     assert {"adam", "muon"} <= set(groups[None])
 
@@ -229,6 +231,56 @@ def test_around_a_base():
     assert not optim.accepts_schedule(optim.OptimizerSpec.parse("weight_clipping:base=rprop"))
 
 
+@pytest.mark.parametrize("annealed", [False, True])
+def test_muons_adam_has_a_learning_rate_of_its_own(annealed):
+    """What is no matrix takes Adam's steps with it; annealed, both fall alike."""
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "conv": jnp.ones((2, 2, 1, 3))}
+    trace = [jax.tree.map(lambda leaf, i=i: jnp.cos(leaf * (i + 1)), params) for i in range(3)]
+    schedule = lambda start: optax.linear_schedule(start, 0.0, 4) if annealed else start  # noqa: E731
+    made = optim.make("muon:adam_learning_rate=0.003", schedule(0.02))
+    adam, muon = (
+        optim.make("adam:nesterov=true", schedule(0.003)),
+        optim.make("muon", schedule(0.02)),
+    )
+
+    @quick_jit
+    def updates():
+        found = []
+        for optimizer in (made, adam, muon):
+            state, steps = optimizer.init(params), []
+            for grads in trace:
+                step, state = optimizer.update(grads, state, params)
+                steps.append(step)
+            found.append(steps)
+        return found
+
+    for ours, of_adam, of_muon in zip(*updates(), strict=True):
+        np.testing.assert_allclose(ours["kernel"], of_muon["kernel"], rtol=1e-5)
+        for name in ("bias", "conv"):
+            np.testing.assert_allclose(ours[name], of_adam[name], rtol=1e-5)
+            assert np.all(np.abs(of_muon[name]) > 2 * np.abs(ours[name]))
+
+
+def test_muons_adam_falls_with_traced_rates():
+    """As seeds and rates are trained side by side."""
+
+    def last(rate):
+        schedule = lambda count: rate * (1 - count / 4)  # noqa: E731
+        optimizer = optim.make("muon:adam_learning_rate=0.003,nesterov=false", schedule)
+        params = jnp.ones(2)
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(params, state, params)
+        return updates
+
+    updates = quick_jit(jax.vmap(last))(jnp.array([0.1, 0.02]))
+    np.testing.assert_allclose(updates, -0.0015, rtol=1e-3)
+    rising = optax.linear_schedule(0.0, 0.1, 5)
+    assert optim.make("muon", rising)
+    with pytest.raises(ValueError, match=r"^learning_rate must begin above 0 .* begins at 0\.$"):
+        optim.make("muon:adam_learning_rate=0.003", rising)
+
+
 def test_the_specs_learning_rate_comes_first():
     params = jnp.ones(2)
     for spec in ("sgd:learning_rate=0.5", optim.OptimizerSpec.parse("sgd:learning_rate=0.5")):
@@ -268,6 +320,10 @@ def test_the_specs_learning_rate_comes_first():
         ("adam:nesterov=1", "nesterov must be true or false, got 1"),
         ("adam:mu_dtype=int8", "mu_dtype must be the name of a floating-point dtype or none"),
         ("galore:rank=2.5", "rank must be an integer, got 2.5"),
+        ("muon:adam_learning_rate=0", r"adam_learning_rate must be in \(0, inf\), got 0"),
+        ("muon:adam_learning_rate=-1e-3", r"adam_learning_rate must be in \(0, inf\), got -0.001"),
+        ("muon:adam_learning_rate=inf", r"adam_learning_rate must be in \(0, inf\), got inf"),
+        ("muon:adam_learning_rate=fast", "adam_learning_rate must be a number or none, got fast"),
         ("muon:preconditioning=fro", "preconditioning must be one of frobenius, .* got fro"),
         ("adamw:mask=true", "mask must be set in Python"),
         ("adamw:weight_decay=none", "weight_decay must be a number, got none"),
@@ -376,7 +432,7 @@ def test_nothing_is_decomposed_in_batches(name):
         if equation.primitive.name in names
     ]
     assert all(rank == 2 for _, rank in found), found
-    assert bool(found) == (name in ("galore", "kron", "subspace_momentum"))
+    assert bool(found) == (name in ("galore", "kron", "soap", "subspace_momentum"))
 
 
 def test_galore_over_schedules():

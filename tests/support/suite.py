@@ -120,6 +120,11 @@ def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root:
 ROOT = {"eps_root": 1e-8}
 
 CASES: dict[str, Case] = {
+    "ada_upgd": Case(
+        optim.ada_upgd,
+        {"learning_rate": 1e-2, "sigma": 0.0, "weight_decay": 0.0},
+        differentiable=ROOT,
+    ),
     "adabound": Case(optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
     "adahessian": Case(optim.adahessian, {"learning_rate": 0.3}, like="sophia"),
     "adam_cm": Case(optim.adam_cm, {"learning_rate": 1e-3}),
@@ -182,6 +187,7 @@ CASES: dict[str, Case] = {
         {"learning_rate": 1e-2, "noise": "gaussian", "period": 2000, "opt_state": "reset"},
         differentiable=ROOT,
     ),
+    "soap": Case(optim.soap, {"learning_rate": 1e-2, "weight_decay": 0.0}),
     "spectral_regularization": Case(spectral_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
     "subset_norm": Case(optim.subset_norm, {"learning_rate": 1e-2}),
     "subset_norm_generic": Case(optim.subset_norm, {"learning_rate": 1e-2, "subsets": "generic"}),
@@ -215,6 +221,7 @@ CASES: dict[str, Case] = {
     "weight_clipping": Case(
         clipping_adam, {"learning_rate": 1e-2, "kappa": 6.0}, differentiable=ROOT
     ),
+    "upgd": Case(optim.upgd, {"learning_rate": 1e-3, "sigma": 0.0, "weight_decay": 0.0}),
 }
 
 CASES |= {
