@@ -21,6 +21,8 @@ from optim.adabound import scale_by_adabound as scale_by_adabound
 from optim.adabound import scale_by_amsbound as scale_by_amsbound
 from optim.adahessian import adahessian as adahessian
 from optim.adahessian import scale_by_adahessian as scale_by_adahessian
+from optim.adam_gnt import adam_gnt as adam_gnt
+from optim.adam_gnt import scale_by_adam_gnt as scale_by_adam_gnt
 from optim.adam_rel import adam_rel as adam_rel
 from optim.adam_rel import scale_by_adam_rel as scale_by_adam_rel
 from optim.adamo import adamo as adamo
@@ -67,6 +69,8 @@ from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
+from optim.redo import redo as redo
+from optim.redo import redo_over as redo_over
 from optim.registry import accepts_schedule as accepts_schedule
 from optim.registry import describe as describe
 from optim.registry import details as details
@@ -102,6 +106,7 @@ __all__ = [
     "adabound",
     "adahessian",
     "adam_cm",
+    "adam_gnt",
     "adam_rel",
     "adam_reset",
     "adamo",
@@ -132,12 +137,15 @@ __all__ = [
     "optimizer_names",
     "option_names",
     "packaged_meta_params",
+    "redo",
+    "redo_over",
     "reset_state",
     "sania",
     "save_meta_params",
     "scale_by_adabound",
     "scale_by_adahessian",
     "scale_by_adam_cm",
+    "scale_by_adam_gnt",
     "scale_by_adam_rel",
     "scale_by_adamo",
     "scale_by_adamod",

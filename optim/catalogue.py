@@ -8,6 +8,7 @@ import optax
 
 from optim.adabound import adabound, amsbound
 from optim.adahessian import adahessian
+from optim.adam_gnt import adam_gnt
 from optim.adam_rel import adam_rel
 from optim.adamo import adamo
 from optim.adamod import adamod
@@ -24,6 +25,7 @@ from optim.learned.optim4rl import optim4rl
 from optim.learned.star import star
 from optim.mars import mars
 from optim.periodic_reset import adam_reset
+from optim.redo import redo_over
 from optim.sania import sania
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
@@ -88,6 +90,13 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Malviya et al., 2024, arXiv 2307.09638",
         state="7",
         cost="a sum over the buffer of momenta",
+    ),
+    "adam_gnt": OptimizerDetails(
+        factory=adam_gnt,
+        summary="AdamGnT: Adam with a step count for each entry, for units that are renewed.",
+        paper="Dohare et al., 2024, arXiv 2306.13812",
+        state="4",
+        group="rl",
     ),
     "adam_rel": OptimizerDetails(
         factory=adam_rel,
@@ -161,6 +170,14 @@ OWN: dict[str, OptimizerDetails] = {
         inputs="none; if exact, obj_fn or previous_gradient",
         state="3",
         cost="none; if exact, one more gradient",
+    ),
+    "redo": OptimizerDetails(
+        factory=redo_over,
+        summary="ReDo over a base: now and then, units that are dormant are renewed.",
+        paper="Sokar et al., 2023, arXiv 2302.12902",
+        inputs="activations",
+        state="that of the base",
+        group="rl",
     ),
     "sania": OptimizerDetails(
         factory=sania,

@@ -22,7 +22,7 @@ from optim.learned.meta_params import (
     transform_options,
     without_weights,
 )
-from optim.spec import OptimizerSpec, Option, check_options
+from optim.spec import OptimizerSpec, Option, check_option_names, check_options
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # What optax offers besides, and why it is no name here.
@@ -48,6 +48,9 @@ _ONLY_EXTRAS = {"lbfgs": ("value", "grad", "value_fn")}
 
 # These set the parameters, whatever has been added to them.
 _OWN_COPIES = frozenset({"cocob", "madgrad", "schedule_free_adamw", "schedule_free_sgd", "trac"})
+
+# What a wrapper is put around unless its option `base` says otherwise.
+_BASE = "adam_gnt"
 
 # These decompose matrices, see `in_turn`. Ours see to it themselves.
 _IN_TURN = frozenset({"galore"})
@@ -187,6 +190,8 @@ def make(
         spec: a spec, or its text; a bare name is one.
         learning_rate: number greater than 0, tracer or schedule. A learning rate among the spec's
             options comes first. Learned optimizers, which set their own steps, are given none.
+            Wrappers, such as `redo`, hand it to their option `base`, the name of an optimizer, with
+            all options that are not their own.
 
     Beside its own options, any spec may hold `l2` and `decoupled_decay`, see `with_weight_decay`;
     the latter is times the learning rate, schedules included, and for learned optimizers times 1.
@@ -215,6 +220,8 @@ def make(
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
+    if "base" in inspect.signature(factory).parameters:
+        return _make_wrapper(spec, learning_rate)
     check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
     own, decay = split_decay(dict(spec.options))
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | own
@@ -241,6 +248,33 @@ def make(
     if spec.name in _IN_TURN:
         optimizer = _updated_in_turn(optimizer)
     return with_weight_decay(optimizer, **decay, learning_rate=rate)
+
+
+def _make_wrapper(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    """A wrapper around its base, to which the learning rate and all options go that are not its."""
+    factory = _factory(spec.name)
+    parameters = inspect.signature(factory).parameters
+    options = dict(spec.options)
+    name = str(options.pop("base", _BASE))
+    if "learning_rate" in options or learning_rate is not None:
+        learning_rate = options.pop("learning_rate", learning_rate)
+    else:
+        raise ValueError(f"learning_rate must be given for {spec.name!r}, here or as an option.")
+    if name in ARCHITECTURES or "@" in name:
+        raise ValueError(f"base must be an optimizer with a learning rate, got {name}.")
+    if name in _OWN_COPIES:
+        raise ValueError(
+            f"base must not be {name} for {spec.name!r}: it works out the parameters from copies "
+            "of its own and would undo the changes."
+        )
+    base = {key: value for key, value in options.items() if key not in parameters}
+    own = {key: value for key, value in options.items() if key in parameters}
+    check_option_names(f"{spec.name}:base={name}", base, [*parameters, *option_names(name)])
+    check_options(OptimizerSpec(spec.name, None, tuple(own.items())), parameters)
+    inner = functools.partial(make, OptimizerSpec(name, None, tuple(base.items())))
+    return factory(learning_rate, **own, base=inner)
 
 
 def _make_learned(

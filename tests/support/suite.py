@@ -84,6 +84,7 @@ CASES: dict[str, Case] = {
     "adabound": Case(optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
     "adahessian": Case(optim.adahessian, {"learning_rate": 0.3}, like="sophia"),
     "adam_cm": Case(optim.adam_cm, {"learning_rate": 1e-3}),
+    "adam_gnt": Case(optim.adam_gnt, {"learning_rate": 1e-2}, needs_params=False),
     "adam_rel": Case(
         optim.adam_rel,
         {"learning_rate": 1e-2, "period": 1000},
@@ -116,6 +117,8 @@ CASES: dict[str, Case] = {
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
     ),
+    # Most of the trees of these tests are no networks.
+    "redo": Case(optim.redo_over, {"learning_rate": 1e-2, "links": {}}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
