@@ -39,6 +39,8 @@ from optim.catalogue import OptimizerDetails as OptimizerDetails
 from optim.cautious import cautious as cautious
 from optim.cautious import cautious_adamw as cautious_adamw
 from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
+from optim.cbp import cbp as cbp
+from optim.cbp import cbp_over as cbp_over
 from optim.clipping import clip_by_network_norm as clip_by_network_norm
 from optim.critical_momenta import adam_cm as adam_cm
 from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
@@ -116,6 +118,8 @@ __all__ = [
     "amsbound",
     "cautious",
     "cautious_adamw",
+    "cbp",
+    "cbp_over",
     "clip_by_network_norm",
     "describe",
     "details",

@@ -324,6 +324,70 @@ def relative(scores: jax.Array, eps: float) -> jax.Array:
     return scores / (jnp.mean(scores) + jnp.asarray(eps, scores.dtype))
 
 
+def outgoing_strength(link: Link, kernels: Sequence[jax.Array]) -> jax.Array:
+    """Mean absolute outgoing weight of each unit, over all that it feeds.
+
+    Args:
+        link: the units.
+        kernels: the next kernels, in the order of `link.next_kernels`.
+
+    Returns:
+        A vector of shape (units,).
+
+    Examples:
+        >>> link = Link(("kernel",), 0, None, (1,), 2)
+        >>> print(outgoing_strength(link, [jnp.array([[1.0, -3.0], [0.0, 1.0]])]))
+        [2.  0.5]
+    """
+    sums = []
+    for kernel in kernels:
+        other_axes = (*range(kernel.ndim - 2), kernel.ndim - 1)
+        rows = jnp.sum(jnp.abs(kernel), axis=other_axes)
+        sums.append(jnp.sum(rows.reshape(-1, link.units), axis=0))  # see `_rows`
+    each = sum(kernel.size for kernel in kernels) // link.units
+    return sum(sums[1:], start=sums[0]) / max(each, 1)
+
+
+def unit_tree(params: Any, links: Sequence[Link], vectors: Sequence[jax.Array]) -> Any:
+    """Puts what is kept for units in the place of their kernels.
+
+    A state of this form mirrors the parameters, as optax's tools for states expect it.
+
+    Args:
+        params: the parameters.
+        links: what `find_links` gives.
+        vectors: an array for each link.
+
+    Returns:
+        A pytree that mirrors `params`, with arrays of no entries for all other leaves.
+
+    Examples:
+        >>> layer = lambda rows, columns: {"kernel": jnp.ones((rows, columns))}
+        >>> params = {"Dense_0": layer(4, 2), "Dense_1": layer(2, 3)}
+        >>> unit_tree(params, find_links(params), [jnp.ones(2)])["Dense_0"]["kernel"].shape
+        (2,)
+    """
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(params)
+    kept = {link.kernel: vector for link, vector in zip(links, vectors, strict=True)}
+    return treedef.unflatten([kept.get(i, jnp.zeros(0)) for i in range(len(leaves))])
+
+
+def of_units(params: Any, links: Sequence[Link], tree: Any) -> list[jax.Array]:
+    """What `unit_tree` was given.
+
+    Examples:
+        >>> layer = lambda rows, columns: {"kernel": jnp.ones((rows, columns))}
+        >>> params = {"Dense_0": layer(4, 2), "Dense_1": layer(2, 3)}
+        >>> links = find_links(params)
+        >>> of_units(params, links, unit_tree(params, links, [jnp.ones(2)]))
+        [Array([1., 1.], dtype=float32)]
+    """
+    treedef: Any = jax.tree.structure(params)
+    leaves = treedef.flatten_up_to(tree)
+    return [leaves[link.kernel] for link in links]
+
+
 def check_initializer(name: str) -> None:
     """Refuses an initialiser that is not known.
 

@@ -15,6 +15,7 @@ from optim.adamod import adamod
 from optim.adamp import adamp, sgdp
 from optim.aegd import aegd
 from optim.cautious import cautious_adamw
+from optim.cbp import cbp_over
 from optim.critical_momenta import adam_cm
 from optim.exadam import exadam
 from optim.kron import kron
@@ -148,6 +149,15 @@ OWN: dict[str, OptimizerDetails] = {
         factory=cautious_adamw,
         summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
         paper="Liang et al., 2024, arXiv 2411.16085",
+    ),
+    "cbp": OptimizerDetails(
+        factory=cbp_over,
+        summary="Continual backpropagation over a base: renews units of little use all the time.",
+        paper="Dohare et al., 2024, arXiv 2306.13812",
+        inputs="activations",
+        state="that of the base, and 2 for each hidden unit",
+        cost="a sum over each kernel",
+        group="rl",
     ),
     "exadam": OptimizerDetails(
         factory=exadam,

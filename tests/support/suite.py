@@ -110,6 +110,8 @@ CASES: dict[str, Case] = {
     "cautious_sgd": Case(
         cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}, needs_params=False
     ),
+    # Most of the trees of these tests are no networks.
+    "cbp": Case(optim.cbp_over, {"learning_rate": 1e-2, "links": {}}),
     "exadam": Case(optim.exadam, {"learning_rate": 5e-3}),
     # psgdax takes the root of a mean square that may be zero.
     "kron": Case(kron, {"learning_rate": 1e-3}, differentiable=None, package="psgdax"),
@@ -117,7 +119,6 @@ CASES: dict[str, Case] = {
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
     ),
-    # Most of the trees of these tests are no networks.
     "redo": Case(optim.redo_over, {"learning_rate": 1e-2, "links": {}}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
