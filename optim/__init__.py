@@ -80,6 +80,8 @@ from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
+from optim.regrama import regrama as regrama
+from optim.regrama import regrama_over as regrama_over
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
 from optim.spec import OptimizerSpec as OptimizerSpec
@@ -143,6 +145,8 @@ __all__ = [
     "packaged_meta_params",
     "redo",
     "redo_over",
+    "regrama",
+    "regrama_over",
     "reset_state",
     "sania",
     "save_meta_params",

@@ -593,3 +593,42 @@ def when_due(due: jax.Array, change: Callable[[T], T], value: T) -> T:
         2
     """
     return jax.lax.cond(any_seed(due), change, lambda same: same, value)
+
+
+def renew_dormant(
+    inner: optax.GradientTransformation,
+    renewal: Renewal,
+    initializer: str,
+    links: Sequence[Link],
+    scores: Sequence[jax.Array],
+    tau: Any,
+    due: jax.Array,
+    params: Any,
+    updates: Any,
+    inner_state: Any,
+    key: jax.Array,
+) -> tuple[Any, Any]:
+    """Renews, if it is due, the units whose scores are at most a threshold. See `renew`.
+
+    Args:
+        inner: the inner optimizer.
+        renewal: how.
+        initializer: of the incoming weights.
+        links: what `find_links` gives.
+        scores: for each link a vector.
+        tau: the threshold.
+        due: a Boolean.
+        params: the parameters before the update.
+        updates: updates of the inner optimizer.
+        inner_state: its state after the update.
+        key: random key of this update.
+
+    Returns:
+        Updates and inner state.
+    """
+    dormant = [due & (score <= jnp.asarray(tau, score.dtype)) for score in scores]
+    return when_due(
+        due,
+        lambda old: renew(inner, renewal, initializer, links, dormant, params, *old, key),
+        (updates, inner_state),
+    )

@@ -27,6 +27,7 @@ from optim.learned.star import star
 from optim.mars import mars
 from optim.periodic_reset import adam_reset
 from optim.redo import redo_over
+from optim.regrama import regrama_over
 from optim.sania import sania
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
@@ -186,6 +187,13 @@ OWN: dict[str, OptimizerDetails] = {
         summary="ReDo over a base: now and then, units that are dormant are renewed.",
         paper="Sokar et al., 2023, arXiv 2302.12902",
         inputs="activations",
+        state="that of the base",
+        group="rl",
+    ),
+    "regrama": OptimizerDetails(
+        factory=regrama_over,
+        summary="ReGraMa over a base: now and then, units without gradients are renewed.",
+        paper="Liu et al., 2025, arXiv 2505.24061",
         state="that of the base",
         group="rl",
     ),

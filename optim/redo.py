@@ -146,18 +146,18 @@ def redo(
         count = optax.safe_increment(state.count)
         if found and period is not None:
             activity = _units.unit_activity("ReDo", activations, found)
-            due = count % jnp.asarray(period, count.dtype) == 0
-            dormant = [
-                due & (_units.relative(each, 1e-9) <= jnp.asarray(tau, each.dtype))
-                for each in activity
-            ]
-            draw = jax.random.fold_in(state.key, count)
-            updates, inner_state = _units.when_due(
-                due,
-                lambda old: _units.renew(
-                    inner, _RENEWAL, initializer, found, dormant, params, *old, draw
-                ),
-                (updates, inner_state),
+            updates, inner_state = _units.renew_dormant(
+                inner,
+                _RENEWAL,
+                initializer,
+                found,
+                [_units.relative(each, 1e-9) for each in activity],
+                tau,
+                count % jnp.asarray(period, count.dtype) == 0,
+                params,
+                updates,
+                inner_state,
+                jax.random.fold_in(state.key, count),
             )
         return updates, RedoState(count, state.key, inner_state)
 

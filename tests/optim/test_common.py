@@ -509,7 +509,7 @@ DRAWING = {
     "subspace_momentum": ":projection=uniform,rank=1",
 }
 # These draw for the hidden units of networks; see test_units.
-DRAWING_UNITS = {"cbp", "redo"}
+DRAWING_UNITS = {"cbp", "redo", "regrama"}
 
 
 def test_the_list_of_those_that_draw_is_complete():

@@ -163,7 +163,16 @@ def test_groups():
         groups.setdefault(details and details.group, []).append(name)
     assert set(groups) == {"rl", "general", "matrix", "learned", None}
     assert groups["learned"] == optim.learned_names()
-    assert groups["rl"] == ["adam_gnt", "adam_rel", "adam_reset", "adamo", "cbp", "redo", "trac"]
+    assert groups["rl"] == [
+        "adam_gnt",
+        "adam_rel",
+        "adam_reset",
+        "adamo",
+        "cbp",
+        "redo",
+        "regrama",
+        "trac",
+    ]
     assert groups["matrix"] == ["kron", "subset_norm", "subspace_momentum"]
     assert {"adabound", "mars"} <= set(groups["general"])
     assert {"adam", "muon"} <= set(groups[None])

@@ -120,6 +120,7 @@ CASES: dict[str, Case] = {
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
     ),
     "redo": Case(optim.redo_over, {"learning_rate": 1e-2, "links": {}}),
+    "regrama": Case(optim.regrama_over, {"learning_rate": 1e-2, "links": {}}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
