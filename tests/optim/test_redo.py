@@ -14,6 +14,8 @@ from quick import quick_jit
 from replay import TOLERANCE
 
 import optim
+from agents import environments
+from agents.ppo import PPOConfig, ppo
 from optim._promotion import with_standard_promotion
 from optim._units import draw_kernel
 
@@ -418,3 +420,26 @@ def test_under_flax_nnx():
     of_last = [leaf for path, leaf in mu.items() if "1" in path and leaf.shape == (5, 2)]
     assert len(of_last) == 1
     np.testing.assert_array_equal(np.all(of_last[0] == 0, axis=1), [0, 0, 1, 0, 0])
+
+
+def test_ppo_passes_activations():
+    """Through a chain, under vmap over seeds; units that are dead are renewed in both networks."""
+    config = PPOConfig(
+        iterations=2, num_envs=2, num_steps=4, epochs=1, minibatches=2, widths=(6, 5)
+    )
+    inner = optim.make("redo:period=2,tau=0", 1e-3)
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), inner)
+    learner = ppo(environments.make("CartPole-v1"), config, optimizer)
+
+    def run(key):
+        state = learner.init(key)
+        for network in state.params.values():
+            network["Dense_0"]["bias"] = network["Dense_0"]["bias"].at[3].set(-1e3)
+        return learner.iterate(state)[0].params
+
+    params = quick_jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
+    for network in params.values():
+        np.testing.assert_array_equal(network["Dense_0"]["bias"][:, 3], 0)
+        np.testing.assert_array_equal(network["Dense_1"]["kernel"][:, 3], 0)
+        first, second = network["Dense_0"]["kernel"][:, :, 3]
+        assert np.all(first != second)
