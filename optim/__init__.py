@@ -21,6 +21,8 @@ from optim.adabound import scale_by_adabound as scale_by_adabound
 from optim.adabound import scale_by_amsbound as scale_by_amsbound
 from optim.adahessian import adahessian as adahessian
 from optim.adahessian import scale_by_adahessian as scale_by_adahessian
+from optim.adam_gnt import adam_gnt as adam_gnt
+from optim.adam_gnt import scale_by_adam_gnt as scale_by_adam_gnt
 from optim.adam_rel import adam_rel as adam_rel
 from optim.adam_rel import scale_by_adam_rel as scale_by_adam_rel
 from optim.adamo import adamo as adamo
@@ -37,6 +39,7 @@ from optim.catalogue import OptimizerDetails as OptimizerDetails
 from optim.cautious import cautious as cautious
 from optim.cautious import cautious_adamw as cautious_adamw
 from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
+from optim.cbp import cbp as cbp
 from optim.clipping import clip_by_network_norm as clip_by_network_norm
 from optim.critical_momenta import adam_cm as adam_cm
 from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
@@ -73,6 +76,7 @@ from optim.normalize_project import normalize_project as normalize_project
 from optim.parseval import parseval as parseval
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
+from optim.redo import redo as redo
 from optim.registry import accepts_schedule as accepts_schedule
 from optim.registry import base_name as base_name
 from optim.registry import describe as describe
@@ -81,6 +85,7 @@ from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
+from optim.regrama import regrama as regrama
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
 from optim.shrink_perturb import shrink_and_perturb as shrink_and_perturb
@@ -121,6 +126,7 @@ __all__ = [
     "adabound",
     "adahessian",
     "adam_cm",
+    "adam_gnt",
     "adam_rel",
     "adam_reset",
     "adamo",
@@ -131,6 +137,7 @@ __all__ = [
     "base_name",
     "cautious",
     "cautious_adamw",
+    "cbp",
     "clip_by_network_norm",
     "clip_weights",
     "describe",
@@ -159,6 +166,8 @@ __all__ = [
     "option_names",
     "packaged_meta_params",
     "parseval",
+    "redo",
+    "regrama",
     "reset_state",
     "sania",
     "save_meta_params",
@@ -166,6 +175,7 @@ __all__ = [
     "scale_by_adabound",
     "scale_by_adahessian",
     "scale_by_adam_cm",
+    "scale_by_adam_gnt",
     "scale_by_adam_rel",
     "scale_by_adamo",
     "scale_by_adamod",

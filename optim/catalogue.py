@@ -8,12 +8,14 @@ import optax
 
 from optim.adabound import adabound, amsbound
 from optim.adahessian import adahessian
+from optim.adam_gnt import adam_gnt
 from optim.adam_rel import adam_rel
 from optim.adamo import adamo
 from optim.adamod import adamod
 from optim.adamp import adamp, sgdp
 from optim.aegd import aegd
 from optim.cautious import cautious_adamw
+from optim.cbp import cbp
 from optim.critical_momenta import adam_cm
 from optim.exadam import exadam
 from optim.fire import fire
@@ -28,6 +30,8 @@ from optim.mars import mars
 from optim.normalize_project import normalize_project
 from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
+from optim.redo import redo
+from optim.regrama import regrama
 from optim.sania import sania
 from optim.shrink_perturb import shrink_perturb
 from optim.soap import soap
@@ -61,6 +65,7 @@ class OptimizerDetails:
             columns or subspaces of matrices alike, "learned", or else "general".
         wraps: what of another optimizer it changes, its "gradients" or its "updates"; None if it is
             a whole optimizer itself. Those that wrap take the option `base` by name.
+        base: what it wraps unless the option says otherwise.
 
     Examples:
         >>> import optim
@@ -79,6 +84,7 @@ class OptimizerDetails:
     package: str | None = None
     group: Literal["rl", "general", "matrix", "learned"] = "general"
     wraps: Literal["gradients", "updates"] | None = None
+    base: str = "adam"
 
 
 # Our own optimizers, one block each, sorted.
@@ -109,6 +115,13 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Malviya et al., 2024, arXiv 2307.09638",
         state="7",
         cost="a sum over the buffer of momenta",
+    ),
+    "adam_gnt": OptimizerDetails(
+        factory=adam_gnt,
+        summary="AdamGnT: Adam with a step count for each entry, for units that are renewed.",
+        paper="Dohare et al., 2024, arXiv 2306.13812",
+        state="4",
+        group="rl",
     ),
     "adam_rel": OptimizerDetails(
         factory=adam_rel,
@@ -160,6 +173,17 @@ OWN: dict[str, OptimizerDetails] = {
         factory=cautious_adamw,
         summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
         paper="Liang et al., 2024, arXiv 2411.16085",
+    ),
+    "cbp": OptimizerDetails(
+        factory=cbp,
+        summary="Continual backpropagation over a base: renews units of little use all the time.",
+        paper="Dohare et al., 2024, arXiv 2306.13812",
+        inputs="activations",
+        state="that of the base, and 2 for each hidden unit",
+        cost="a sum over each kernel",
+        group="rl",
+        wraps="updates",
+        base="adam_gnt",
     ),
     "exadam": OptimizerDetails(
         factory=exadam,
@@ -219,6 +243,25 @@ OWN: dict[str, OptimizerDetails] = {
         cost="two products of each hidden matrix with itself",
         group="rl",
         wraps="gradients",
+    ),
+    "redo": OptimizerDetails(
+        factory=redo,
+        summary="ReDo over a base: now and then, units that are dormant are renewed.",
+        paper="Sokar et al., 2023, arXiv 2302.12902",
+        inputs="activations",
+        state="that of the base",
+        group="rl",
+        wraps="updates",
+        base="adam_gnt",
+    ),
+    "regrama": OptimizerDetails(
+        factory=regrama,
+        summary="ReGraMa over a base: now and then, units without gradients are renewed.",
+        paper="Liu et al., 2025, arXiv 2505.24061",
+        state="that of the base",
+        group="rl",
+        wraps="updates",
+        base="adam_gnt",
     ),
     "sania": OptimizerDetails(
         factory=sania,

@@ -203,7 +203,7 @@ def base_name(spec: OptimizerSpec | str) -> str:
     spec = OptimizerSpec.parse(spec) if isinstance(spec, str) else spec
     if not _wraps(spec.name):
         return spec.name
-    base = dict(spec.options).get("base", "adam")
+    base = dict(spec.options).get("base", OWN[spec.name].base)
     if not isinstance(base, str) or base.partition("@")[0] in ARCHITECTURES or _wraps(base):
         raise ValueError(
             "base must be the name of an optimizer that is not learned and wraps no other for "

@@ -165,13 +165,17 @@ def test_groups():
     assert groups["learned"] == optim.learned_names()
     assert groups["rl"] == [
         "ada_upgd",
+        "adam_gnt",
         "adam_rel",
         "adam_reset",
         "adamo",
+        "cbp",
         "fire",
         "l2_init",
         "normalize_project",
         "parseval",
+        "redo",
+        "regrama",
         "shrink_perturb",
         "spectral_regularization",
         "trac",

@@ -109,6 +109,19 @@ def fire_adam(learning_rate: optax.ScalarOrSchedule, opt_state: str, eps_root: f
     return optim.fire(optax.adam(learning_rate, eps_root=eps_root), opt_state=opt_state)
 
 
+# Most of the trees of these tests are no networks.
+def cbp_adam_gnt(learning_rate: optax.ScalarOrSchedule):
+    return optim.cbp(optim.adam_gnt(learning_rate), links={})
+
+
+def redo_adam_gnt(learning_rate: optax.ScalarOrSchedule):
+    return optim.redo(optim.adam_gnt(learning_rate), links={})
+
+
+def regrama_adam_gnt(learning_rate: optax.ScalarOrSchedule):
+    return optim.regrama(optim.adam_gnt(learning_rate), links={})
+
+
 def spectral_sgd(learning_rate: optax.ScalarOrSchedule, strength: float):
     return optim.spectral_regularization(optax.sgd(learning_rate, momentum=0.9), strength)
 
@@ -128,6 +141,7 @@ CASES: dict[str, Case] = {
     "adabound": Case(optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
     "adahessian": Case(optim.adahessian, {"learning_rate": 0.3}, like="sophia"),
     "adam_cm": Case(optim.adam_cm, {"learning_rate": 1e-3}),
+    "adam_gnt": Case(optim.adam_gnt, {"learning_rate": 1e-2}, needs_params=False),
     "adam_rel": Case(
         optim.adam_rel,
         {"learning_rate": 1e-2, "period": 1000},
@@ -153,6 +167,7 @@ CASES: dict[str, Case] = {
     "cautious_sgd": Case(
         cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}, needs_params=False
     ),
+    "cbp": Case(cbp_adam_gnt, {"learning_rate": 1e-2}),
     "exadam": Case(optim.exadam, {"learning_rate": 5e-3}),
     "fire": Case(fire_adam, {"learning_rate": 1e-2, "opt_state": "reset"}, differentiable=ROOT),
     # psgdax takes the root of a mean square that may be zero.
@@ -174,6 +189,8 @@ CASES: dict[str, Case] = {
         takes_complex=True,
     ),
     "parseval": Case(parseval_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
+    "redo": Case(redo_adam_gnt, {"learning_rate": 1e-2}),
+    "regrama": Case(regrama_adam_gnt, {"learning_rate": 1e-2}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
