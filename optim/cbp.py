@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _units
+from optim import _renewal, _units
 from optim._checks import check_params, check_range, check_real
+from optim._events import change_if
 from optim._leaves import average, key_of_seed, working_dtype
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 
-_RENEWAL = _units.Renewal(renews_bias_state=True, in_turn=True)
+_RENEWAL = _renewal.Renewal(renews_bias_state=True, in_turn=True)
 
 
 class CBPState(NamedTuple):
@@ -32,7 +33,7 @@ def cbp(
     replacement_rate: jax.typing.ArrayLike = 1e-4,
     maturity: int | jax.Array = 10_000,
     decay: jax.typing.ArrayLike = 0.99,
-    initializer: _units.Initializer = "lecun_uniform",
+    initializer: _renewal.Initializer = "lecun_uniform",
     links: _units.Links | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -126,7 +127,7 @@ def cbp(
     check_range("replacement_rate", replacement_rate, 0.0, 1.0)
     check_range("maturity", maturity, 0.0)
     check_range("decay", decay, 0.0, 1.0)
-    _units.check_initializer(initializer)
+    _renewal.check_initializer(initializer)
     inner = with_standard_promotion(inner)
 
     def init_fn(params: optax.Params) -> CBPState:
@@ -180,7 +181,7 @@ def cbp(
             least = [
                 _least(decay, *each) for each in zip(utility, age, mature, number, strict=True)
             ]
-            updates, inner_state = _units.renew(
+            updates, inner_state = _renewal.renew(
                 inner, _RENEWAL, initializer, found, least, params, updates, inner_state, draw
             )
             utility, age = (
@@ -190,7 +191,7 @@ def cbp(
             return updates, inner_state, utility, age
 
         due = jnp.any(jnp.stack(number) > 0)
-        updates, inner_state, utility, age = _units.when_due(
+        updates, inner_state, utility, age = change_if(
             due, renewed, (updates, inner_state, utility, age)
         )
         return updates, CBPState(

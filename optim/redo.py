@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _units
+from optim import _renewal, _units
 from optim._checks import check_params, check_period, check_range, check_real
 from optim._leaves import key_of_seed
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 
-_RENEWAL = _units.Renewal(renews_bias_state=False, in_turn=False)
+_RENEWAL = _renewal.Renewal(renews_bias_state=False, in_turn=False)
 
 
 class RedoState(NamedTuple):
@@ -28,7 +28,7 @@ def redo(
     inner: optax.GradientTransformation,
     period: int | jax.Array | None = 1000,
     tau: jax.typing.ArrayLike = 0.025,
-    initializer: _units.Initializer = "xavier_uniform",
+    initializer: _renewal.Initializer = "xavier_uniform",
     links: _units.Links | None = None,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -120,7 +120,7 @@ def redo(
     """
     check_period(period)
     check_range("tau", tau, -float("inf"))
-    _units.check_initializer(initializer)
+    _renewal.check_initializer(initializer)
     inner = with_standard_promotion(inner)
 
     def init_fn(params: optax.Params) -> RedoState:
@@ -144,7 +144,7 @@ def redo(
         count = optax.safe_increment(state.count)
         if found and period is not None:
             activity = _units.unit_activity("ReDo", activations, found)
-            updates, inner_state = _units.renew_dormant(
+            updates, inner_state = _renewal.renew_dormant(
                 inner,
                 _RENEWAL,
                 initializer,

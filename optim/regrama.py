@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _units
+from optim import _renewal, _units
 from optim._checks import check_params, check_period, check_range, check_real
 from optim._leaves import key_of_seed, working_dtype
 from optim._promotion import with_standard_promotion
@@ -14,7 +14,7 @@ from optim._trained import on_trained_leaves
 
 Score = Literal["kernel_grad"]
 
-_RENEWAL = _units.Renewal(renews_bias_state=True, in_turn=False)
+_RENEWAL = _renewal.Renewal(renews_bias_state=True, in_turn=False)
 
 
 class RegramaState(NamedTuple):
@@ -30,7 +30,7 @@ def regrama(
     inner: optax.GradientTransformation,
     period: int | jax.Array | None = 1000,
     tau: jax.typing.ArrayLike = 0.01,
-    initializer: _units.Initializer = "he_uniform",
+    initializer: _renewal.Initializer = "he_uniform",
     score: Score = "kernel_grad",
     links: _units.Links | None = None,
     key: jax.Array | int = 0,
@@ -109,7 +109,7 @@ def regrama(
     """
     check_period(period)
     check_range("tau", tau, -float("inf"))
-    _units.check_initializer(initializer)
+    _renewal.check_initializer(initializer)
     if score not in get_args(Score):
         raise ValueError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}.")
     inner = with_standard_promotion(inner)
@@ -131,7 +131,7 @@ def regrama(
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         count = optax.safe_increment(state.count)
         if found and period is not None:
-            updates, inner_state = _units.renew_dormant(
+            updates, inner_state = _renewal.renew_dormant(
                 inner,
                 _RENEWAL,
                 initializer,

@@ -12,7 +12,7 @@ from replay import TOLERANCE
 
 import optim
 from optim._promotion import with_standard_promotion
-from optim._units import draw_kernel
+from optim._renewal import draw_kernel
 
 LAYERS = ("Dense_0", "Dense_1", "Dense_2")
 

@@ -17,7 +17,7 @@ import optim
 from agents import environments
 from agents.ppo import PPOConfig, ppo
 from optim._promotion import with_standard_promotion
-from optim._units import draw_kernel
+from optim._renewal import draw_kernel
 
 LAYERS = ("Dense_0", "Dense_1", "Dense_2")
 

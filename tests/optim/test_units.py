@@ -15,8 +15,10 @@ from agents.environment import Box, Discrete
 from agents.networks import Actor, Critic
 from agents.offline.networks import Critic as OfflineCritic
 from agents.offline.networks import DeterministicActor, GaussianActor
+from optim._events import change_if
 from optim._paths import leaf_paths
-from optim._units import Link, any_seed, draw_kernel, find_links, relative, when_due
+from optim._renewal import draw_kernel
+from optim._units import Link, find_links, relative
 
 
 def layer(*shape):
@@ -231,7 +233,7 @@ def test_one_condition_for_all_seeds():
     """Under vmap, also of vmap, it is computed only when it is due for one of them."""
 
     def change(due):
-        return when_due(due, lambda x: jnp.where(due, jnp.sin(x), x), jnp.float32(1))
+        return change_if(due, lambda x: jnp.where(due, jnp.sin(x), x), jnp.float32(1))
 
     due = jnp.array([[False, True], [False, False]])
     together = jax.vmap(jax.vmap(change))
@@ -239,8 +241,7 @@ def test_one_condition_for_all_seeds():
     conditions = [e for e in jax.make_jaxpr(together)(due).eqns if e.primitive.name == "cond"]
     assert len(conditions) == 1
     assert conditions[0].invars[0].aval.shape == ()
-    np.testing.assert_array_equal(jax.vmap(any_seed)(due[0]), [True, True])
-    slope = jax.grad(lambda x: when_due(due[0, 1], lambda y: y * y, x))(3.0)
+    slope = jax.grad(lambda x: change_if(due[0, 1], lambda y: y * y, x))(3.0)
     assert slope == 6.0
 
 
