@@ -21,6 +21,8 @@ from optim.adabound import scale_by_adabound as scale_by_adabound
 from optim.adabound import scale_by_amsbound as scale_by_amsbound
 from optim.adahessian import adahessian as adahessian
 from optim.adahessian import scale_by_adahessian as scale_by_adahessian
+from optim.adam_gnt import adam_gnt as adam_gnt
+from optim.adam_gnt import scale_by_adam_gnt as scale_by_adam_gnt
 from optim.adam_rel import adam_rel as adam_rel
 from optim.adam_rel import scale_by_adam_rel as scale_by_adam_rel
 from optim.adamo import adamo as adamo
@@ -37,6 +39,7 @@ from optim.catalogue import OptimizerDetails as OptimizerDetails
 from optim.cautious import cautious as cautious
 from optim.cautious import cautious_adamw as cautious_adamw
 from optim.cautious import scale_by_cautious_adam as scale_by_cautious_adam
+from optim.cbp import cbp as cbp
 from optim.clipping import clip_by_network_norm as clip_by_network_norm
 from optim.critical_momenta import adam_cm as adam_cm
 from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
@@ -44,8 +47,11 @@ from optim.evaluation import evaluation_params as evaluation_params
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
 from optim.extra_args import with_only_extra_args as with_only_extra_args
+from optim.fire import fire as fire
+from optim.fire import fire_projection as fire_projection
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
+from optim.l2_init import l2_init as l2_init
 from optim.learned.l2lgd2 import L2LGD2 as L2LGD2
 from optim.learned.l2lgd2 import l2lgd2 as l2lgd2
 from optim.learned.linear_optim import LinearOptim as LinearOptim
@@ -65,18 +71,29 @@ from optim.learned.star import STAR as STAR
 from optim.learned.star import star as star
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.normalize_project import normalize_kernels as normalize_kernels
+from optim.normalize_project import normalize_project as normalize_project
+from optim.parseval import parseval as parseval
 from optim.periodic_reset import adam_reset as adam_reset
 from optim.periodic_reset import reset_state as reset_state
+from optim.redo import redo as redo
 from optim.registry import accepts_schedule as accepts_schedule
+from optim.registry import base_name as base_name
 from optim.registry import describe as describe
 from optim.registry import details as details
 from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
+from optim.regrama import regrama as regrama
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
+from optim.shrink_perturb import shrink_and_perturb as shrink_and_perturb
+from optim.shrink_perturb import shrink_perturb as shrink_perturb
+from optim.soap import scale_by_soap as scale_by_soap
+from optim.soap import soap as soap
 from optim.spec import OptimizerSpec as OptimizerSpec
+from optim.spectral_regularization import spectral_regularization as spectral_regularization
 from optim.subset_norm import scale_by_subset_norm as scale_by_subset_norm
 from optim.subset_norm import subset_norm as subset_norm
 from optim.subspace_momentum import scale_by_subspace_momentum as scale_by_subspace_momentum
@@ -87,6 +104,12 @@ from optim.trac import trac as trac
 from optim.trac import trac_adam as trac_adam
 from optim.tvlars import scale_by_tvlars as scale_by_tvlars
 from optim.tvlars import tvlars as tvlars
+from optim.upgd import ada_upgd as ada_upgd
+from optim.upgd import scale_by_ada_upgd as scale_by_ada_upgd
+from optim.upgd import scale_by_upgd as scale_by_upgd
+from optim.upgd import upgd as upgd
+from optim.weight_clipping import clip_weights as clip_weights
+from optim.weight_clipping import weight_clipping as weight_clipping
 from optim.weight_decay import with_weight_decay as with_weight_decay
 
 __all__ = [
@@ -99,9 +122,11 @@ __all__ = [
     "OptimizerDetails",
     "OptimizerSpec",
     "accepts_schedule",
+    "ada_upgd",
     "adabound",
     "adahessian",
     "adam_cm",
+    "adam_gnt",
     "adam_rel",
     "adam_reset",
     "adamo",
@@ -109,14 +134,20 @@ __all__ = [
     "adamp",
     "aegd",
     "amsbound",
+    "base_name",
     "cautious",
     "cautious_adamw",
+    "cbp",
     "clip_by_network_norm",
+    "clip_weights",
     "describe",
     "details",
     "evaluation_params",
     "exadam",
+    "fire",
+    "fire_projection",
     "kron",
+    "l2_init",
     "l2lgd2",
     "learned_names",
     "linear_optim",
@@ -127,17 +158,24 @@ __all__ = [
     "make",
     "mars",
     "nearest",
+    "normalize_kernels",
+    "normalize_project",
     "open_optimizer",
     "optim4rl",
     "optimizer_names",
     "option_names",
     "packaged_meta_params",
+    "parseval",
+    "redo",
+    "regrama",
     "reset_state",
     "sania",
     "save_meta_params",
+    "scale_by_ada_upgd",
     "scale_by_adabound",
     "scale_by_adahessian",
     "scale_by_adam_cm",
+    "scale_by_adam_gnt",
     "scale_by_adam_rel",
     "scale_by_adamo",
     "scale_by_adamod",
@@ -150,11 +188,17 @@ __all__ = [
     "scale_by_mars",
     "scale_by_sania",
     "scale_by_sgdp",
+    "scale_by_soap",
     "scale_by_subset_norm",
     "scale_by_subspace_momentum",
     "scale_by_swats",
     "scale_by_tvlars",
+    "scale_by_upgd",
     "sgdp",
+    "shrink_and_perturb",
+    "shrink_perturb",
+    "soap",
+    "spectral_regularization",
     "star",
     "subset_norm",
     "subspace_momentum",
@@ -162,6 +206,8 @@ __all__ = [
     "trac",
     "trac_adam",
     "tvlars",
+    "upgd",
+    "weight_clipping",
     "with_only_extra_args",
     "with_weight_decay",
 ]

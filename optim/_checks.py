@@ -56,6 +56,7 @@ def check_range(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    closed_high: bool = False,
 ) -> None:
     """Refuses a concrete number outside `[low, high)`, and NaN.
 
@@ -67,6 +68,7 @@ def check_range(
         low: smallest allowed value.
         high: bound above, itself refused.
         open_low: whether `low` itself is refused.
+        closed_high: whether `high` itself is allowed.
 
     Raises:
         ValueError: if `value` is no number or lies outside the range.
@@ -80,14 +82,15 @@ def check_range(
     """
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    bracket = "(" if open_low else "["
-    expected = f"{name} must be in {bracket}{low:g}, {high:g}), got {value!r}."
+    brackets = ("(" if open_low else "["), ("]" if closed_high else ")")
+    expected = f"{name} must be in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}."
     try:
         number = np.asarray(value).astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(expected) from None
     above = number > low if open_low else number >= low
-    if isinstance(value, str | bool) or not np.all(above & (number < high)):
+    below = number <= high if closed_high else number < high
+    if isinstance(value, str | bool) or not np.all(above & below):
         raise ValueError(expected)
 
 
@@ -137,6 +140,30 @@ def check_period(value: Any) -> None:
         whole = False
     if not whole:
         raise ValueError(f"period must be a whole number of at least 1, or None, got {value!r}.")
+
+
+def check_steps_between(name: str, value: Any) -> None:
+    """Refuses a concrete number of steps that is no integer of at least 1.
+
+    Args:
+        name: name of the argument, for the message.
+        value: number, array or tracer.
+
+    Raises:
+        ValueError: if `value` is concrete and no integer of at least 1.
+
+    Examples:
+        >>> check_steps_between("update_proj_gap", 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: update_proj_gap must be an integer of at least 1, got 0.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    # Outside of jit, optax.inject_hyperparams gives an array of the number.
+    is_integer = isinstance(value, int | jax.Array) and jnp.asarray(value).dtype.kind in "iu"
+    if not (is_integer and value >= 1):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
 def check_real(name: str, tree: Any) -> None:

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+# Its square, and sums of millions of these, are finite in float32.
+_LARGEST = 1e15
+
 
 def working_dtype(leaf: Any) -> Any:
     """The dtype in which moments are kept and steps are computed: float32, or float64 for float64.
@@ -109,6 +112,24 @@ def average_of_squares(rate: Any, old: Any, new: Any) -> Any:
     # Cast first: squares of float16 overflow early.
     squares = jax.tree.map(lambda o, n: jnp.square(n.astype(o.dtype)), old, new)
     return average(rate, old, squares)
+
+
+def bounded(grad: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """The gradient, small enough for a sum of squares of its entries.
+
+    Args:
+        grad: array.
+        dtype: dtype of the result, float32 at least.
+
+    Returns:
+        It with its entries held within 1e15 either way; what is not finite shows.
+
+    Examples:
+        >>> print(bounded(jnp.array([2.0, -1e30, jnp.inf]), jnp.float32))
+        [ 2.e+00 -1.e+15     inf]
+    """
+    grad = grad.astype(dtype)
+    return jnp.where(jnp.isfinite(grad), jnp.clip(grad, -_LARGEST, _LARGEST), grad)
 
 
 def bias_correction(

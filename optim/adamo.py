@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, static_integer
+from optim._kernels import orthogonality_residual
 from optim._leaves import norm, working_dtype
 from optim._paths import match_tree
 from optim._promotion import with_standard_promotion
@@ -287,7 +288,7 @@ def _matrix_correction(
     g = g / 8
     g = g / jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 1)
 
-    residual = _orthogonality_residual(w)
+    residual = orthogonality_residual(w)
     residual_norm = norm(residual)
     denominator = residual_norm + eps_r
     scale = kappa * norm(u) / jnp.where(denominator > 0, denominator, 1)
@@ -299,13 +300,3 @@ def _matrix_correction(
     scale = scale * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1), 1)
     correction = jnp.where(jnp.isfinite(residual_norm), scale * residual, 0)
     return correction.reshape(param.shape)
-
-
-def _orthogonality_residual(w: jax.Array) -> jax.Array:
-    """Returns W (W^T W - I), or (W W^T - I) W where that Gram matrix is the smaller one."""
-    # Full precision: near orthogonality the Gram matrix minus I would be rounding error otherwise.
-    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    rows, columns = w.shape
-    if rows < columns:
-        return product(product(w, w.T) - jnp.eye(rows, dtype=w.dtype), w)
-    return product(w, product(w.T, w) - jnp.eye(columns, dtype=w.dtype))

@@ -8,28 +8,41 @@ import optax
 
 from optim.adabound import adabound, amsbound
 from optim.adahessian import adahessian
+from optim.adam_gnt import adam_gnt
 from optim.adam_rel import adam_rel
 from optim.adamo import adamo
 from optim.adamod import adamod
 from optim.adamp import adamp, sgdp
 from optim.aegd import aegd
 from optim.cautious import cautious_adamw
+from optim.cbp import cbp
 from optim.critical_momenta import adam_cm
 from optim.exadam import exadam
+from optim.fire import fire
 from optim.kron import kron
+from optim.l2_init import l2_init
 from optim.learned.l2lgd2 import l2lgd2
 from optim.learned.linear_optim import linear_optim
 from optim.learned.open import open_optimizer
 from optim.learned.optim4rl import optim4rl
 from optim.learned.star import star
 from optim.mars import mars
+from optim.normalize_project import normalize_project
+from optim.parseval import parseval
 from optim.periodic_reset import adam_reset
+from optim.redo import redo
+from optim.regrama import regrama
 from optim.sania import sania
+from optim.shrink_perturb import shrink_perturb
+from optim.soap import soap
+from optim.spectral_regularization import spectral_regularization
 from optim.subset_norm import subset_norm
 from optim.subspace_momentum import subspace_momentum
 from optim.swats import swats
 from optim.trac import trac_adam
 from optim.tvlars import tvlars
+from optim.upgd import ada_upgd, upgd
+from optim.weight_clipping import weight_clipping
 
 Factory = Callable[..., optax.GradientTransformation]
 
@@ -39,7 +52,8 @@ class OptimizerDetails:
     """What there is to know about one of our own optimizers before choosing it.
 
     Attributes:
-        factory: builds it from a learning rate, or meta-parameters if it is learned, and options.
+        factory: builds it from a learning rate, meta-parameters if it is learned, or the optimizer
+            that it wraps, and options.
         summary: one line, with a full stop, shorter than 90 characters.
         paper: authors, year and arXiv number.
         inputs: what `update` needs besides gradients and parameters, of what a learner has, or
@@ -48,6 +62,9 @@ class OptimizerDetails:
         cost: computation on top of Adam's, or "none".
         group: "rl" if it was made for reinforcement learning, "matrix" if it treats whole rows,
             columns or subspaces of matrices alike, "learned", or else "general".
+        wraps: what of another optimizer it changes, its "gradients" or its "updates"; None if it is
+            a whole optimizer itself. Those that wrap take the option `base` by name.
+        base: what it wraps unless the option says otherwise.
 
     Examples:
         >>> import optim
@@ -64,10 +81,20 @@ class OptimizerDetails:
     state: str = "2"
     cost: str = "none"
     group: Literal["rl", "general", "matrix", "learned"] = "general"
+    wraps: Literal["gradients", "updates"] | None = None
+    base: str = "adam"
 
 
 # Our own optimizers, one block each, sorted.
 OWN: dict[str, OptimizerDetails] = {
+    "ada_upgd": OptimizerDetails(
+        factory=ada_upgd,
+        summary="AdaUPGD: Adam with noise, both held back where a weight is useful.",
+        paper="Elsayed and Mahmood, 2024, arXiv 2404.00781",
+        state="3",
+        cost="a normal number and a sigmoid for each parameter",
+        group="rl",
+    ),
     "adabound": OptimizerDetails(
         factory=adabound,
         summary="AdaBound: Adam with bounds on its step sizes that close in on SGD's.",
@@ -86,6 +113,13 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Malviya et al., 2024, arXiv 2307.09638",
         state="7",
         cost="a sum over the buffer of momenta",
+    ),
+    "adam_gnt": OptimizerDetails(
+        factory=adam_gnt,
+        summary="AdamGnT: Adam with a step count for each entry, for units that are renewed.",
+        paper="Dohare et al., 2024, arXiv 2306.13812",
+        state="4",
+        group="rl",
     ),
     "adam_rel": OptimizerDetails(
         factory=adam_rel,
@@ -138,10 +172,31 @@ OWN: dict[str, OptimizerDetails] = {
         summary="Cautious AdamW: only the entries of a step that go down the present gradient.",
         paper="Liang et al., 2024, arXiv 2411.16085",
     ),
+    "cbp": OptimizerDetails(
+        factory=cbp,
+        summary="Continual backpropagation over a base: renews units of little use all the time.",
+        paper="Dohare et al., 2024, arXiv 2306.13812",
+        inputs="activations",
+        state="that of the base, and 2 for each hidden unit",
+        cost="a sum over each kernel",
+        group="rl",
+        wraps="updates",
+        base="adam_gnt",
+    ),
     "exadam": OptimizerDetails(
         factory=exadam,
         summary="EXAdam: Adam with moments that correct each other, plus the gradient itself.",
         paper="Adly, 2024, arXiv 2412.20302",
+    ),
+    "fire": OptimizerDetails(
+        factory=fire,
+        summary="FIRE: any optimizer; at changes, hidden matrices are made orthogonal.",
+        paper="Han et al., 2026, arXiv 2602.08040",
+        inputs="reset or a period",
+        state="that of its base",
+        cost="at changes, twenty products of each hidden matrix with itself",
+        group="rl",
+        wraps="updates",
     ),
     "kron": OptimizerDetails(
         factory=kron,
@@ -151,6 +206,15 @@ OWN: dict[str, OptimizerDetails] = {
         cost="products of each matrix with square ones; now and then triangular solves",
         group="matrix",
     ),
+    "l2_init": OptimizerDetails(
+        factory=l2_init,
+        summary="L2 Init: any optimizer, with a penalty on the distance from the initial weights.",
+        paper="Kumar et al., 2023, arXiv 2308.11958",
+        state="that of its base, and 1",
+        cost="that of its base",
+        group="rl",
+        wraps="gradients",
+    ),
     "mars": OptimizerDetails(
         factory=mars,
         summary="MARS: AdamW on gradients corrected by their change, and clipped.",
@@ -158,6 +222,43 @@ OWN: dict[str, OptimizerDetails] = {
         inputs="none; if exact, obj_fn or previous_gradient",
         state="3",
         cost="none; if exact, one more gradient",
+    ),
+    "normalize_project": OptimizerDetails(
+        factory=normalize_project,
+        summary="Normalize-and-Project: any optimizer; each kernel keeps its initial norm.",
+        paper="Lyle et al., 2024, arXiv 2407.01800; as in Lee et al., 2025, arXiv 2502.15280",
+        state="that of its base, and 1 for each matrix",
+        cost="two norms of each matrix",
+        group="rl",
+        wraps="updates",
+    ),
+    "parseval": OptimizerDetails(
+        factory=parseval,
+        summary="Parseval: any optimizer, with a penalty that keeps matrices near orthogonal.",
+        paper="Chung et al., 2024, arXiv 2412.07224",
+        state="that of its base",
+        cost="two products of each hidden matrix with itself",
+        group="rl",
+        wraps="gradients",
+    ),
+    "redo": OptimizerDetails(
+        factory=redo,
+        summary="ReDo over a base: now and then, units that are dormant are renewed.",
+        paper="Sokar et al., 2023, arXiv 2302.12902",
+        inputs="activations",
+        state="that of the base",
+        group="rl",
+        wraps="updates",
+        base="adam_gnt",
+    ),
+    "regrama": OptimizerDetails(
+        factory=regrama,
+        summary="ReGraMa over a base: now and then, units without gradients are renewed.",
+        paper="Liu et al., 2025, arXiv 2505.24061",
+        state="that of the base",
+        group="rl",
+        wraps="updates",
+        base="adam_gnt",
     ),
     "sania": OptimizerDetails(
         factory=sania,
@@ -172,6 +273,33 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Heo et al., 2021, arXiv 2006.08217",
         state="1",
         cost="a few norms and inner products of each matrix",
+    ),
+    "shrink_perturb": OptimizerDetails(
+        factory=shrink_perturb,
+        summary="Shrink & Perturb: any optimizer; weights shrink, and initial ones or noise comes.",
+        paper="Ash and Adams, 2020, arXiv 1910.08475",
+        inputs="none; without a period, reset",
+        state="that of its base, and 1 with initial weights as noise",
+        cost="that of its base; for other noise, drawing it",
+        group="rl",
+        wraps="updates",
+    ),
+    "soap": OptimizerDetails(
+        factory=soap,
+        summary="SOAP: Adam in the eigenbases of Shampoo's preconditioner.",
+        paper="Vyas et al., 2024, arXiv 2409.11321",
+        state="2, and for each matrix twice the squares of its sides",
+        cost="products of each matrix with square ones, and QR decompositions every 10 updates",
+        group="matrix",
+    ),
+    "spectral_regularization": OptimizerDetails(
+        factory=spectral_regularization,
+        summary="Spectral regularisation: any optimizer, with a pull of singular values to one.",
+        paper="Lewandowski et al., 2025, arXiv 2406.06811",
+        state="that of its base, and 1 for each output of a layer",
+        cost="three products of each matrix with a vector",
+        group="rl",
+        wraps="gradients",
     ),
     "subset_norm": OptimizerDetails(
         factory=subset_norm,
@@ -207,6 +335,23 @@ OWN: dict[str, OptimizerDetails] = {
         paper="Do et al., 2023, arXiv 2309.14053",
         state="1",
         cost="two norms of each leaf",
+    ),
+    "upgd": OptimizerDetails(
+        factory=upgd,
+        summary="UPGD: gradient descent with noise, both held back where a weight is useful.",
+        paper="Elsayed and Mahmood, 2024, arXiv 2404.00781",
+        state="1",
+        cost="a normal number and a sigmoid for each parameter",
+        group="rl",
+    ),
+    "weight_clipping": OptimizerDetails(
+        factory=weight_clipping,
+        summary="Weight clipping: any optimizer, with bounds on the weights of each layer.",
+        paper="Elsayed et al., 2024, arXiv 2407.01704",
+        state="that of its base",
+        cost="that of its base",
+        group="rl",
+        wraps="updates",
     ),
 }
 

@@ -13,13 +13,11 @@ import optax
 
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import key_of_seed
+from optim._leaves import bounded, key_of_seed
 from optim._paths import as_mask
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 
-# The preconditioner is learned from squares of the momentum, which must not overflow in float32.
-_LARGEST = 1e15
 # Noise on the momentum, relative to its mean size and absolute: without it the factors of a tensor
 # whose gradients are 0 would grow for ever.
 _RELATIVE_NOISE, _NOISE = float(jnp.finfo(jnp.float32).eps) ** 0.5, 1e-9
@@ -32,7 +30,7 @@ Factors = tuple[jax.Array, ...]  # one for each axis: of shape (size, size), or 
 class KronState(NamedTuple):
     """State of `scale_by_kron`; all but the counts is float32."""
 
-    count: jax.Array  # shape=(), dtype=int32, updates so far
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32, updates so far
     waited: jax.Array  # shape=(), dtype=int32, updates since the preconditioner's last
     key: jax.Array  # key data, from which each update of the preconditioner folds in the count
     mu: optax.Updates  # the momentum, not corrected
@@ -136,8 +134,10 @@ def scale_by_kron(
         whole = {name: treedef.flatten_up_to(getattr(state, name)) for name in _TREES}
         # flax nnx brings tuples back as nodes of its own.
         whole |= {n: [tuple(jax.tree.leaves(x)) for x in whole[n]] for n in _TREES[1:]}
-        some = state._replace(**{name: [whole[name][i] for i in chosen] for name in _TREES})
-        directions, some = in_turn(next_direction)([_bounded(grads[i]) for i in chosen], some)
+        parts: dict[str, Any] = {name: [whole[name][i] for i in chosen] for name in _TREES}
+        some = state._replace(**parts)
+        small = [bounded(jnp.asarray(grads[i]), jnp.float32) for i in chosen]
+        directions, some = in_turn(next_direction)(small, some)
         for place, direction in zip(chosen, directions, strict=True):
             grads[place] = direction.astype(grads[place].dtype)
         for name in _TREES:
@@ -386,12 +386,6 @@ def _like(old: Any, new: Any) -> Any:
 
 def _matrices(params: optax.Params) -> Any:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
-
-
-def _bounded(grad: jax.Array) -> jax.Array:
-    """The gradient in float32, small enough for a sum of its squares; what is not finite shows."""
-    grad = jnp.asarray(grad, jnp.float32)
-    return jnp.where(jnp.isfinite(grad), jnp.clip(grad, -_LARGEST, _LARGEST), grad)
 
 
 _TREES = ("mu", "factors", "products")

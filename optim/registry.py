@@ -22,7 +22,7 @@ from optim.learned.meta_params import (
     transform_options,
     without_weights,
 )
-from optim.spec import OptimizerSpec, Option, check_options
+from optim.spec import OptimizerSpec, Option, check_option_names, check_options
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # What optax offers besides, and why it is no name here.
@@ -133,11 +133,12 @@ def details(name: str) -> OptimizerDetails | None:
     return OWN.get(name)
 
 
-def accepts_schedule(name: str) -> bool:
+def accepts_schedule(name: OptimizerSpec | str) -> bool:
     """Says whether an optimizer takes a schedule as its learning rate; all take a tracer.
 
     Args:
-        name: one of `optimizer_names` or `learned_names`; the latter take none.
+        name: one of `optimizer_names` or `learned_names`; the latter take none. Or a spec, which
+            names the base of an optimizer that wraps another.
 
     Returns:
         Whether `make(name, schedule)` works.
@@ -149,19 +150,21 @@ def accepts_schedule(name: str) -> bool:
         >>> accepts_schedule("adam"), accepts_schedule("rprop")
         (True, False)
     """
-    if name in ARCHITECTURES:
+    spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
+    if spec.name in ARCHITECTURES:
         return False
-    _factory(name)
-    return name not in _WITHOUT_SCHEDULE
+    _factory(spec.name)
+    return base_name(spec) not in _WITHOUT_SCHEDULE
 
 
-def option_names(name: str) -> list[str]:
+def option_names(name: OptimizerSpec | str) -> list[str]:
     """Lists what a spec of an optimizer may set, e.g. `b1` in `adam:b1=0.5`.
 
     A few of these, such as `mask`, take no value from a text: `make` says so.
 
     Args:
-        name: one of `optimizer_names` or `learned_names`.
+        name: one of `optimizer_names` or `learned_names`. Or a spec, which names the base of an
+            optimizer that wraps another, whose options are listed too; without it that is Adam.
 
     Returns:
         The names.
@@ -173,9 +176,41 @@ def option_names(name: str) -> list[str]:
         >>> option_names("linear_optim")
         ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
     """
-    if name in ARCHITECTURES:
-        return list(transform_options(name))
-    return [*inspect.signature(_factory(name)).parameters, *DECAY_OPTIONS]
+    spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
+    if spec.name in ARCHITECTURES:
+        return list(transform_options(spec.name))
+    if _wraps(spec.name):
+        return [*_own_options(spec.name), "base", *option_names(base_name(spec))]
+    return [*inspect.signature(_factory(spec.name)).parameters, *DECAY_OPTIONS]
+
+
+def base_name(spec: OptimizerSpec | str) -> str:
+    """Tells which optimizer takes the steps: the base of one that wraps another, or itself.
+
+    Args:
+        spec: a spec, or its text.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: if `base` is given but is not the name of an optimizer that can be wrapped.
+
+    Examples:
+        >>> base_name("adam:b1=0.8"), base_name("weight_clipping:base=lion")
+        ('adam', 'lion')
+    """
+    spec = OptimizerSpec.parse(spec) if isinstance(spec, str) else spec
+    if not _wraps(spec.name):
+        return spec.name
+    base = dict(spec.options).get("base", OWN[spec.name].base)
+    if not isinstance(base, str) or base.partition("@")[0] in ARCHITECTURES or _wraps(base):
+        raise ValueError(
+            "base must be the name of an optimizer that is not learned and wraps no other for "
+            f"{spec.name!r}, got {base!r}."
+        )
+    _factory(base)
+    return base
 
 
 def make(
@@ -190,6 +225,12 @@ def make(
 
     Beside its own options, any spec may hold `l2` and `decoupled_decay`, see `with_weight_decay`;
     the latter is times the learning rate, schedules included, and for learned optimizers times 1.
+    Muon leaves what is no matrix to Adam; `adam_learning_rate` is Adam's there, and changes as the
+    learning rate does if that is a schedule.
+
+    An optimizer that wraps another takes the option `base`, the name of that other, which is Adam
+    without it: `weight_clipping:base=lion,b1=0.95,kappa=2`. Options that it does not know are the
+    base's; so are the learning rate and weight decay.
 
     Returns:
         The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
@@ -215,6 +256,8 @@ def make(
     factory = _factory(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
+    if _wraps(spec.name):
+        return _make_around_base(spec, learning_rate)
     check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
     own, decay = split_decay(dict(spec.options))
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | own
@@ -223,6 +266,8 @@ def make(
     if rate is None:
         raise ValueError(f"learning_rate must be given for {spec.name!r}, here or as an option.")
     check_learning_rate(rate)
+    if callable(rate) and options.get("adam_learning_rate") is not None:
+        options["adam_learning_rate"] = _falling_alike(rate, options["adam_learning_rate"])
     if callable(rate) and not accepts_schedule(spec.name):
         raise ValueError(f"learning_rate must be a number for {spec.name!r}, got a schedule.")
     if spec.name in _OWN_COPIES and decay.get("decoupled_decay"):
@@ -241,6 +286,33 @@ def make(
     if spec.name in _IN_TURN:
         optimizer = _updated_in_turn(optimizer)
     return with_weight_decay(optimizer, **decay, learning_rate=rate)
+
+
+def _make_around_base(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    check_option_names(spec.name, dict(spec.options), option_names(spec))
+    base, parameters = base_name(spec), _own_options(spec.name)
+    if OWN[spec.name].wraps == "updates" and base in _OWN_COPIES:
+        raise ValueError(
+            f"base must be another optimizer for {spec.name!r} than {base!r}, which works out the "
+            "parameters from copies of its own and would undo what is done to them."
+        )
+    own = {key: value for key, value in spec.options if key in parameters}
+    check_options(OptimizerSpec(spec.name, None, tuple(own.items())), parameters)
+    rest = {key: value for key, value in spec.options if key not in {*parameters, "base"}}
+    inner = make(OptimizerSpec(base, None, tuple(rest.items())), learning_rate)
+    return with_standard_promotion(OWN[spec.name].factory(inner, **own))
+
+
+def _wraps(name: str) -> bool:
+    return name in OWN and OWN[name].wraps is not None
+
+
+def _own_options(name: str) -> dict[str, inspect.Parameter]:
+    """What an optimizer that wraps another takes besides that."""
+    parameters = inspect.signature(OWN[name].factory).parameters
+    return dict(list(parameters.items())[1:])
 
 
 def _make_learned(
@@ -286,6 +358,22 @@ def _updated_in_turn(
         return in_turn(optimizer.update)(updates, state, params)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def _falling_alike(schedule: optax.Schedule, first: float) -> optax.Schedule:
+    """A schedule that is in proportion to another one, and begins with the given number."""
+    with jax.numpy_dtype_promotion("standard"):
+        begin = schedule(jnp.zeros([], jnp.int32))
+    if not isinstance(begin, jax.core.Tracer) and not begin > 0:
+        raise ValueError(
+            "learning_rate must begin above 0 where adam_learning_rate is set, which changes in "
+            f"proportion to it; got a schedule that begins at {float(begin):g}."
+        )
+
+    def rate(count: Any) -> Any:
+        return first * (schedule(count) / schedule(jnp.zeros([], jnp.int32)))
+
+    return rate
 
 
 @functools.cache

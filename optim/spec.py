@@ -213,6 +213,8 @@ def _check_option(key: str, value: Option, parameter: inspect.Parameter) -> None
         raise ValueError(f"{key} must be {words}{alternative}, got {_format_value(value)}.")
     if key in _DECAY_RATES:
         check_range(key, value, 0.0, 1.0)
+    elif key.endswith("_learning_rate"):  # of a part of the parameters
+        check_range(key, value, 0.0, open_low=True)
     elif isinstance(value, float):
         check_range(key, value, -np.inf, np.inf)
 

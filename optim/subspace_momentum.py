@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, static_integer
+from optim._checks import (
+    check_learning_rate,
+    check_range,
+    check_steps_between,
+    static_integer,
+)
 from optim._leaves import average, key_of_seed, working_dtype
 from optim._trained import on_trained_leaves
 
@@ -68,7 +73,7 @@ def scale_by_subspace_momentum(
     """
     check_range("b1", b1, 0.0, 1.0)
     rank = static_integer("rank", rank, 1)
-    _check_gap(update_proj_gap)
+    check_steps_between("update_proj_gap", update_proj_gap)
     if projection not in get_args(Projection):
         raise ValueError(
             f"projection must be one of {', '.join(get_args(Projection))}, got {projection!r}."
@@ -222,15 +227,6 @@ def subspace_momentum(
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _check_gap(value: Any) -> None:
-    if isinstance(value, jax.core.Tracer):
-        return
-    # Outside of jit, optax.inject_hyperparams gives an array of the number.
-    is_integer = isinstance(value, int | jax.Array) and jnp.asarray(value).dtype.kind in "iu"
-    if not (is_integer and value >= 1):
-        raise ValueError(f"update_proj_gap must be an integer of at least 1, got {value!r}.")
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:

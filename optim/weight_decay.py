@@ -1,7 +1,7 @@
 """Weight decay around any optimizer: the options `l2` and `decoupled_decay` of every spec."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import optax
 
 from optim._checks import check_params, check_range
 from optim._leaves import widest_dtype, working_dtype
+from optim._penalty import with_gradient, with_penalty
 from optim._trained import on_trained_leaves
 
 
@@ -116,51 +117,30 @@ def _with_weight_decay(
     ) -> tuple[optax.Updates, WeightDecayState]:
         check_params("weight decay", params)
         if l2:
-            updates = _plus(updates, params, l2)
-            extra_args = _penalised(extra_args, params, l2)
+            terms = _scaled(params, l2)
+            updates = with_gradient(updates, terms)
+            extra_args = with_penalty(
+                extra_args, params, lambda params: _penalty(params, l2), terms, "l2"
+            )
         updates, inner_state = optimizer.update(updates, state.inner_state, params, **extra_args)
         if decoupled_decay:
             rate: Any = learning_rate(state.count) if callable(learning_rate) else learning_rate
-            updates = _plus(updates, params, -rate * decoupled_decay)
+            updates = with_gradient(updates, _scaled(params, -rate * decoupled_decay))
         return updates, WeightDecayState(optax.safe_increment(state.count), inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _plus(tree: Any, params: Any, factor: Any) -> Any:
-    """The tree plus the parameters times a factor, in the dtypes of the tree."""
-
-    def add(leaf: Any, param: Any) -> Any:
-        dtype = working_dtype(param)
-        moved = leaf.astype(dtype) + jnp.asarray(factor, dtype) * param.astype(dtype)
-        return moved.astype(leaf.dtype)
-
-    return jax.tree.map(add, tree, params)
+def _scaled(params: Any, factor: Any) -> list[jax.Array]:
+    """The parameters times a factor, in flatten order."""
+    dtypes = [working_dtype(leaf) for leaf in jax.tree.leaves(params)]
+    return [
+        jnp.asarray(factor, dtype) * leaf.astype(dtype)
+        for leaf, dtype in zip(jax.tree.leaves(params), dtypes, strict=True)
+    ]
 
 
-def _penalised(extra_args: dict[str, Any], params: Any, l2: float) -> dict[str, Any]:
-    """Extra arguments of the loss with its penalty."""
-
-    def penalty(params: Any) -> Any:
-        dtype = widest_dtype(params)
-        leaves = [leaf.astype(dtype) for leaf in jax.tree.leaves(params)]
-        return 0.5 * l2 * sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
-
-    def function(loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def penalised(params: Any) -> Any:
-            value = loss(params)
-            return value + jnp.asarray(penalty(params), value.dtype)
-
-        return penalised
-
-    changes: dict[str, Callable[[Any], Any]] = {
-        "value": lambda value: value + jnp.asarray(penalty(params), value.dtype),
-        "grad": lambda grad: _plus(grad, params, l2),
-        "value_fn": function,
-        "obj_fn": function,
-    }
-    given = {name: value for name, value in extra_args.items() if value is not None}
-    for name in ("hvp", "previous_gradient"):  # taken where the parameters were, or of the loss
-        if name in given:
-            raise ValueError(f"{name} must be left out where l2 is set; pass obj_fn instead.")
-    return extra_args | {name: changes[name](given[name]) for name in changes if name in given}
+def _penalty(params: Any, l2: float) -> Any:
+    dtype = widest_dtype(params)
+    leaves = [leaf.astype(dtype) for leaf in jax.tree.leaves(params)]
+    return 0.5 * l2 * sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)

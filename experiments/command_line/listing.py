@@ -194,6 +194,8 @@ def _details(details: optim.OptimizerDetails) -> str:
     facts.append(f"State per parameter: {details.state}")
     if details.cost != "none":
         facts.append(f"Cost beyond Adam's: {details.cost}")
+    if details.wraps:
+        facts.append("Wraps the optimizer that its option base names, else Adam")
     return f"{details.summary}\n  {'. '.join(facts)}."
 
 

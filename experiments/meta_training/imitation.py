@@ -103,7 +103,7 @@ class ImitationRunConfig(MetaRun):
         updates = task.iterations(1) * learner.epochs * learner.minibatches
         rate: optax.ScalarOrSchedule = spec.learning_rate
         if self.options.anneal:
-            if not optim.accepts_schedule(spec.name):
+            if not optim.accepts_schedule(spec):
                 raise ValueError(
                     f"--target must accept a schedule as its learning rate unless --imitation "
                     f"anneal=false is given; got {spec.name!r}."

@@ -195,12 +195,14 @@ def resolve(text: str, learning_rate: float, critic: bool) -> optim.OptimizerSpe
     Examples:
         >>> str(resolve("adam", 3e-4, critic=True))
         'adam:learning_rate=0.0003,eps=0.0001'
+        >>> str(resolve("parseval:base=adamw", 3e-4, critic=True))
+        'parseval:learning_rate=0.0003,eps=0.0001,base=adamw'
     """
     spec = optim.OptimizerSpec.parse(text)
     if spec.name in optim.learned_names():
         return spec
     options: dict[str, Any] = {"learning_rate": learning_rate}
-    if critic and spec.name in _SAME_EPS:
+    if critic and optim.base_name(spec) in _SAME_EPS:
         options["eps"] = EPS
     return dataclasses.replace(spec, options=tuple((options | dict(spec.options)).items()))
 
@@ -248,7 +250,7 @@ def make_learner(
         if network not in optimizers:
             optimizers[network] = optim.make(spec)
     actor = specs["actor"]
-    if settings[_COSINE] and optim.accepts_schedule(actor.name):
+    if settings[_COSINE] and optim.accepts_schedule(actor):
         period = settings.get("actor_period", 1)
         updates = max(1, iterations * critic_steps // period)
         rate = optax.cosine_decay_schedule(actor.learning_rate or 0.0, updates)
@@ -269,9 +271,12 @@ def adam_numbers(spec: optim.OptimizerSpec) -> dict[str, float]:
     Examples:
         >>> adam_numbers(optim.OptimizerSpec.parse("adam:b2=0.99"))
         {'b1': 0.9, 'b2': 0.99, 'eps': 1e-08}
+        >>> adam_numbers(optim.OptimizerSpec.parse("weight_clipping:base=adam,b2=0.99"))
+        {'b1': 0.9, 'b2': 0.99, 'eps': 1e-08}
     """
-    details = optim.details(spec.name)
-    factory: Callable[..., Any] = details.factory if details else getattr(optax, spec.name)
+    name = optim.base_name(spec)
+    details = optim.details(name)
+    factory: Callable[..., Any] = details.factory if details else getattr(optax, name)
     parameters = inspect.signature(factory).parameters
     options = dict(spec.options)
     return {

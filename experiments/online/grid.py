@@ -31,7 +31,7 @@ def arms(optimizer: str, axes: Sequence[Axis], fixed: Sequence[str]) -> dict[Val
 
     spec = optim.OptimizerSpec.parse(optimizer)
     known = {
-        "optimizer": optim.option_names(spec.name),
+        "optimizer": optim.option_names(spec),
         "set": list(typing.get_type_hints(Settings)),
     }
     given = {

@@ -202,4 +202,4 @@ class RunConfig:
 
     @property
     def _annealed(self) -> bool:
-        return self.settings.anneal and optim.accepts_schedule(self.spec.name)
+        return self.settings.anneal and optim.accepts_schedule(self.spec)

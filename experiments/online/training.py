@@ -288,7 +288,7 @@ def chain(
         iteration = count // config.updates_per_iteration
         return learning_rate * (1.0 - iteration / config.iterations)
 
-    schedule = annealed if settings.anneal and optim.accepts_schedule(spec.name) else learning_rate
+    schedule = annealed if settings.anneal and optim.accepts_schedule(spec) else learning_rate
     return optax.chain(clip, optim.make(spec, schedule))
 
 

@@ -13,11 +13,11 @@ import optax
 
 from optim._checks import check_params, check_real
 from optim._leaves import widest_dtype, working_dtype
+from optim._noise import noise_key, normals
 from optim._paths import Path, layer_positions, leaf_paths, match_leaves
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
 from optim.learned._blocks import unsharded
-from optim.learned._noise import noise_key, normals
 from optim.learned._recurrent import check_meta_params, check_size, init_weights, recurrent_weight
 
 

@@ -320,7 +320,7 @@ UNTRAINED = {
 
 
 # The state of each leaf is that of optax's momentum, which does without where a gradient is None.
-TAKES_LESS = {"cautious_sgd", "tvlars"}
+TAKES_LESS = {"cautious_sgd", "parseval", "spectral_regularization", "tvlars"}
 
 
 def loss_of_module(module):
@@ -417,6 +417,7 @@ def test_numbers_of_python_and_parameters_of_another_kind():
 
 
 OURS = [name for name in optim.optimizer_names() if optim.details(name)]
+WRAPPERS = [name for name in OURS if optim.details(name).wraps]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -431,8 +432,10 @@ def test_details_are_complete(name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_learning_rates_out_of_range(name):
-    factory = suite.CASES[name].factory
-    for rate in (0.0, -1.0, float("nan"), float("inf"), "0.1", None, True):
+    factory, missing = suite.CASES[name].factory, [None]
+    if name in WRAPPERS:  # what they wrap has the learning rate
+        factory, missing = functools.partial(optim.make, name), []
+    for rate in (0.0, -1.0, float("nan"), float("inf"), "0.1", True, *missing):
         with pytest.raises(ValueError, match=r"^learning_rate must be in \(0, inf\), got "):
             factory(learning_rate=rate)
 
@@ -442,7 +445,8 @@ def test_the_list_is_complete():
     assert set(suite.QUICK) | set(CANCELS) | TAKES_LESS <= set(suite.CASES)
     assert optim.details("adam") is None
     for name in OURS:
-        assert name == "kron" or suite.CASES[name].factory is optim.details(name).factory
+        if name not in ("kron", *WRAPPERS):
+            assert suite.CASES[name].factory is optim.details(name).factory
 
 
 def arguments(name):
@@ -461,8 +465,11 @@ MASKS = [
 def test_masks_are_matched_by_names(name, argument):
     """A dict stands for any node with entries of the same names, and the other way round."""
     factory = optim.details(name).factory
+    if name in WRAPPERS:
+        factory = functools.partial(factory, optax.sgd(0.1))
     options = {"kappa": 1.0, "tau": 0.9, "delta": 10.0, "trust_coefficient": 1.0}
     options |= {"learning_rate": 0.1, "weight_decay": 0.5}
+    options |= {"strength": 1.0, "shrink": 0.5, "perturb": 0.5}
     options = {key: value for key, value in options.items() if key in arguments(name)}
     first, second = (0, 1) if argument == "ensemble_axes" else (False, True)
     kernel = jax.random.normal(jax.random.key(0), (2, 3, 4))
@@ -473,8 +480,11 @@ def test_masks_are_matched_by_names(name, argument):
         optimizer = factory(**options, **{argument: given})
         tree = node(params)
         grads = jax.tree.map(lambda leaf: 2 * leaf + 1, tree)
-        extra = {"obj_fn": loss_of, "value": 1.0}
-        return jax.tree.leaves(optimizer.update(grads, optimizer.init(tree), tree, **extra)[0])
+        extra = {"obj_fn": loss_of, "value": 1.0, "reset": True}
+        # The second one: SOAP's first is zero.
+        start = optimizer.init(jax.tree.map(lambda leaf: leaf / 2, tree))
+        _, state = optimizer.update(grads, start, tree, **extra)
+        return jax.tree.leaves(optimizer.update(grads, state, tree, **extra)[0])
 
     given = {"actor": first, "critic": {"kernel": second}}
     (of_actor, of_critic), *others = quick_jit(
@@ -498,20 +508,27 @@ def keys_in(state):
 
 # Named optimizers that draw numbers, and options with which what they draw can be seen.
 DRAWING = {
+    "ada_upgd": "",
     "adahessian": "",
     "kron": "",
     "noisy_sgd": "",
+    "shrink_perturb": ":noise=gaussian",
     "sophia": "",
     "subspace_momentum": ":projection=uniform,rank=1",
+    "upgd": "",
 }
+# These draw for the hidden units of networks; see test_units.
+DRAWING_UNITS = {"cbp", "redo", "regrama"}
 
 
 def test_the_list_of_those_that_draw_is_complete():
     names = set(optim.optimizer_names())
     found = {
-        name for name in names if keys_in(jax.eval_shape(optim.make(name, 0.1).init, params_for()))
+        name
+        for name in names
+        if keys_in(jax.eval_shape(optim.make(name + DRAWING.get(name, ""), 0.1).init, params_for()))
     }
-    assert found == set(DRAWING) & names
+    assert found == (set(DRAWING) | DRAWING_UNITS) & names
 
 
 @pytest.mark.parametrize("name", DRAWING)

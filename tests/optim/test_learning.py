@@ -36,6 +36,7 @@ SPECS = {name: name for name in NAMES} | {
     "subspace_momentum": "subspace_momentum:learning_rate=2",
     "trac": "trac:learning_rate=5e-2",
     "tvlars": "tvlars:learning_rate=10,floor=1",
+    "upgd": "upgd:learning_rate=1",
 }
 
 

@@ -154,8 +154,26 @@ def test_groups():
         groups.setdefault(details and details.group, []).append(name)
     assert set(groups) == {"rl", "general", "matrix", "learned", None}
     assert groups["learned"] == optim.learned_names()
-    assert groups["rl"] == ["adam_rel", "adam_reset", "adamo", "trac"]
-    assert groups["matrix"] == ["kron", "subset_norm", "subspace_momentum"]
+    assert groups["rl"] == [
+        "ada_upgd",
+        "adam_gnt",
+        "adam_rel",
+        "adam_reset",
+        "adamo",
+        "cbp",
+        "fire",
+        "l2_init",
+        "normalize_project",
+        "parseval",
+        "redo",
+        "regrama",
+        "shrink_perturb",
+        "spectral_regularization",
+        "trac",
+        "upgd",
+        "weight_clipping",
+    ]
+    assert groups["matrix"] == ["kron", "soap", "subset_norm", "subspace_momentum"]
     assert {"adabound", "mars"} <= set(groups["general"])
     assert {"adam", "muon"} <= set(groups[None])
 
@@ -183,6 +201,79 @@ def test_made_is_the_factorys():
         direct = optax.adamw(1e-3, b1=0.8, weight_decay=0.1, nesterov=True)
         expected, _ = quick_jit(direct.update)(grads, direct.init(params), params)
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
+def test_around_a_base():
+    """Options that are not the wrapper's are the base's; so are learning rate and weight decay."""
+    params = make_params(jax.random.key(0))
+    grads = make_params(jax.random.key(1))
+    text = "weight_clipping:kappa=0.5,base=adamw,b1=0.8,weight_decay=0.1,heads=false"
+    rates = {"": 0.1, ",learning_rate=0.1": None, ",l2=0.3,decoupled_decay=0.2": 0.1}
+    for more, rate in rates.items():
+        base = "adamw:b1=0.8,weight_decay=0.1" + more
+        expected = optim.weight_clipping(optim.make(base, rate), 0.5, heads=False)
+        updates = [
+            quick_jit(one.update)(grads, one.init(params), params)[0]
+            for one in (optim.make(text + more, rate), expected)
+        ]
+        jax.tree.map(np.testing.assert_array_equal, *updates)
+    assert optim.base_name(text) == "adamw"
+    names = optim.option_names("weight_clipping:base=adamw")
+    assert {"base", "kappa", "learning_rate", "b1", "weight_decay", "l2"} <= set(names)
+    assert "inner" not in names
+    assert "weight_decay" not in optim.option_names("weight_clipping")
+    assert optim.accepts_schedule("weight_clipping")
+    assert not optim.accepts_schedule(optim.OptimizerSpec.parse("weight_clipping:base=rprop"))
+
+
+@pytest.mark.parametrize("annealed", [False, True])
+def test_muons_adam_has_a_learning_rate_of_its_own(annealed):
+    """What is no matrix takes Adam's steps with it; annealed, both fall alike."""
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "conv": jnp.ones((2, 2, 1, 3))}
+    trace = [jax.tree.map(lambda leaf, i=i: jnp.cos(leaf * (i + 1)), params) for i in range(3)]
+    schedule = lambda start: optax.linear_schedule(start, 0.0, 4) if annealed else start  # noqa: E731
+    made = optim.make("muon:adam_learning_rate=0.003", schedule(0.02))
+    adam, muon = (
+        optim.make("adam:nesterov=true", schedule(0.003)),
+        optim.make("muon", schedule(0.02)),
+    )
+
+    @quick_jit
+    def updates():
+        found = []
+        for optimizer in (made, adam, muon):
+            state, steps = optimizer.init(params), []
+            for grads in trace:
+                step, state = optimizer.update(grads, state, params)
+                steps.append(step)
+            found.append(steps)
+        return found
+
+    for ours, of_adam, of_muon in zip(*updates(), strict=True):
+        np.testing.assert_allclose(ours["kernel"], of_muon["kernel"], rtol=1e-5)
+        for name in ("bias", "conv"):
+            np.testing.assert_allclose(ours[name], of_adam[name], rtol=1e-5)
+            assert np.all(np.abs(of_muon[name]) > 2 * np.abs(ours[name]))
+
+
+def test_muons_adam_falls_with_traced_rates():
+    """As seeds and rates are trained side by side."""
+
+    def last(rate):
+        schedule = lambda count: rate * (1 - count / 4)  # noqa: E731
+        optimizer = optim.make("muon:adam_learning_rate=0.003,nesterov=false", schedule)
+        params = jnp.ones(2)
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(params, state, params)
+        return updates
+
+    updates = quick_jit(jax.vmap(last))(jnp.array([0.1, 0.02]))
+    np.testing.assert_allclose(updates, -0.0015, rtol=1e-3)
+    rising = optax.linear_schedule(0.0, 0.1, 5)
+    assert optim.make("muon", rising)
+    with pytest.raises(ValueError, match=r"^learning_rate must begin above 0 .* begins at 0\.$"):
+        optim.make("muon:adam_learning_rate=0.003", rising)
 
 
 def test_the_specs_learning_rate_comes_first():
@@ -224,6 +315,10 @@ def test_the_specs_learning_rate_comes_first():
         ("adam:nesterov=1", "nesterov must be true or false, got 1"),
         ("adam:mu_dtype=int8", "mu_dtype must be the name of a floating-point dtype or none"),
         ("galore:rank=2.5", "rank must be an integer, got 2.5"),
+        ("muon:adam_learning_rate=0", r"adam_learning_rate must be in \(0, inf\), got 0"),
+        ("muon:adam_learning_rate=-1e-3", r"adam_learning_rate must be in \(0, inf\), got -0.001"),
+        ("muon:adam_learning_rate=inf", r"adam_learning_rate must be in \(0, inf\), got inf"),
+        ("muon:adam_learning_rate=fast", "adam_learning_rate must be a number or none, got fast"),
         ("muon:preconditioning=fro", "preconditioning must be one of frobenius, .* got fro"),
         ("adamw:mask=true", "mask must be set in Python"),
         ("adamw:weight_decay=none", "weight_decay must be a number, got none"),
@@ -232,6 +327,20 @@ def test_the_specs_learning_rate_comes_first():
         ("adamo:tau=1.5", r"tau must be in \[0, 1\), got 1.5"),
         ("adamo:kappa=-1", "kappa must be in"),
         ("adamo:ensemble_axes=one", "ensemble_axes must be an integer or none, got one"),
+        ("adam:base=sgd", "'adam' has no option 'base'"),
+        ("weight_clipping@x", "'weight_clipping' has no learned weights, got weights 'x'"),
+        ("weight_clipping:base=adm", "unknown optimizer 'adm'; the nearest is 'adam'"),
+        ("weight_clipping:base=sam", "'sam' cannot be used by name"),
+        ("weight_clipping:base=none", "base must be the name of an optimizer .*, got None"),
+        ("weight_clipping:base=open@x", "not learned and wraps no other for .*, got 'open@x'"),
+        ("weight_clipping:base=weight_clipping", "wraps no other .*, got 'weight_clipping'"),
+        ("weight_clipping:base=trac", "base must be another .* than 'trac', which works out"),
+        ("weight_clipping:kapa=1", "'weight_clipping' has no option 'kapa'; .* 'kappa'"),
+        ("weight_clipping:base=sgd,b1=0.9", "'weight_clipping' has no option 'b1'"),
+        ("weight_clipping:b1=1.5", r"b1 must be in \[0, 1\), got 1.5"),
+        ("weight_clipping:kappa=0", "kappa must be in"),
+        ("weight_clipping:matrix_mask=true", "matrix_mask must be set in Python"),
+        ("weight_clipping:inner=adam", "'weight_clipping' has no option 'inner'"),
     ],
 )
 def test_errors(text, message):
@@ -316,7 +425,7 @@ def test_nothing_is_decomposed_in_batches(name):
         if equation.primitive.name in names
     ]
     assert all(rank == 2 for _, rank in found), found
-    assert bool(found) == (name in ("galore", "kron", "subspace_momentum"))
+    assert bool(found) == (name in ("galore", "kron", "soap", "subspace_momentum"))
 
 
 def test_galore_over_schedules():

@@ -170,7 +170,7 @@ def test_values_out_of_range_in_python():
 
 
 # Whose updates are not zero without gradients, or not a number.
-RESTLESS = {"dadapt_adamw", "fromage", "mars", "noisy_sgd", "prodigy"}
+RESTLESS = {"ada_upgd", "dadapt_adamw", "fromage", "mars", "noisy_sgd", "prodigy", "soap", "upgd"}
 QUICK = {"adam", "adamo", "adam_reset", "adamw", "rmsprop", "sgd", "swats", *registry._OWN_COPIES}
 
 

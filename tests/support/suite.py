@@ -76,12 +76,70 @@ def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     )
 
 
+def pulled_sgd(learning_rate: optax.ScalarOrSchedule, strength: float, penalty: str):
+    return optim.l2_init(optax.sgd(learning_rate, momentum=0.9), strength, penalty)
+
+
+def parseval_sgd(learning_rate: optax.ScalarOrSchedule, strength: float):
+    sgd = optax.sgd(learning_rate, momentum=0.9)
+    return optim.parseval(sgd, strength, reference_width=None)
+
+
+def shrinking_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    noise: str,
+    period: int,
+    opt_state: str = "keep",
+    eps_root: float = 0.0,
+):
+    adam = optax.adam(learning_rate, eps_root=eps_root)
+    return optim.shrink_perturb(adam, 1e-6, 1e-6, noise, period, opt_state)
+
+
+def projecting_adam(
+    learning_rate: optax.ScalarOrSchedule, matrix_mask: bool | None = None, eps_root: float = 0.0
+):
+    adam = optax.adam(learning_rate, eps_root=eps_root)
+    return optim.normalize_project(adam, matrix_mask=matrix_mask)
+
+
+def fire_adam(learning_rate: optax.ScalarOrSchedule, opt_state: str, eps_root: float = 0.0):
+    return optim.fire(optax.adam(learning_rate, eps_root=eps_root), opt_state=opt_state)
+
+
+# Most of the trees of these tests are no networks.
+def cbp_adam_gnt(learning_rate: optax.ScalarOrSchedule):
+    return optim.cbp(optim.adam_gnt(learning_rate), links={})
+
+
+def redo_adam_gnt(learning_rate: optax.ScalarOrSchedule):
+    return optim.redo(optim.adam_gnt(learning_rate), links={})
+
+
+def regrama_adam_gnt(learning_rate: optax.ScalarOrSchedule):
+    return optim.regrama(optim.adam_gnt(learning_rate), links={})
+
+
+def spectral_sgd(learning_rate: optax.ScalarOrSchedule, strength: float):
+    return optim.spectral_regularization(optax.sgd(learning_rate, momentum=0.9), strength)
+
+
+def clipping_adam(learning_rate: optax.ScalarOrSchedule, kappa: float, eps_root: float = 0.0):
+    return optim.weight_clipping(optax.adam(learning_rate, eps_root=eps_root), kappa)
+
+
 ROOT = {"eps_root": 1e-8}
 
 CASES: dict[str, Case] = {
+    "ada_upgd": Case(
+        optim.ada_upgd,
+        {"learning_rate": 1e-2, "sigma": 0.0, "weight_decay": 0.0},
+        differentiable=ROOT,
+    ),
     "adabound": Case(optim.adabound, {"learning_rate": 1e-2, "final_lr": 1e-2}),
     "adahessian": Case(optim.adahessian, {"learning_rate": 0.3}, like="sophia"),
     "adam_cm": Case(optim.adam_cm, {"learning_rate": 1e-3}),
+    "adam_gnt": Case(optim.adam_gnt, {"learning_rate": 1e-2}, needs_params=False),
     "adam_rel": Case(
         optim.adam_rel,
         {"learning_rate": 1e-2, "period": 1000},
@@ -107,15 +165,44 @@ CASES: dict[str, Case] = {
     "cautious_sgd": Case(
         cautious_sgd, {"learning_rate": 1e-3, "scale": "paper"}, needs_params=False
     ),
+    "cbp": Case(cbp_adam_gnt, {"learning_rate": 1e-2}),
     "exadam": Case(optim.exadam, {"learning_rate": 5e-3}),
+    "fire": Case(fire_adam, {"learning_rate": 1e-2, "opt_state": "reset"}, differentiable=ROOT),
     "kron": Case(kron, {"learning_rate": 1e-3}),
+    "l2_init": Case(pulled_sgd, {"learning_rate": 1e-3, "strength": 1e-4, "penalty": "squared"}),
+    "l2_init_norm": Case(pulled_sgd, {"learning_rate": 1e-3, "strength": 1e-4, "penalty": "norm"}),
     "mars": Case(optim.mars, {"learning_rate": 1e-3, "weight_decay_1d": 0.0}),
     "mars_exact": Case(
         optim.mars, {"learning_rate": 1e-3, "exact": True, "optimize_1d": True}, like="sophia"
     ),
+    # Targets of another norm than that of the start are out of reach.
+    "normalize_project": Case(
+        projecting_adam, {"learning_rate": 1e-2}, differentiable=ROOT, converges=False
+    ),
+    "normalize_project_nothing": Case(
+        projecting_adam,
+        {"learning_rate": 1e-2, "matrix_mask": False},
+        differentiable=ROOT,
+        takes_complex=True,
+    ),
+    "parseval": Case(parseval_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
+    "redo": Case(redo_adam_gnt, {"learning_rate": 1e-2}),
+    "regrama": Case(regrama_adam_gnt, {"learning_rate": 1e-2}),
     "reset_sgd": Case(reset_sgd, {"learning_rate": 1e-3, "period": 1000}, takes_complex=True),
     "sania": Case(optim.sania, {"learning_rate": 1.0}, needs_params=False, like="momo"),
     "sgdp": Case(optim.sgdp, {"learning_rate": 1e-3, "momentum": 0.9}),
+    "shrink_perturb": Case(
+        shrinking_adam,
+        {"learning_rate": 1e-2, "noise": "initial", "period": 1},
+        differentiable=ROOT,
+    ),
+    "shrink_perturb_gaussian": Case(
+        shrinking_adam,
+        {"learning_rate": 1e-2, "noise": "gaussian", "period": 2000, "opt_state": "reset"},
+        differentiable=ROOT,
+    ),
+    "soap": Case(optim.soap, {"learning_rate": 1e-2, "weight_decay": 0.0}),
+    "spectral_regularization": Case(spectral_sgd, {"learning_rate": 1e-3, "strength": 1e-4}),
     "subset_norm": Case(optim.subset_norm, {"learning_rate": 1e-2}),
     "subset_norm_generic": Case(optim.subset_norm, {"learning_rate": 1e-2, "subsets": "generic"}),
     "subspace_momentum": Case(
@@ -145,6 +232,10 @@ CASES: dict[str, Case] = {
     "tvlars": Case(
         optim.tvlars, {"learning_rate": 0.1, "trust_coefficient": 0.01, "weight_decay": 0.0}
     ),
+    "weight_clipping": Case(
+        clipping_adam, {"learning_rate": 1e-2, "kappa": 6.0}, differentiable=ROOT
+    ),
+    "upgd": Case(optim.upgd, {"learning_rate": 1e-3, "sigma": 0.0, "weight_decay": 0.0}),
 }
 
 CASES |= {

@@ -51,6 +51,15 @@ def test_optimizers(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(optim.details(name) is None for name in optax)
 
 
+def test_what_wraps_another_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["list", "optimizers", "weight_clipping"])
+    assert "Wraps the optimizer that its option base names" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    cli.main(["list", "optimizers", "adamo"])
+    assert "base" not in capsys.readouterr().out
+
+
 def test_environments_and_presets(capsys: pytest.CaptureFixture[str]) -> None:
     envs = listed(capsys, "envs")
     assert sorted(name for group in envs.values() for name in group) == sorted(TASKS)

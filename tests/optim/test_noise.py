@@ -1,4 +1,4 @@
-"""The noise of learned optimizers: generator, distribution, independence."""
+"""The noise of optimizers: generator, distribution, independence."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 from quick import quick_jit
 
-from optim.learned import _noise
+from optim import _noise
 
 
 @pytest.mark.parametrize(
