@@ -7,18 +7,19 @@ steps) and not arXiv 2606.09762 (isometry for continual learning).
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_params, check_range, static_integer
-from optim._kernels import orthogonality_residual
+from optim._checks import check_learning_rate, check_params, check_range
+from optim._kernels import kernel_axes, orthogonality_residual
 from optim._leaves import norm, working_dtype
-from optim._paths import match_tree
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
+
+Pull = Literal["orthogonal", "zero"]
 
 
 @on_trained_leaves
@@ -27,12 +28,14 @@ def scale_by_adamo(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-4,
     kappa: jax.typing.ArrayLike = 1e-4,
-    tau: jax.typing.ArrayLike = 0.0,
+    tau: jax.typing.ArrayLike | None = 0.0,
     eps_r: jax.typing.ArrayLike = 1e-8,
     matrix_mask: Any | Callable[[optax.Params], Any] | None = None,
     ensemble_axes: int | Any | None = None,
     *,
     eps_root: jax.typing.ArrayLike = 0.0,
+    heads: bool = True,
+    pull: Pull = "orthogonal",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales updates as AdamO does, without the learning rate.
 
@@ -43,22 +46,26 @@ def scale_by_adamo(
         b2: decay rate of the second moment, in [0, 1).
         eps: added to the denominator outside the root, at least 0.
         kappa: size of the correction relative to Adam's direction, at least 0.
-        tau: share of Adam's predicted descent that the correction may undo, in [0, 1).
+        tau: share of Adam's predicted descent that the correction may undo, in [0, 1); `None` for
+            no limit.
         eps_r: added to the norm of the orthogonality residual, at least 0.
         matrix_mask: booleans that select the constrained leaves: a pytree that mirrors the
             parameters or is a prefix of them, or a function from parameters to one. `None` selects
-            every matrix.
+            every matrix, but see `heads`.
         ensemble_axes: number of leading axes that index the members of an ensemble, for all leaves
             or as a pytree like `matrix_mask`. `None` is 0.
         eps_root: added to the denominator inside the root, at least 0.
+        heads: whether a `matrix_mask` of `None` selects the last layer of each network too.
+        pull: `"orthogonal"` or `"zero"`.
 
     Returns:
         The transformation. Its state is Adam's, `optax.ScaleByAdamState`; `update` needs
         the parameters.
 
     Raises:
-        ValueError: if a number is outside its range; from `update`, if `params` is missing, a
-            selected matrix is complex or `ensemble_axes` is traced or negative.
+        ValueError: if a number is outside its range or `pull` is unknown; from `update`, if
+            `params` is missing, a selected matrix is complex or `ensemble_axes` is traced or
+            negative.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -78,21 +85,20 @@ def scale_by_adamo(
     check_range("b2", b2, 0.0, 1.0)
     check_range("eps", eps, 0.0)
     check_range("kappa", kappa, 0.0)
-    check_range("tau", tau, 0.0, 1.0)
+    if tau is not None:
+        check_range("tau", tau, 0.0, 1.0)
     check_range("eps_r", eps_r, 0.0)
     check_range("eps_root", eps_root, 0.0)
+    if pull not in get_args(Pull):
+        raise ValueError(f"pull must be one of {', '.join(get_args(Pull))}, got {pull!r}.")
     adam = with_standard_promotion(optax.scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root))
 
-    def correct(grad: Any, adam_update: Any, param: Any, constrained: Any, axes: Any) -> Any:
-        axes = static_integer("ensemble_axes", axes, 0)
-        if not constrained or param.ndim - axes < 2 or param.size == 0:
+    def correct(grad: Any, adam_update: Any, param: Any, axes: int | None) -> Any:
+        if axes is None:
             return adam_update
-        if jnp.iscomplexobj(param):
-            raise ValueError(
-                "matrix_mask must select real matrices, got one of dtype "
-                f"{param.dtype}; wrap AdamO in optax.contrib.split_real_and_imaginary."
-            )
-        correction = _correction(grad, adam_update, param, kappa, tau, eps_r, axes=axes)
+        correction = _correction(
+            grad, adam_update, param, kappa, tau, eps_r, axes=axes, is_orthogonal=pull != "zero"
+        )
         return (adam_update.astype(correction.dtype) + correction).astype(adam_update.dtype)
 
     def update_fn(
@@ -104,15 +110,10 @@ def scale_by_adamo(
         del extra_args
         check_params("AdamO", params)
         adam_updates, state = adam.update(updates, state)
-        corrected = jax.tree.map(
-            correct,
-            updates,
-            adam_updates,
-            params,
-            match_tree("matrix_mask", True if matrix_mask is None else matrix_mask, params),
-            match_tree("ensemble_axes", 0 if ensemble_axes is None else ensemble_axes, params),
-        )
-        return corrected, state
+        axes = kernel_axes(params, matrix_mask, ensemble_axes, heads=heads)
+        leaves = map(jax.tree.leaves, (updates, adam_updates, params))
+        corrected = [correct(*parts) for parts in zip(*leaves, axes, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(adam_updates), corrected), state
 
     return optax.GradientTransformationExtraArgs(adam.init, update_fn)
 
@@ -124,12 +125,14 @@ def adamo(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-4,
     kappa: jax.typing.ArrayLike = 1e-4,
-    tau: jax.typing.ArrayLike = 0.0,
+    tau: jax.typing.ArrayLike | None = 0.0,
     eps_r: jax.typing.ArrayLike = 1e-8,
     matrix_mask: Any | Callable[[optax.Params], Any] | None = None,
     ensemble_axes: int | Any | None = None,
     *,
     eps_root: jax.typing.ArrayLike = 0.0,
+    heads: bool = True,
+    pull: Pull = "orthogonal",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The AdamO optimizer, which suppresses the collapse of critics in offline RL.
 
@@ -169,27 +172,34 @@ def adamo(
         kappa: size of the correction relative to Adam's direction, at least 0. With 0, AdamO is
             Adam, bit for bit.
         tau: share of Adam's predicted descent that the correction may undo, in [0, 1). With 0, a
-            correction against the gradient is dropped.
+            correction against the gradient is dropped. `None` for no limit: a control.
         eps_r: added to the norm of the orthogonality residual, at least 0.
         matrix_mask: booleans that select the constrained leaves: a pytree that mirrors the
             parameters or is a prefix of them, matched by names, or a function from parameters to
-            one. `None` selects every matrix. Leaves with fewer than two axes are never constrained.
-            Leaves with more are read as convolution kernels of flax, (height, width, inputs,
-            outputs), and constrained as matrices of shape (height * width * inputs, outputs).
+            one. `None` selects every matrix, but see `heads`. Leaves with fewer than two axes are
+            never constrained. Leaves with more are read as convolution kernels of flax, (height,
+            width, inputs, outputs), and constrained as matrices of shape
+            (height * width * inputs, outputs).
         ensemble_axes: number of leading axes that index the members of an ensemble (1 for critics
             under `flax.linen.vmap`), for all leaves or as a pytree like `matrix_mask`. Each member
             is a matrix of its own. `None` is 0.
         eps_root: added to the denominator inside the root, at least 0. A small positive value is
             needed to differentiate through `update` where a gradient is exactly zero, as in
             `optax.adam`.
+        heads: whether a `matrix_mask` of `None` selects the last layer of each network too. Layers
+            are ordered by their names; networks are the entries at the top of a tree of three or
+            more levels. `False` is a control.
+        pull: `"orthogonal"`, or `"zero"` for a control: a correction of the same size and budget
+            with :math:`R = W`, which makes matrices smaller.
 
     Returns:
         The optimizer. Its updates have the dtype of Adam's; the correction is computed in float32
         at least. `update` needs the parameters and ignores extra arguments.
 
     Raises:
-        ValueError: if a number is outside its range; from `update`, if `params` is missing, a
-            selected matrix is complex or `ensemble_axes` is traced or negative.
+        ValueError: if a number is outside its range or `pull` is unknown; from `update`, if
+            `params` is missing, a selected matrix is complex or `ensemble_axes` is traced or
+            negative.
 
     Examples:
         >>> import jax
@@ -221,8 +231,15 @@ def adamo(
       the correction is dropped.
 
     .. note::
-      Under `optax.inject_hyperparams`, name `matrix_mask` and `ensemble_axes` in
-      `static_args` if they are a function or a number.
+      Not in the paper are the controls that tell orthogonality from its side effects: `tau=None`,
+      `heads=False`, `pull="zero"`, and the penalty :math:`\lambda \|W^\top W - I\|_F^2` on the
+      loss, whose gradient :math:`4 \lambda R` goes through Adam's moments:
+      `optim.parseval(optax.adam(learning_rate), strength, scale=1.0, reference_width=None,
+      heads=True)`.
+
+    .. note::
+      Under `optax.inject_hyperparams`, name `pull`, and `matrix_mask` and `ensemble_axes` if they
+      are a function or a number, in `static_args`.
 
     .. note::
       With bfloat16 parameters, `optax.inject_hyperparams` rounds a decay rate of 0.999 to 1, which
@@ -240,6 +257,8 @@ def adamo(
             matrix_mask=matrix_mask,
             ensemble_axes=ensemble_axes,
             eps_root=eps_root,
+            heads=heads,
+            pull=pull,
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -250,15 +269,17 @@ def _correction(
     adam_update: jax.Array,
     param: jax.Array,
     kappa: jax.typing.ArrayLike,
-    tau: jax.typing.ArrayLike,
+    tau: jax.typing.ArrayLike | None,
     eps_r: jax.typing.ArrayLike,
     *,
     axes: int,
+    is_orthogonal: bool = True,
 ) -> jax.Array:
     """The correction of one leaf, member by member, in float32 or float64."""
     dtype = working_dtype(param)
-    kappa, tau, eps_r = (jnp.asarray(number, dtype) for number in (kappa, tau, eps_r))
-    correct = functools.partial(_matrix_correction, dtype=dtype)
+    kappa, eps_r = jnp.asarray(kappa, dtype), jnp.asarray(eps_r, dtype)
+    tau = None if tau is None else jnp.asarray(tau, dtype)
+    correct = functools.partial(_matrix_correction, dtype=dtype, is_orthogonal=is_orthogonal)
     for _ in range(axes):
         correct = jax.vmap(correct, in_axes=(0, 0, 0, None, None, None))
     # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
@@ -272,10 +293,11 @@ def _matrix_correction(
     adam_update: jax.Array,
     param: jax.Array,
     kappa: jax.Array,
-    tau: jax.Array,
+    tau: jax.Array | None,
     eps_r: jax.Array,
     *,
     dtype: jax.typing.DTypeLike,
+    is_orthogonal: bool,
 ) -> jax.Array:
     shape = (-1, param.shape[-1])
     g, u, w = (leaf.reshape(shape).astype(dtype) for leaf in (grad, adam_update, param))
@@ -288,15 +310,16 @@ def _matrix_correction(
     g = g / 8
     g = g / jnp.where(largest >= jnp.finfo(dtype).tiny, largest, 1)
 
-    residual = orthogonality_residual(w)
+    residual = orthogonality_residual(w) if is_orthogonal else w
     residual_norm = norm(residual)
     denominator = residual_norm + eps_r
     scale = kappa * norm(u) / jnp.where(denominator > 0, denominator, 1)
 
-    budget = -tau * jnp.maximum(jnp.sum(g * u), 0)
-    predicted = scale * jnp.sum(g * residual)
-    conflict = predicted < budget
-    # The inner selections keep both the values and the gradients of unused branches finite.
-    scale = scale * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1), 1)
+    if tau is not None:
+        budget = -tau * jnp.maximum(jnp.sum(g * u), 0)
+        predicted = scale * jnp.sum(g * residual)
+        conflict = predicted < budget
+        # The inner selections keep both the values and the gradients of unused branches finite.
+        scale = scale * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1), 1)
     correction = jnp.where(jnp.isfinite(residual_norm), scale * residual, 0)
     return correction.reshape(param.shape)

@@ -8,9 +8,9 @@ batches 64. The optimizer under test drives the critic alone, the actor keeps Ad
 run directory, and one that was killed goes on where it was. `table.csv` and `table.md` hold a line
 a run: IQM over seeds with 95 % bootstrap intervals.
 
-Two controls are no optimizers of this project and live here: `adamo_hidden`, AdamO that leaves the
-output layer alone, and `pull_to_zero`, the same budgeted correction with the weights themselves in
-the place of the residual, so that it shrinks matrices instead of making them orthogonal.
+R1 has the controls of AdamO's claim: its correction without a budget, on hidden layers alone, and
+towards zero; its residual as a penalty on the loss (`parseval` with scale 1 on all layers), of
+three strengths; Parseval regularisation as published; FIRE twice in the run.
 """
 
 from __future__ import annotations
@@ -22,13 +22,9 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
-import optim
 from experiments.command_line.main import prepare_xla
 from experiments.offline.algorithms import settings_of
 from experiments.offline.collection import Collection, collect
@@ -44,6 +40,7 @@ from experiments.runs.reading import load_runs
 _R1 = OFFLINE_PRESETS["r1"]
 _ADAMO = "adamo:kappa=1,tau=0.05"
 _PAIR = ("adam", _ADAMO)
+_PLAIN = "reference_width=none,heads=true"
 _SMALL = ("batch_size=64", "actor_widths=64x64", "critic_widths=64x64")
 
 
@@ -74,8 +71,12 @@ REGIMES: dict[str, Regime] = {
     "R1": Regime(
         (
             *_PAIR,
-            "pull_to_zero:kappa=1,tau=0.05",
-            "adamo_hidden:kappa=1,tau=0.05",
+            f"{_ADAMO},pull=zero",
+            f"{_ADAMO},heads=false",
+            "adamo:kappa=1,tau=none",
+            *(f"parseval:strength={s},scale=1,{_PLAIN}" for s in ("1e-4", "1e-3", "1e-2")),
+            "parseval",
+            "fire:period=5000",
             "cautious_adamw",
             "adamw",
             "adam_reset:period=1000",
@@ -96,83 +97,11 @@ REGIMES: dict[str, Regime] = {
 }
 
 
-class ControlRun(OfflineRun):
-    """A run whose critic is driven by one of the controls."""
-
-    @property
-    def transformations(self) -> dict[str, optax.GradientTransformation]:
-        """The critic's."""
-        spec = self.specs["critic"]
-        options: dict[str, Any] = dict(spec.options)
-        rate = options.pop("learning_rate")
-        if spec.name == "pull_to_zero":
-            return {"critic": pull_to_zero(rate, **options)}
-        return {"critic": optim.adamo(rate, matrix_mask=_hidden, **options)}
-
-
-CONTROLS = ("adamo_hidden", "pull_to_zero")
-
-
-def _hidden(params: Any) -> Any:
-    """Marks all layers but the last of each critic."""
-
-    def marked(critic: dict[str, Any]) -> dict[str, bool]:
-        last = max(name for name in critic if name.startswith("Dense_"))
-        return {name: name != last for name in critic}
-
-    return {name: marked(critic) for name, critic in params.items()}
-
-
-def pull_to_zero(
-    learning_rate: float, kappa: float, tau: float, eps: float = 1e-4
-) -> optax.GradientTransformationExtraArgs:
-    """AdamO with W in the place of the orthogonality residual: a budgeted weight decay.
-
-    Args:
-        learning_rate: step size.
-        kappa: size of the correction relative to Adam's direction.
-        tau: share of Adam's predicted descent that the correction may undo.
-        eps: Adam's.
-
-    Returns:
-        The optimizer.
-
-    Examples:
-        >>> optimizer = pull_to_zero(1.0, kappa=0.5, tau=0.0)
-        >>> params = {"kernel": jnp.full((2, 2), 3.0)}
-        >>> gradients = {"kernel": jnp.ones((2, 2))}
-        >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-        >>> print(updates["kernel"][0].round(2))
-        [-1.5 -1.5]
-    """
-    adam = optax.scale_by_adam(eps=eps)
-
-    def corrected(g: jax.Array, u: jax.Array, w: jax.Array) -> jax.Array:
-        if w.ndim < 2:
-            return u
-        pull = kappa * jnp.linalg.norm(u) / jnp.maximum(jnp.linalg.norm(w), 1e-8) * w
-        budget = -tau * jnp.maximum(jnp.sum(g * u), 0.0)
-        predicted = jnp.sum(g * pull)
-        conflict = predicted < budget
-        return u + pull * jnp.where(conflict, budget / jnp.where(conflict, predicted, -1.0), 1.0)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        del extra_args
-        directions, state = adam.update(updates, state, params)
-        return jax.tree.map(corrected, updates, directions, params), state
-
-    return optax.chain(
-        optax.GradientTransformationExtraArgs(adam.init, update),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-
-
 def run_of(out: Path, regime: Regime, optimizer: str) -> OfflineRun:
     """One run of a regime."""
     plan = _R1.collection
     settings = settings_of(regime.algorithm, (*_SMALL, *regime.settings))
-    kind = ControlRun if optimizer.partition(":")[0] in CONTROLS else OfflineRun
-    return kind(
+    return OfflineRun(
         regime.algorithm,
         Data(str(out / "data" / default_name(plan.env) / f"{regime.kind}-v0"), _R1.subset),
         optimizer,

@@ -61,7 +61,11 @@ class NumpyAdamO:
         else:
             r = matrix @ (matrix.T @ matrix - np.eye(columns))
         r = r.reshape(w.shape)
+        if self.hyper.get("pull") == "zero":
+            r = w
         delta0 = self.hyper["kappa"] * norm(u) / (norm(r) + self.hyper["eps_r"]) * r
+        if self.hyper["tau"] is None:
+            return delta0
         budget = -self.hyper["tau"] * max(inner(g, u), 0.0)
         if inner(g, delta0) >= budget:
             return delta0

@@ -263,6 +263,86 @@ def test_conflict_is_scaled_to_the_budget(tau, scale):
     np.testing.assert_allclose(updates, (-1 + 0.7 * scale) * np.eye(2), rtol=1e-8)
 
 
+# Controls.
+
+
+@pytest.mark.parametrize(
+    "control", [{"tau": None}, {"pull": "zero"}, {"tau": None, "pull": "zero"}]
+)
+def test_controls_are_the_transcription(control):
+    """Against the gradient of the weights' norm, so that a budget would bind."""
+    with jax.enable_x64(True):
+        params = make_params(dtype=jnp.float64)
+        hyper = {**numpy_adamo.HYPER, **control}
+        transcription = numpy_adamo.NumpyAdamO(hyper, params)
+        optimizer = optim.adamo(**hyper)
+        state, update = optimizer.init(params), quick_jit(optimizer.update)
+        for i in range(3):
+            noise = make_params(50 + i, jnp.float64)
+            grads = jax.tree.map(lambda p, n: 0.1 * n - p, params, noise)
+            transcription.step(grads)
+            updates, state = update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        for name, param in params.items():
+            np.testing.assert_allclose(param, transcription.params[name], rtol=1e-9)
+
+
+def test_a_pull_to_zero_shrinks_and_one_without_budget_ignores_the_gradient():
+    """Worked by hand: W = 2I, g = -I gives u = -I, against either pull."""
+    with jax.enable_x64(True):
+        grad, param = -jnp.eye(2, dtype=jnp.float64), 2 * jnp.eye(2, dtype=jnp.float64)
+        for options, expected in (
+            ({"pull": "zero", "tau": 0.0}, -1.0),
+            ({"pull": "zero", "tau": None}, -0.3),
+            ({"tau": None}, -0.3),
+        ):
+            direction = optim.scale_by_adamo(eps=1e-12, kappa=0.7, eps_r=0.0, **options)
+            updates, _ = first_update(direction, grad, param)
+            np.testing.assert_allclose(updates, expected * np.eye(2), rtol=1e-8)
+        # At an orthogonal matrix only the pull to zero does anything.
+        for pull, expected in (("orthogonal", -1.0), ("zero", -0.3)):
+            direction = optim.scale_by_adamo(eps=1e-12, kappa=0.7, tau=None, eps_r=0.0, pull=pull)
+            updates, _ = first_update(direction, grad, param / 2)
+            np.testing.assert_allclose(updates, expected * np.eye(2), rtol=1e-8)
+
+
+def test_heads_may_be_left_alone():
+    """Of each network the last layer takes Adam's steps, the others AdamO's."""
+    network = {f"Dense_{i}": {"kernel": make_params(i)["wide"]} for i in range(3)}
+    params = {"params": {"actor": network, "critic": network}}
+    grads = jax.tree.map(jnp.cos, params)
+    hidden, whole, plain = (
+        first_update(optimizer, grads, params)[0]["params"]
+        for optimizer in (
+            optim.adamo(1e-3, **STRONG, heads=False),
+            optim.adamo(1e-3, **STRONG),
+            adam(),
+        )
+    )
+    for name in ("actor", "critic"):
+        for layer in ("Dense_0", "Dense_1"):
+            kernel = hidden[name][layer]["kernel"]
+            np.testing.assert_array_equal(kernel, whole[name][layer]["kernel"])
+            assert np.max(np.abs(kernel - plain[name][layer]["kernel"])) > 1e-5
+        head = hidden[name]["Dense_2"]["kernel"]
+        np.testing.assert_array_equal(head, plain[name]["Dense_2"]["kernel"])
+
+
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_the_coupled_control_has_the_residual_in_its_gradient(name):
+    param = make_params()[name]
+    coupled = optim.parseval(
+        optax.sgd(1.0), strength=0.25, scale=1.0, reference_width=None, heads=True
+    )
+    updates, _ = first_update(coupled, jnp.zeros_like(param), param)
+    w = np.asarray(param, np.float64)
+    expected = w @ (w.T @ w - np.eye(w.shape[1]))
+    np.testing.assert_allclose(-updates, expected, rtol=1e-4, atol=1e-5)
+    ours = _correction(param, param, param, 1.0, None, 0.0, axes=0)
+    ours = ours / np.linalg.norm(ours) * np.linalg.norm(expected)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 # Properties.
 
 
@@ -542,5 +622,5 @@ def test_errors_of_update():
         with pytest.raises(ValueError, match="ensemble_axes"):
             wrong.update(params, wrong.init(params), params)
     complex_params = params.astype(jnp.complex64)
-    with pytest.raises(ValueError, match="matrix_mask"):
+    with pytest.raises(ValueError, match="params must be real"):
         optimizer.update(complex_params, optimizer.init(complex_params), complex_params)
