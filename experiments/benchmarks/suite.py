@@ -14,27 +14,27 @@ goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
+import functools
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import optim
+from experiments.benchmarks.sweeping import chosen_rate, lanes, search
 from experiments.command_line.main import prepare_xla
 from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, parse_environment
-from experiments.online.training import compiled, train
+from experiments.online.training import train
 from experiments.reports.summary import summarise
 from experiments.reports.tables import interval
-from experiments.runs.files import write_atomically
 from experiments.runs.paths import run_paths
 from experiments.runs.reading import load_runs
 from experiments.settings import change_settings
 
 FACTORS = (0.3, 1.0, 3.0)
+FURTHER = (0.03, 30.0)  # times the first rates: those below, and those above
 SWEEP_SEEDS = (1000, 1001)
 SEEDS = tuple(range(len(FACTORS) * len(SWEEP_SEEDS)))  # as many lanes: the same compiled program
 FINAL = 0.2  # share of the iterations that a sweep's score is taken over
@@ -60,44 +60,14 @@ def names() -> list[str]:
 
 def sweep(run: RunConfig, rates: list[float]) -> np.ndarray:
     """Final returns under several learning rates, shape (rates, sweep seeds)."""
-    lanes = [(rate, seed) for rate in rates for seed in SWEEP_SEEDS]
-    program, numbers, keys = compiled(
-        dataclasses.replace(run, seeds=tuple(range(len(lanes))))  # any seeds: replaced below
-    )
-    seeds = np.asarray([seed for _, seed in lanes], np.uint32)
-    keys = jax.device_put(jax.vmap(jax.random.key)(seeds), keys.sharding)
-    learning_rates = np.asarray([rate for rate, _ in lanes], np.float32)
-    numbers = numbers._replace(
-        learning_rate=jax.device_put(learning_rates, numbers.learning_rate.sharding)
-    )
+    program, numbers, state = lanes(run, rates, SWEEP_SEEDS)
     final = max(1, round(FINAL * run.iterations))
-    state = program.init(numbers, keys)
     state, _ = program.advance(numbers, state, jnp.int32(run.iterations - final))
     _, (sums, _, finite) = program.advance(numbers, state, jnp.int32(final))
     episodes = np.asarray(sums["episodes"])
     returns = np.asarray(sums["episode_return_sum"]) / np.maximum(episodes, 1)
     known = np.asarray(finite) & (episodes > 0) & np.isfinite(returns)
     return np.where(known, returns, -np.inf).reshape(len(rates), len(SWEEP_SEEDS))
-
-
-def chosen_rate(run: RunConfig, centre: float, scores: dict[float, list[float]]) -> float:
-    """The best learning rate; what is tried is added to `scores`."""
-
-    def best() -> float:
-        return max(scores, key=lambda rate: float(np.mean(scores[rate])))
-
-    def attempt(rates: list[float]) -> None:
-        scores.update(zip(rates, sweep(run, rates).tolist(), strict=True))
-
-    attempt([_rounded(centre * factor) for factor in FACTORS])
-    further = {min(scores): 0.1, max(scores): 10.0}  # times FACTORS: the next three
-    if (edge := best()) in further:
-        attempt([_rounded(edge * further[edge] * factor) for factor in FACTORS])
-    return best()
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.2g}")
 
 
 def main() -> None:
@@ -129,27 +99,14 @@ def compare(out: Path, environment: str, name: str) -> None:
     run = RunConfig(
         environment, f"{name}:learning_rate={centre}", STEPS[environment], SEEDS, settings
     )
-    table = _read(out / "sweep.csv")
-    scores = {
-        float(row["learning_rate"]): [float(row["score"])]
-        for row in table
-        if (row["environment"], row["optimizer"]) == (environment, name)
-    }
-    if scores:
-        rate = max(scores, key=lambda rate: scores[rate][0])
-    else:
-        rate = chosen_rate(run, centre, scores)
-        table += [
-            {
-                "environment": environment,
-                "optimizer": name,
-                "learning_rate": repr(tried),
-                "score": repr(float(np.mean(returns))),
-                "chosen": str(int(tried == rate)),
-            }
-            for tried, returns in sorted(scores.items())
-        ]
-        _write(out / "sweep.csv", table)
+    rate = chosen_rate(
+        out / "sweep.csv",
+        environment,
+        name,
+        lambda: search(
+            functools.partial(sweep, run), [centre * factor for factor in FACTORS], FURTHER
+        ),
+    )
     text = f"{name}:learning_rate={rate}"
     path = run_paths(out, [environment], [text])[environment, text]
     train(dataclasses.replace(run, optimizer=text), path, resume=path.exists())
@@ -183,19 +140,6 @@ def table(out: Path) -> str:
         line = " | ".join(cells[name].get(task, " | ") for task in tasks)
         lines.append(f"| `{name}` | {line} |")
     return "\n".join(lines)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-    write_atomically(path, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

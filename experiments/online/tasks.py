@@ -208,10 +208,13 @@ def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:
 
     Returns:
         The spec with a learning rate. What the text says comes first; a text that names its own
-        learning rate gets nothing from the task, nor does a learned optimizer.
+        learning rate gets nothing from the task, nor does a learned optimizer. An optimizer that
+        wraps another gets what is tuned for that other.
     """
     spec = optim.OptimizerSpec.parse(text)
     if spec.learning_rate is not None or spec.name in optim.learned_names():
         return spec
-    options = {"learning_rate": task.learning_rate} | dict(task.tuned.get(spec.name, {}))
+    options = {"learning_rate": task.learning_rate} | dict(
+        task.tuned.get(optim.base_name(spec), {})
+    )
     return dataclasses.replace(spec, options=tuple((options | dict(spec.options)).items()))

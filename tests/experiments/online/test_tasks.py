@@ -75,6 +75,18 @@ def test_tuned_options_fill_up_a_bare_optimizer_only() -> None:
     given = "adam:learning_rate=0.5,b1=0.8"
     assert resolve_optimizer(given, task) == optim.OptimizerSpec.parse(given)
     assert dict(resolve_optimizer("lion", task).options) == {"learning_rate": task.learning_rate}
+    for wrapper in ("redo", "redo:base=adam"):  # gets what its base does
+        assert dict(resolve_optimizer(wrapper, task).options).items() >= tuned.items()
+    assert "b2" not in dict(resolve_optimizer("redo:base=lion", task).options)
+
+
+def test_no_option_of_a_wrapper_is_called_like_a_tuned_one() -> None:
+    """Else it would be given what is meant for its base."""
+    tuned = {key for task in TASKS.values() for known in task.tuned.values() for key in known}
+    for name in optim.optimizer_names():
+        options = optim.option_names(name)
+        assert len(options) == len(set(options)), name
+    assert tuned <= set(optim.option_names("adam"))
 
 
 @pytest.mark.parametrize("name", TASKS)
