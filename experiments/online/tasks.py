@@ -79,7 +79,8 @@ _PENDULUM = dataclasses.replace(
 
 
 def _adam(**options: float) -> dict[str, dict[str, float]]:
-    return {"adam": options | {"eps": 1e-5}}
+    tuned = options | {"eps": 1e-5}
+    return {"adam": tuned, "adam_gnt": tuned}  # which is Adam, with a count for each entry
 
 
 # Learning rates and Adam's decay rates: tuned by OPEN's authors, as published with their later
