@@ -28,18 +28,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import optim
-from experiments.benchmarks.sweeping import chosen_rate, lanes, search
+from experiments.benchmarks.sweeping import lanes, train_at_best
 from experiments.command_line.main import prepare_xla
 from experiments.online.presets import PRESETS, Arm
 from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, parse_environment
-from experiments.online.training import train
 from experiments.reports import statistics
 from experiments.reports.drawing import STYLE
 from experiments.reports.phases import measure
 from experiments.reports.summary import estimate
 from experiments.reports.tables import csv_bytes, image_files, interval, write_files
-from experiments.runs.paths import run_paths
 from experiments.runs.reading import Run, load_runs, read_metric, without_gaps
 from experiments.settings import change_settings
 
@@ -133,20 +131,6 @@ def areas(run: RunConfig, rates: list[float]) -> np.ndarray:
     means = without_gaps(np.stack(points, axis=1)).mean(axis=1)
     known = np.asarray(finite) & np.isfinite(means)
     return np.where(known, means, -np.inf).reshape(len(rates), len(SWEEP_SEEDS))
-
-
-def compare(out: Path, task: Changing, arm: Arm) -> None:
-    """Chooses one arm's learning rate on one task, and trains it."""
-    rate = chosen_rate(
-        out / "sweep.csv",
-        task.environment,
-        arm.name,
-        lambda: search(functools.partial(areas, task.run(arm, RATES[0])), RATES, FURTHER),
-    )
-    run = task.run(arm, rate)
-    path = run_paths(out, [task.environment], [arm.name])[task.environment, arm.name]
-    train(run, path, resume=path.exists())
-    print(f"{task.environment} {arm.name}: {run.optimizer}", flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +281,8 @@ def main() -> None:
         for name in arguments.tasks:
             task = CHANGING[name]
             for arm in arguments.arms:
-                compare(arguments.out, task, arms(task.phase_updates)[arm])
+                run_at = functools.partial(task.run, arms(task.phase_updates)[arm])
+                train_at_best(arguments.out, arm, run_at, areas, RATES, FURTHER)
     report(arguments.out)
 
 

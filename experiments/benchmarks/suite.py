@@ -14,22 +14,18 @@ goes on.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 import optim
-from experiments.benchmarks.sweeping import chosen_rate, lanes, search
+from experiments.benchmarks.sweeping import lanes, train_at_best
 from experiments.command_line.main import prepare_xla
 from experiments.online.run import RunConfig
 from experiments.online.tasks import TASKS, parse_environment
-from experiments.online.training import train
 from experiments.reports.summary import summarise
 from experiments.reports.tables import interval
-from experiments.runs.paths import run_paths
 from experiments.runs.reading import load_runs
 from experiments.settings import change_settings
 
@@ -96,21 +92,13 @@ def compare(out: Path, environment: str, name: str) -> None:
     task = TASKS[parse_environment(environment)[0]]
     settings = change_settings(task.settings, SETTINGS.get(environment, ()))
     centre = task.learning_rate * CENTRES.get(name, 1.0)
-    run = RunConfig(
-        environment, f"{name}:learning_rate={centre}", STEPS[environment], SEEDS, settings
-    )
-    rate = chosen_rate(
-        out / "sweep.csv",
-        environment,
-        name,
-        lambda: search(
-            functools.partial(sweep, run), [centre * factor for factor in FACTORS], FURTHER
-        ),
-    )
-    text = f"{name}:learning_rate={rate}"
-    path = run_paths(out, [environment], [text])[environment, text]
-    train(dataclasses.replace(run, optimizer=text), path, resume=path.exists())
-    print(f"{environment} {text}", flush=True)
+
+    def run_at(rate: float) -> RunConfig:
+        text = f"{name}:learning_rate={rate}"
+        return RunConfig(environment, text, STEPS[environment], SEEDS, settings)
+
+    first = [centre * factor for factor in FACTORS]
+    train_at_best(out, name, run_at, sweep, first, FURTHER)
 
 
 def table(out: Path) -> str:

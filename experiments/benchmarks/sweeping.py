@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,43 @@ import jax
 import numpy as np
 
 from experiments.online.run import RunConfig
-from experiments.online.training import Compiled, Numbers, compiled
+from experiments.online.training import Compiled, Numbers, compiled, train
 from experiments.runs.files import write_rows
+from experiments.runs.paths import run_paths
+
+Scores = Callable[[RunConfig, list[float]], np.ndarray]
+
+
+def train_at_best(
+    out: Path,
+    name: str,
+    run_at: Callable[[float], RunConfig],
+    scores_of: Scores,
+    first: Sequence[float],
+    further: tuple[float, float],
+) -> None:
+    """Chooses a learning rate and trains with it, unless that is done.
+
+    Args:
+        out: directory of runs, and of `sweep.csv`.
+        name: what is compared, as it is called there.
+        run_at: the run at a learning rate.
+        scores_of: from a run, whose own rate and seeds do not count, and rates to scores, shape
+            (rates, seeds).
+        first: see `search`.
+        further: see `search`.
+    """
+    base = run_at(first[0])
+    rate = chosen_rate(
+        out / "sweep.csv",
+        base.environment,
+        name,
+        lambda: search(functools.partial(scores_of, base), first, further),
+    )
+    run = run_at(rate)
+    path = run_paths(out, [run.environment], [run.name])[run.environment, run.name]
+    train(run, path, resume=path.exists())
+    print(f"{run.environment} {name}: {run.optimizer}", flush=True)
 
 
 def lanes(

@@ -13,7 +13,8 @@ from experiments.online.tasks import make_environment
 
 def test_doctests() -> None:
     results = doctest.testmod(sweeping)
-    assert results.attempted and not results.failed
+    assert results.attempted
+    assert not results.failed
 
 
 @pytest.mark.parametrize("name", plasticity.CHANGING)
