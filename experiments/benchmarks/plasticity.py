@@ -22,13 +22,12 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 import optim
-from experiments.benchmarks.sweeping import lanes, train_at_best
+from experiments.benchmarks.sweeping import FURTHER, RATES, SEEDS, areas, train_at_best
 from experiments.command_line.main import prepare_xla
 from experiments.online.presets import PRESETS, Arm
 from experiments.online.run import RunConfig
@@ -38,13 +37,9 @@ from experiments.reports.drawing import STYLE
 from experiments.reports.phases import measure
 from experiments.reports.summary import estimate
 from experiments.reports.tables import csv_bytes, image_files, interval, write_files
-from experiments.runs.reading import Run, load_runs, read_metric, without_gaps
+from experiments.runs.reading import Run, load_runs, read_metric
 from experiments.settings import change_settings
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-FURTHER = (0.01, 100.0)  # times the first rates: those below, and those above
-SWEEP_SEEDS = (1000, 1001)
-SEEDS = tuple(range(len(RATES) * len(SWEEP_SEEDS)))  # as many lanes: the same compiled program
 DIAGNOSES = 20  # in each run
 
 
@@ -116,21 +111,6 @@ def arms(phase_updates: int) -> dict[str, Arm]:
         Arm("ada_upgd", "ada_upgd"),
     ]
     return {arm.name: arm for arm in found}
-
-
-def areas(run: RunConfig, rates: list[float]) -> np.ndarray:
-    """Mean returns over whole runs under several learning rates, shape (rates, sweep seeds)."""
-    program, numbers, state = lanes(run, rates, SWEEP_SEEDS)
-    points = []
-    for point in range(run.points):
-        count = (run.step(point + 1) - run.step(point)) // run.steps_per_iteration
-        state, (sums, _, finite) = program.advance(numbers, state, jnp.int32(count))
-        episodes = np.asarray(sums["episodes"])
-        returns = np.asarray(sums["episode_return_sum"]) / np.maximum(episodes, 1)
-        points.append(np.where(episodes > 0, returns, np.nan))
-    means = without_gaps(np.stack(points, axis=1)).mean(axis=1)
-    known = np.asarray(finite) & np.isfinite(means)
-    return np.where(known, means, -np.inf).reshape(len(rates), len(SWEEP_SEEDS))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.online.run import RunConfig
 from experiments.online.training import Compiled, Numbers, compiled, train
 from experiments.runs.files import write_rows
 from experiments.runs.paths import run_paths
+from experiments.runs.reading import without_gaps
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+FURTHER = (0.01, 100.0)  # times the first rates: those below, and those above
+SWEEP_SEEDS = (1000, 1001)
+SEEDS = tuple(range(len(RATES) * len(SWEEP_SEEDS)))  # as many lanes: the same compiled program
 
 Scores = Callable[[RunConfig, list[float]], np.ndarray]
 
@@ -74,6 +81,21 @@ def lanes(
         )
     )
     return program, numbers, program.init(numbers, jax.device_put(found, keys.sharding))
+
+
+def areas(run: RunConfig, rates: list[float]) -> np.ndarray:
+    """Mean returns over whole runs under several learning rates, shape (rates, sweep seeds)."""
+    program, numbers, state = lanes(run, rates, SWEEP_SEEDS)
+    points = []
+    for point in range(run.points):
+        count = (run.step(point + 1) - run.step(point)) // run.steps_per_iteration
+        state, (sums, _, finite) = program.advance(numbers, state, jnp.int32(count))
+        episodes = np.asarray(sums["episodes"])
+        returns = np.asarray(sums["episode_return_sum"]) / np.maximum(episodes, 1)
+        points.append(np.where(episodes > 0, returns, np.nan))
+    means = without_gaps(np.stack(points, axis=1)).mean(axis=1)
+    known = np.asarray(finite) & np.isfinite(means)
+    return np.where(known, means, -np.inf).reshape(len(rates), len(SWEEP_SEEDS))
 
 
 def search(

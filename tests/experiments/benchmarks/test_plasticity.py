@@ -1,6 +1,7 @@
 """The comparison on changing tasks, and the sweep under it."""
 
 import csv
+import dataclasses
 import doctest
 from pathlib import Path
 
@@ -61,3 +62,45 @@ def test_what_was_swept_is_read_again(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["chosen"] for row in rows] == ["0", "1", "1", "0"]
     assert {row["environment"] for row in rows} == {"a:b=1,c=2"}
+
+
+@pytest.mark.slow
+def test_an_arm_is_swept_trained_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a small CartPole of two phases; a second call trains nothing again."""
+    small = plasticity.PRESETS["collapse"]
+    small = dataclasses.replace(
+        small,
+        envs=("CartPole-v1:flip=true,phase=512",),
+        steps=1024,
+        settings=("num_envs=4", "num_steps=16", "minibatches=1", "epochs=1", "widths=8"),
+    )
+    monkeypatch.setitem(plasticity.PRESETS, "collapse", small)
+    monkeypatch.setattr(plasticity, "CHANGING", {"cartpole": plasticity.Changing("collapse", 8)})
+    monkeypatch.setattr(plasticity, "DIAGNOSES", 2)
+    out = tmp_path / "out"
+    argv = ["plasticity", "--out", str(out), "--arms", "adam", "redo"]
+    monkeypatch.setattr("sys.argv", argv)
+    plasticity.main()
+    with (out / "table.csv").open(newline="") as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"adam", "redo"}
+    assert float(rows["adam"]["beyond_adam"]) == 0.0
+    for row in rows.values():
+        assert float(row["area_low"]) <= float(row["area"]) <= float(row["area_high"])
+        assert float(row["rank"]) >= 1
+    with (out / "sweep.csv").open(newline="") as file:
+        swept = [row for row in csv.DictReader(file) if row["optimizer"] == "adam"]
+    rate = next(float(row["learning_rate"]) for row in swept if row["chosen"] == "1")
+    assert rows["adam"]["optimizer"] == f"adam:learning_rate={rate}"
+    assert len(swept) in (4, 8)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("swept twice")
+
+    monkeypatch.setattr(sweeping, "search", fail)
+    before = (out / "table.md").read_text()
+    plasticity.main()
+    assert (out / "table.md").read_text() == before
+    assert "| adam |" in capsys.readouterr().out
