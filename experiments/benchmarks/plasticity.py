@@ -209,7 +209,7 @@ def figure(found: Sequence[Row]) -> Figure:
     """Area of each arm with its interval, and both ends: a panel for each task."""
     tasks = list(dict.fromkeys(row.environment for row in found))
     tallest = max(sum(row.environment == task for row in found) for task in tasks)
-    drawn = Figure(figsize=(4.7 * len(tasks), 0.8 + 0.22 * tallest), layout="constrained")
+    drawn = Figure(figsize=(4.7 * len(tasks), 1.2 + 0.22 * tallest), layout="constrained")
     for ax, task in zip(drawn.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         shown = [row for row in found if row.environment == task][::-1]
         places = np.arange(len(shown))
@@ -226,7 +226,7 @@ def figure(found: Sequence[Row]) -> Figure:
         ax.set_ylim(-0.7, len(shown) - 0.3)
         ax.set_title(task.partition(":")[0])
         ax.set_xlabel("Mean return")
-    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return drawn
 
 

@@ -111,12 +111,13 @@ def test_every_option_has_a_kind_or_is_for_python_only():
             if key != "learning_rate" and _allowed(parameter) is None:
                 unset.add(key)
     assert unset == {
-        "base",
         "base_optimizer",
         "betas",
         "clip_value_fn",
         "hessian_diagonal_fn",
+        "init_fn",
         "init_step",
+        "inner",
         "linesearch",
         "links",
         "mask",
