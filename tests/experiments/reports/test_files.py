@@ -132,8 +132,11 @@ def test_names_of_earlier_versions_are_understood(
 
 def test_a_run_directory_holds_its_own_report(runs: Path) -> None:
     report([runs / "one" / "adam"])
+    own = contents(runs / "one" / "adam")["summary.csv"]
     report([runs / "one" / "adam"])
+    assert contents(runs / "one" / "adam")["summary.csv"] == own
     report([runs])
+    assert contents(runs)["summary.csv"].count(b"\n") > own.count(b"\n")
 
 
 def test_offline_reports_ask_as_well(tmp_path: Path) -> None:
