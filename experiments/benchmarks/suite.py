@@ -46,6 +46,7 @@ CENTRES = {
     "adahessian": 10.0,
     "trac": 10.0,
     "tvlars": 1000.0,
+    "upgd": 100.0,
 }
 
 
