@@ -189,6 +189,35 @@ def norm(x: jax.Array, axis: tuple[int, ...] | None = None) -> jax.Array:
     return safe_sqrt(jnp.sum(x * x, axis=axis, keepdims=True))
 
 
+@jax.custom_jvp
+def largest(x: jax.Array) -> jax.Array:
+    """The largest entry, with a derivative that is finite in compiled code too.
+
+    The derivative of `jnp.max` is shared by all entries that equal the maximum. Where XLA computes
+    the entries once more for that, with other rounding, none does, and it divides by 0. Here it is
+    that of the first of the largest.
+
+    Args:
+        x: array with an entry at least.
+
+    Returns:
+        Scalar.
+
+    Examples:
+        >>> print(largest(jnp.array([3.0, -4.0])), jax.grad(largest)(jnp.array([3.0, -4.0])))
+        3.0 [1. 0.]
+    """
+    return jnp.max(x)
+
+
+@largest.defjvp
+def _largest_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    return largest(x), tangent.ravel()[jnp.argmax(x)]
+
+
 def inner_product(tree: Any, other: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     """The inner product of two trees as vectors.
 

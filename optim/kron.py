@@ -13,7 +13,7 @@ import optax
 
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, check_range, check_real
-from optim._leaves import bounded, key_of_seed
+from optim._leaves import bounded, key_of_seed, largest
 from optim._paths import as_mask
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
@@ -296,14 +296,14 @@ def _learned(key: jax.Array, mean: jax.Array, factors: Factors, rate: jax.Array)
         if q.ndim == 2:
             step = _product(jnp.triu(difference), q) / _norm(total)
         else:
-            step = difference * q / _positive(jnp.max(jnp.abs(total)))
+            step = difference * q / _positive(largest(jnp.abs(total)))
         new.append(q - rate * step)
     return tuple(new)
 
 
 def _balanced(factors: Factors) -> Factors:
     """The factors with the same largest entry, and the same product."""
-    sizes = [jnp.max(jnp.abs(q)) for q in factors]
+    sizes = [largest(jnp.abs(q)) for q in factors]
     mean = jnp.exp(sum(map(jnp.log, sizes)) / len(sizes))
     return tuple(q * (mean / size) for q, size in zip(factors, sizes, strict=True))
 
@@ -341,19 +341,19 @@ def _contracted(x: jax.Array, axis: int, ndim: int) -> jax.Array:
 
 def _norm(matrix: jax.Array) -> jax.Array:
     """A lower bound of the spectral norm of a symmetric matrix, greater than 0."""
-    largest = _positive(jnp.max(jnp.abs(matrix)))
-    matrix = matrix / largest
+    scale = _positive(largest(jnp.abs(matrix)))
+    matrix = matrix / scale
     column = matrix[:, jnp.argmax(jnp.sum(matrix * matrix, axis=0))]
     image = _product(column, matrix)
     image = image / _positive(_length(image))
-    return largest * _positive(_length(_product(matrix, image)))
+    return scale * _positive(_length(_product(matrix, image)))
 
 
 def _capped(direction: jax.Array, max_rms: jax.Array) -> jax.Array:
     """Shorter, where its root mean square is larger than allowed."""
-    largest = jnp.max(jnp.abs(direction))
-    is_safe = jnp.isfinite(largest) & (largest > 0)
-    scale = jnp.where(is_safe, jax.lax.stop_gradient(largest), 1.0)  # squares may overflow
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(direction)))  # squares may overflow
+    is_safe = jnp.isfinite(size) & (size > 0)
+    scale = jnp.where(is_safe, size, 1.0)
     share = jnp.mean((direction / scale) ** 2)
     rms = scale * jnp.sqrt(jnp.where(is_safe, share, 1.0))
     return jnp.where(is_safe & (rms > max_rms), direction * (max_rms / rms), direction)

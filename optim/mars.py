@@ -287,7 +287,8 @@ def mars(
 
 def _clip_norm(x: jax.Array) -> jax.Array:
     """Scales a leaf to a Frobenius norm of at most 1; squares of large entries do not overflow."""
-    size = jnp.maximum(jnp.max(jnp.abs(x), initial=0), 1)
+    # What it is divided by cancels out of the value, and so out of the derivative.
+    size = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(x), initial=0), 1))
     unit = x / size
     unit_norm = norm(unit)
     is_long = size * unit_norm > 1

@@ -11,6 +11,7 @@ from optim._checks import check_learning_rate, check_params, check_range
 from optim._leaves import (
     average,
     bias_correction,
+    largest,
     norm,
     widest_dtype,
     working_dtype,
@@ -412,12 +413,12 @@ def _global_shares(
 ) -> Any:
     """Twice 1 minus the sigmoid of each utility over the largest one, in [0, 2]."""
     dtype = widest_dtype(utilities)
-    largest = jnp.asarray(jnp.finfo(dtype).min, dtype)
+    most = jnp.asarray(jnp.finfo(dtype).min, dtype)
     for leaf in jax.tree.leaves(utilities):
-        most = jnp.max(leaf, initial=jnp.finfo(leaf.dtype).min)
-        largest = jnp.maximum(largest, most.astype(dtype))
+        if leaf.size:
+            most = jnp.maximum(most, largest(leaf).astype(dtype))
     # The correction of the utility and that of the largest one cancel.
-    divisor = largest if debias_max else largest * bias_correction(beta, count, dtype)
+    divisor = most if debias_max else most * bias_correction(beta, count, dtype)
     is_positive = divisor > jnp.finfo(dtype).tiny
     divisor = jnp.where(is_positive, divisor, 1)
 

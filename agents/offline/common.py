@@ -290,7 +290,7 @@ class _NeverNew:
 
     def _refuse(self, *arguments: Any, **options: Any) -> Any:
         raise ValueError(
-            "period must be set for an optimizer that starts anew with every new objective, as in "
+            "period must be set for an optimizer that waits for a new objective, as in "
             "adam_rel:period=1000, because offline learners change their objectives a little with "
             "every update; got none."
         )

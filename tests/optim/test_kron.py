@@ -10,6 +10,7 @@ from quick import quick_jit
 from replay import first_update
 
 import optim
+from optim.kron import _learned
 
 
 class Transcription:
@@ -241,3 +242,16 @@ def test_inject_hyperparams():
 def test_arguments_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be in"):
         optim.kron(**{"learning_rate": 1e-3, name: value})
+
+
+def test_learning_factors_has_finite_derivatives():
+    """With the derivative of `jnp.max` that of the third draw was infinite, when compiled so."""
+
+    def entries(mean, factor, key):
+        (new,) = _learned(key, mean, (factor,), jnp.float32(0.1))
+        return jnp.sum(new * jnp.arange(3.0))
+
+    slopes = quick_jit(jax.grad(entries, argnums=(0, 1)))
+    for seed in range(8):
+        for slope in slopes(jnp.ones(3), jnp.ones(3), jax.random.key(seed)):
+            assert np.all(np.isfinite(slope)), seed

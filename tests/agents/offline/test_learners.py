@@ -260,10 +260,9 @@ DEMANDING = (
     *("adahessian", "adam_rel:period=3", "adam_reset:period=3", "aegd", "lbfgs"),
     *("mars:exact=true", "momo", "sania", "sophia"),
 )
-NAMED = [
-    f"{name}:period=3" if name in ("adam_rel", "adam_reset") else name
-    for name in optim.optimizer_names()
-]
+# Those that do something whenever the objective is new, or else once a period.
+WAITING = ("adam_rel", "adam_reset", "fire")
+NAMED = [f"{name}:period=3" if name in WAITING else name for name in optim.optimizer_names()]
 
 
 def made(name, optimizer):
@@ -322,7 +321,7 @@ def test_optimizers_that_need_more_than_gradients(name, optimizer):
     assert all(0 < distance < 10 for distance in jax.tree.leaves(moved_by(name, optimizer)))
 
 
-@pytest.mark.parametrize("optimizer", ["adam_rel", "adam_reset"])
+@pytest.mark.parametrize("optimizer", WAITING)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_optimizer_that_waits_for_a_new_objective_is_refused(name, optimizer):
     """Without a period it would be Adam, in silence."""

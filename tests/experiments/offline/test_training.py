@@ -593,7 +593,7 @@ def test_learning_rate_of_zero_is_no_default(data: Path) -> None:
     [
         ("td3_bc -> td3bc", "unknown algorithm 'td3bc'; the nearest is 'td3_bc'."),
         ("adam -> adma", "unknown optimizer 'adma'"),
-        ("adam -> adam_rel", "period must be set for an optimizer that starts anew"),
+        ("adam -> adam_rel", "period must be set for an optimizer that waits for"),
         ("--seeds 3 -> --seeds 3 --subset 61", "--subset must be in [1, 60]"),
         ("batch_size=8 -> alhpa=1", "unknown setting of td3_bc 'alhpa'; the nearest is 'alpha'."),
         ("batch_size=8 -> discount=1", "setting 'discount' must be in [0, 1); got 1.0."),
