@@ -9,7 +9,7 @@ run directory, and one that was killed goes on where it was. `table.csv` and `ta
 a run: IQM over seeds with 95 % bootstrap intervals.
 
 R1 has the controls of AdamO's claim: its correction without a budget, on hidden layers alone, and
-towards zero; its residual as a penalty on the loss (`parseval` with scale 1 on all layers), of
+towards zero, with and without a budget; its residual as a penalty on the loss (`parseval` with scale 1 on all layers), of
 three strengths; Parseval regularisation as published; FIRE twice in the run.
 """
 
@@ -74,6 +74,7 @@ REGIMES: dict[str, Regime] = {
             f"{_ADAMO},pull=zero",
             f"{_ADAMO},heads=false",
             "adamo:kappa=1,tau=none",
+            "adamo:kappa=1,tau=none,pull=zero",
             *(f"parseval:strength={s},scale=1,{_PLAIN}" for s in ("1e-4", "1e-3", "1e-2")),
             "parseval",
             "fire:period=5000",
