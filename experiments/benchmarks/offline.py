@@ -9,8 +9,9 @@ run directory, and one that was killed goes on where it was. `table.csv` and `ta
 a run: IQM over seeds with 95 % bootstrap intervals.
 
 R1 has the controls of AdamO's claim: its correction without a budget, on hidden layers alone, and
-towards zero, with and without a budget; its residual as a penalty on the loss (`parseval` with scale 1 on all layers), of
-three strengths; Parseval regularisation as published; FIRE twice in the run.
+towards zero, with and without a budget; its residual as a penalty on the loss (`parseval` with
+scale 1 on all layers), of three strengths; Parseval regularisation as published; FIRE twice in the
+run.
 """
 
 from __future__ import annotations
