@@ -1,10 +1,13 @@
 """Time of each optimizer's update relative to `optax.adam`'s, on the same networks.
 
-    python -m experiments.benchmarks.updates [--out updates.csv] [--repeats 15] [--optimizers ...]
+    python -m experiments.benchmarks.updates [--out updates.csv] [--repeats 15] [--updates 200]
+        [--optimizers ...]
 
 Trees: PPO's actor and critic on Breakout (59,908 parameters), and a 2x256 critic (offline RL's).
-Each call runs a compiled scan of 200 updates from the same gradients; the figure is the median over
-rounds of the ratio to Adam's time in the same round. Optimizers that take the loss as a function
+Each call runs a compiled scan of so many updates, the first of a run, from the same gradients; the
+figure is the median over rounds of the ratio to Adam's time in the same round. What an optimizer
+does ever less often, as Kron, or once a period, needs a whole run: 39,063 updates are those of
+PPO's on Breakout (1e7 steps). Optimizers that take the loss as a function
 are given a linear one: what they pay for its products is their learner's to add.
 
 `matrix products` is what AdamO cannot do without, alone: W^T W and that times W, for each matrix.
@@ -94,8 +97,8 @@ def scan_of_updates(
     return lambda: run(carry)
 
 
-def _products(params: Any) -> Callable[[], Any]:
-    """A compiled function that does the two products of each matrix `UPDATES` times."""
+def _products(params: Any, updates: int) -> Callable[[], Any]:
+    """A compiled function that does the two products of each matrix so many times."""
 
     def cube(w: jax.Array) -> jax.Array:  # An orthogonal matrix stays itself.
         product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -106,7 +109,7 @@ def _products(params: Any) -> Callable[[], Any]:
     matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     run = jax.jit(
         lambda carry: jax.lax.scan(
-            lambda matrices, _: (jax.tree.map(cube, matrices), None), carry, length=UPDATES
+            lambda matrices, _: (jax.tree.map(cube, matrices), None), carry, length=updates
         )[0]
     )
     return lambda: run(matrices)
@@ -119,6 +122,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("updates.csv"), help="CSV to write")
     parser.add_argument("--repeats", type=int, default=15, help="rounds (default: 15)")
+    parser.add_argument("--updates", type=int, default=UPDATES, help="in a call (default: 200)")
     parser.add_argument("--optimizers", nargs="+", help="specs (default: all names)")
     arguments = parser.parse_args()
     specs = ["adam", *(s for s in arguments.optimizers or optim.optimizer_names() if s != "adam")]
@@ -126,15 +130,19 @@ def main() -> None:
     rows = []
     for tree, params in trees().items():
         seconds = timing.interleaved(
-            {spec: scan_of_updates(optim.make(spec, 1e-3), params) for spec in specs}
-            | {PRODUCTS: _products(params)},
+            {
+                spec: scan_of_updates(optim.make(spec, 1e-3), params, arguments.updates)
+                for spec in specs
+            }
+            | {PRODUCTS: _products(params, arguments.updates)},
             arguments.repeats,
         )
         for name, times in seconds.items():
             row = {
                 "tree": tree,
                 "optimizer": name,
-                "microseconds": f"{statistics.median(times) / UPDATES * 1e6:.1f}",
+                "microseconds": f"{statistics.median(times) / arguments.updates * 1e6:.1f}",
+                "updates": arguments.updates,
                 "relative_to_adam": f"{timing.median_ratio(times, seconds['adam']):.2f}",
                 "extra_over_products": "",
             }
