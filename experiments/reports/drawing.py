@@ -29,7 +29,7 @@ STYLE: dict[Any, Any] = {
 COLUMNS = 3
 _PANEL = (3.1, 2.4)  # inches
 _WIDE_PANEL = (4.7, 2.4)
-TITLE_WIDTH = 34  # characters
+TITLE_WIDTH = 30  # characters
 
 
 def wrap_label(label: str, width: int = 30) -> str:
