@@ -150,7 +150,7 @@ def main() -> None:
                 extra = [a - b for a, b in zip(times, seconds["adam"], strict=True)]
                 row["extra_over_products"] = f"{timing.median_ratio(extra, seconds[PRODUCTS]):.2f}"
             rows.append(row | circumstances)
-    timing.write(arguments.out, rows)
+        timing.write(arguments.out, rows)
 
 
 if __name__ == "__main__":
