@@ -90,8 +90,10 @@ def renew(
 
     Where the inner optimizer's state mirrors the parameters, that is where the names on the way to
     a leaf end in those of a parameter and the shape ends in its shape, the entries of renewed
-    weights are put to what `inner.init` gives for the new parameters. Other entries, and what does
-    not mirror the parameters, such as a step count, are not touched.
+    weights are put to what `inner.init` gives for the new parameters. Where the shape has a 1 for
+    an axis of the parameter, an entry stands for all along that axis, and is put back where all of
+    these are. Other entries, and what does not mirror the parameters, such as a step count, are not
+    touched.
 
     Args:
         inner: the inner optimizer.
@@ -171,11 +173,14 @@ def _with_entries_of(
         # The longest of several, which a network within another one may have.
         ends = [x for x in (path[i:] for i in range(len(path))) if x in paths]
         mask = masks.get(ends[0]) if ends else None
-        if mask is not None and old.shape[old.ndim - mask.ndim :] == mask.shape:
-            mask = jnp.broadcast_to(
-                mask.reshape((1,) * (old.ndim - mask.ndim) + mask.shape), old.shape
-            )
-            old = jnp.where(mask, new.astype(old.dtype), old)
+        if mask is not None and old.ndim >= mask.ndim:
+            shape = old.shape[old.ndim - mask.ndim :]
+            shared = tuple(i for i, size in enumerate(shape) if size == 1 != mask.shape[i])
+            mask = jnp.all(mask, axis=shared, keepdims=True)
+            if shape == mask.shape:
+                mask = mask.reshape((1,) * (old.ndim - mask.ndim) + mask.shape)
+                mask = jnp.broadcast_to(mask, old.shape)
+                old = jnp.where(mask, new.astype(old.dtype), old)
         mixed.append(old)
     return treedef.unflatten(mixed)
 
