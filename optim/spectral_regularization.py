@@ -141,9 +141,22 @@ def spectral_regularization(
         leaves = chosen(params)
         right = jax.tree.leaves(state.vectors)
         left: list[Any] = [None] * len(right)
+        terms: list[Any] = [None] * len(right)
         for i, (leaf, number) in enumerate(zip(leaves, axes, strict=True)):
-            if leaf is not None and number is not None:
-                left[i], right[i] = _power_iteration(leaf, right[i], number)
+            if leaf is None:
+                continue
+            weight = jnp.asarray(2 * exponent * strength, leaf.dtype)
+            if number is None:
+                sizes = jnp.sum(jnp.square(leaf), axis=-1, keepdims=True)
+                sizes = jnp.where(_is_small(sizes, exponent), sizes, 0)
+                terms[i] = jnp.where(sizes > 0, weight * sizes ** (exponent - 1) * leaf, 0)
+            else:
+
+                def slope(sigmas: jax.Array, weight: jax.Array = weight) -> jax.Array:
+                    sigmas = jnp.where(_is_small(sigmas, 2 * exponent), sigmas, 1)
+                    return weight * (sigmas**exponent - 1) * sigmas ** (exponent - 1)
+
+                left[i], right[i], terms[i] = _power_iteration(leaf, right[i], number, slope)
 
         def penalty(leaves: Sequence[jax.Array | None]) -> jax.Array:
             dtype = widest_dtype(leaves)
@@ -153,15 +166,14 @@ def spectral_regularization(
                     continue
                 if number is None:
                     sizes = jnp.sum(jnp.square(leaf), axis=-1)
-                    terms = jnp.where(_is_small(sizes, exponent), sizes, 0) ** exponent
+                    addends = jnp.where(_is_small(sizes, exponent), sizes, 0) ** exponent
                 else:
                     sigmas = _singular_values(u, leaf, v, number)
                     sigmas = jnp.where(_is_small(sigmas, 2 * exponent), sigmas, 1)
-                    terms = jnp.square(sigmas**exponent - 1)
-                total += jnp.sum(terms).astype(dtype)
+                    addends = jnp.square(sigmas**exponent - 1)
+                total += jnp.sum(addends).astype(dtype)
             return jnp.asarray(strength, dtype) * total
 
-        terms = jax.grad(penalty)(leaves)
         extra_args = with_penalty(
             extra_args, params, lambda at: penalty(chosen(at)), terms, "spectral regularisation"
         )
@@ -182,23 +194,40 @@ def _first_vectors(kernel: Any, axes: int, place: int) -> jax.Array:
 
 
 def _power_iteration(
-    kernel: jax.Array, vectors: jax.Array, axes: int
-) -> tuple[jax.Array, jax.Array]:
-    """The left singular vectors, one row for each member, and the right ones in their shape."""
+    kernel: jax.Array,
+    vectors: jax.Array,
+    axes: int,
+    slope: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One improvement of the singular vectors, and the gradient of a function of sigma.
 
-    def of_member(matrix: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    Args:
+        kernel: the kernel.
+        vectors: right singular vectors so far, one for each member.
+        axes: number of leading axes that index members.
+        slope: the derivative of the function.
+
+    Returns:
+        The left singular vectors, one row for each member; the right ones in their shape; and the
+        gradient, like the kernel.
+    """
+
+    def of_member(matrix: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         u = _unit(matrix_product(matrix, v), jnp.zeros_like(matrix[:, 0]))
-        return u, _unit(matrix_product(u, matrix), v)
+        rows = matrix_product(u, matrix)
+        v = _unit(rows, v)
+        sigma = jnp.sum(rows * v)  # u^T W v, without a third product
+        return u, v, jnp.outer(u, slope(sigma) * v)
 
-    def whole(kernel: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def whole(kernel: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         matrices = as_matrices(kernel, axes)
         flat = vectors.reshape(-1, vectors.shape[-1])
-        left, right = jax.vmap(of_member)(matrices, flat)
-        return left, right.reshape(vectors.shape)
+        left, right, terms = jax.vmap(of_member)(matrices, flat)
+        return left, right.reshape(vectors.shape), terms.reshape(kernel.shape)
 
     # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
     if jax.sharding.get_abstract_mesh().explicit_axes:
-        shardings = (jax.P(), jax.typeof(vectors).sharding)
+        shardings = (jax.P(), jax.typeof(vectors).sharding, jax.typeof(kernel).sharding)
         whole = jax.sharding.auto_axes(whole, out_sharding=shardings)
     return whole(kernel, vectors)
 
