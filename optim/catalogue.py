@@ -116,7 +116,7 @@ OWN: dict[str, OptimizerDetails] = {
     ),
     "adam_gnt": OptimizerDetails(
         factory=adam_gnt,
-        summary="AdamGnT: Adam with a step count for each entry, for units that are renewed.",
+        summary="AdamGnT: Adam with a step count for each row and column, for renewed units.",
         paper="Dohare et al., 2024, arXiv 2306.13812",
         state="4",
         group="rl",
