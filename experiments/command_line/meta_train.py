@@ -84,6 +84,10 @@ class MetaOptions(Command):
     generations: one number, rising, for each task but the first. Evaluations are on all tasks."""
     lives: Annotated[int, count("--lives"), option("LIVES", "1")] = 1
     """Lifetimes that each member lives on each task in a generation."""
+    fitness: Annotated[str, option("FITNESS", "final")] = "final"
+    """Of --method es, what a lifetime is judged by: final (the return at its end), area (the mean
+    return over all of it, the area under its learning curve) or mean (of the two). Evaluations are
+    of the final return."""
     sampling: Annotated[str, option("SAMPLING", "all")] = "all"
     """all: every member lives on every task. pairs: each antithetic pair lives on one task, with
     seeds of its own, and its two members are compared only with each other."""

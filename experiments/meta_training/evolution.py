@@ -13,6 +13,7 @@ from experiments.meta_training.training import MetaRun, asked_of_all
 from experiments.settings import unknown
 from meta.evolution import evolution
 from meta.strategies import STRATEGIES, EvolutionConfig
+from meta.task import FITNESS
 from meta.trainer import Trainer
 
 STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay")
@@ -27,6 +28,8 @@ class EvolutionRunConfig(MetaRun):
         evolution: the trainer's settings.
         stretches: generations that a lifetime is spread over; 1 except for strategies that cut
             lifetimes.
+        fitness: of a lifetime, a member of `meta.task.FITNESS`. Evaluations are of the final return
+            in any case.
 
     Raises:
         ValueError: on construction, if a value is unknown or not allowed.
@@ -34,10 +37,13 @@ class EvolutionRunConfig(MetaRun):
 
     evolution: EvolutionConfig
     stretches: int = 1
+    fitness: str = "final"
 
     method = "es"
 
     def __post_init__(self) -> None:
+        if self.fitness not in FITNESS:
+            raise unknown("fitness", self.fitness, FITNESS)
         if self.stretches < 1:
             raise ValueError(f"stretches must be at least 1; got {self.stretches}.")
         super().__post_init__()
@@ -62,13 +68,18 @@ class EvolutionRunConfig(MetaRun):
             tasks=meta_tasks(request),
             evolution=config,
             stretches=stretches,
+            fitness=request.fitness,
             **asked_of_all(request),
         )
 
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""
         evolution = dataclasses.asdict(self.evolution)
-        return super().config() | {"evolution": evolution, "stretches": self.stretches}
+        return super().config() | {
+            "evolution": evolution,
+            "stretches": self.stretches,
+            "fitness": self.fitness,
+        }
 
     @property
     def parts(self) -> int:
@@ -92,7 +103,7 @@ class EvolutionRunConfig(MetaRun):
         """See `MetaRun`."""
         return evolution(
             self.learned.init,
-            self.lifetimes(self.stretches),
+            self.lifetimes(self.stretches, fitness=self.fitness),
             self.evolution,
             curriculum=self.curriculum,
         )

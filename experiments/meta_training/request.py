@@ -32,6 +32,7 @@ class MetaRequest:
     generations: int | None = None
     curriculum: tuple[str, ...] = ()
     lives: int = 1
+    fitness: str = "final"
     sampling: str = "all"
     stretches: int | None = None
     at_once: int | None = None

@@ -149,11 +149,14 @@ class MetaRun(abc.ABC):
             "seed": self.seed,
         } | ({"start_sha256": weights_files.sha256(self.start)} if self.start else {})
 
-    def lifetimes(self, stretches: int) -> list[Lifetimes]:
-        """The tasks as evolution plays them, and evaluations unless theirs have other lengths."""
+    def lifetimes(self, stretches: int, **how: Any) -> list[Lifetimes]:
+        """The tasks as evolution plays them, and evaluations unless theirs have other lengths.
+
+        What evolution's fitness is, `how` says; evaluations are of the final return.
+        """
         # The same lifetimes whether cut or whole, so their length is that of the cut ones.
         return [
-            lifetimes(task.task(self.parts), task.build(self.learned), stretches)
+            lifetimes(task.task(self.parts), task.build(self.learned), stretches, **how)
             for task in self.tasks
         ]
 

@@ -34,6 +34,7 @@ from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.evolution import EvolutionRunConfig
 from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
+from experiments.runs.identity import check_same
 from experiments.runs.stopping import Stopped
 from meta.task import Lifetimes
 
@@ -49,7 +50,7 @@ META = (
 LIFETIMES = EvolutionRunConfig.lifetimes
 
 
-def functions(run: EvolutionRunConfig, stretches: int) -> list[Lifetimes]:
+def functions(run: EvolutionRunConfig, stretches: int, **how: Any) -> list[Lifetimes]:
     """Functions of the meta-parameters and of luck, in the place of lifetimes."""
 
     def fitness(meta_params: Any, key: jax.Array) -> jax.Array:
@@ -224,6 +225,26 @@ def test_lifetimes_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert [life.stretches for life in run.lifetimes(1)] == [1, 1]
     pairs = parsed(META.replace("--seed 5", "--sampling pairs --lives 3"))
     assert pairs.env_steps == 3 * 2 * (2 + 4) * 64
+
+
+def test_fitness_is_of_what_is_trained_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations are of the final return; runs of earlier versions were of it too."""
+    asked: list[dict[str, Any]] = []
+
+    def record(run: EvolutionRunConfig, stretches: int, **how: Any) -> list[Lifetimes]:
+        asked.append(how)
+        return functions(run, stretches)
+
+    monkeypatch.setattr(EvolutionRunConfig, "lifetimes", record)
+    run = parsed(f"{META} --fitness area")
+    assert asked == [{"fitness": "area"}]
+    assert callable(run.evaluate)
+    assert asked[1:] == [{}]
+    config = json.loads(json.dumps(run.config()))
+    assert config.pop("fitness") == "area"
+    check_same(Path("x"), parsed(META).config(), config)
+    with pytest.raises(ValueError, match="it was run with fitness final, you asked for area"):
+        check_same(Path("x"), run.config(), config)
 
 
 def test_published_returns_normalise() -> None:
@@ -519,6 +540,7 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         ("--seed 5", "--method pipelin", "unknown method 'pipelin'; the nearest is 'pipeline'."),
         ("--seed 5", "--stretches 2",
          "--stretches must be 1 for openai_es; got 2."),
+        ("--seed 5", "--fitness areas", "unknown fitness 'areas'; the nearest is 'area'."),
         ("--seed 5", "--sampling some", "--sampling must be one of all, pairs; got 'some'."),
         ("openai_es:sigma=0.5", "open_es:sigma=0.5",
          "unknown strategy 'open_es'; the nearest is 'openai_es'."),
