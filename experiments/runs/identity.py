@@ -21,7 +21,10 @@ CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, 
 _TOTALS = ("steps", "generations")  # how long a run is, by its kind
 _ENDS = "prolonged_at"  # the totals that it had before it was prolonged
 _NEW = ("numerics", "evaluation_actions", "phase_steps")
-_META_LATER = {"fitness": "final"}  # of meta-training, what `LATER` is of settings
+_META_LATER = {
+    "fitness": "final",
+    "evolution.shaping": "ranks",
+}  # of meta-training, what `LATER` is of settings
 _DATA_SHA256, _TITLES = "dataset_sha256", ("dataset", "environment")
 
 
