@@ -70,7 +70,7 @@ def randomised_lifetimes(
     lifetimes(task, build({name: jnp.float32(low) for name, (low, _) in ranges.items()}), stretches)
 
     def lives(drawn: Mapping[str, jax.Array]) -> Lifetimes:
-        numbers = {name: x for name, x in drawn.items() if name != "learning_rate"}
+        numbers: dict[str, Any] = {name: x for name, x in drawn.items() if name != "learning_rate"}
         config = dataclasses.replace(task.config, **numbers)
         own = dataclasses.replace(task, config=config)
         return lifetimes(own, build(drawn), stretches, fitness)

@@ -106,7 +106,7 @@ def lifetimes(task: Task, build: Build, stretches: int = 1, fitness: str = "fina
     if fitness not in FITNESS:
         raise ValueError(f"fitness must be one of {', '.join(FITNESS)}; got {fitness!r}.")
     length = iterations // stretches
-    counted = length if stretches > 1 else math.ceil(_FINAL_SHARE * length)
+    counted = length if stretches > 1 else final_rollouts(length)
 
     def init(meta_params: MetaParams, key: jax.Array) -> Any:
         return ppo(task.environment, task.config, build(meta_params)).init(key)
@@ -115,12 +115,26 @@ def lifetimes(task: Task, build: Build, stretches: int = 1, fitness: str = "fina
         learner = ppo(task.environment, task.config, build(meta_params))
         life, metrics = jax.lax.scan(lambda life, _: learner.iterate(life), life, length=length)
         found = fitness_of(metrics, counted)[fitness]
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(life.params)]
         return life, jnp.where(
-            jnp.all(jnp.stack(finite)), found / task.normaliser, jnp.float32(jnp.nan)
+            is_finite(life.params), found / task.normaliser, jnp.float32(jnp.nan)
         )
 
     return Lifetimes(init, advance, stretches)
+
+
+def final_rollouts(iterations: int) -> int:
+    """How many rollouts at the end of a lifetime of so many its final return is of.
+
+    Examples:
+        >>> final_rollouts(49), final_rollouts(1)
+        (3, 1)
+    """
+    return math.ceil(_FINAL_SHARE * iterations)
+
+
+def is_finite(params: Any) -> jax.Array:
+    """Whether all of a learner's parameters are, a boolean scalar."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
 def fitness_of(metrics: Metrics, last: int) -> dict[str, jax.Array]:
