@@ -38,6 +38,7 @@ from experiments.benchmarks.learned import meta_task, schedule
 from experiments.command_line.main import prepare_xla
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.protocol import (
+    HELD_OUT_TASKS,
     REPORT,
     SEARCH,
     SETTINGS,
@@ -354,7 +355,7 @@ def main() -> None:
         compared = Comparison(setting, task, arguments.seeds, lives, arguments.at_once)
         found.append(compare(compared, optimizers, share))
         rows = comparison(found)
-        text = table(rows)
+        text = f"{table(rows)}\nHeld out of training: {', '.join(HELD_OUT_TASKS)}.\n"
         write_files(arguments.out, {"table.csv": csv_bytes(rows), "table.md": text.encode()})
     print(text)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetaOptions(Command):
-    """What the commands that meta-train have in common: all of a request but the seed."""
+    """What the commands that meta-train have in common: all of a request but seed and patience."""
 
     computes = True
     spoken: ClassVar[Mapping[str, str]] = {

@@ -12,7 +12,7 @@ from experiments.reports import statistics
 from experiments.reports.summary import estimate
 from experiments.reports.tables import interval
 
-ALL = "all tasks"
+ALL, ALL_SETTINGS = "all tasks", "all settings"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
     """An optimizer against a baseline, with 95 % bootstrap intervals.
 
     Attributes:
-        setting: how agents lived.
+        setting: how agents lived, or `ALL_SETTINGS`.
         task: the environment, or `ALL`: returns are then divided by each task's scale.
         optimizer: what is compared.
         baseline: with what.
@@ -90,18 +90,19 @@ def comparison(found: Sequence[Returns]) -> list[Row]:
 
     Returns:
         For each setting, optimizer and baseline a row for each task and, if there are several
-        tasks, one for all.
+        tasks, one for all; then, if there are several settings, one for all tasks in all of them.
     """
+    names, baselines = list(found[0].returns), list(found[0].chosen)
+    # Baselines stand before all others.
+    pairs = [(name, other) for place, name in enumerate(names) for other in baselines[:place]]
+    settings = {each.setting: [x for x in found if x.setting == each.setting] for each in found}
     rows = []
-    for setting in dict.fromkeys(each.setting for each in found):
-        of_setting = [each for each in found if each.setting == setting]
-        names, baselines = list(of_setting[0].returns), list(of_setting[0].chosen)
-        for place, name in enumerate(names):
-            for baseline in baselines[:place]:  # baselines stand before all others
-                rows += [_row([each], name, baseline) for each in of_setting]
-                if len(of_setting) > 1:
-                    rows.append(_row(of_setting, name, baseline))
-    return rows
+    for of_setting in settings.values():
+        for pair in pairs:
+            rows += [_row([each], *pair) for each in of_setting]
+            if len(of_setting) > 1:
+                rows.append(_row(of_setting, *pair))
+    return rows + [_row(found, *pair) for pair in pairs if len(settings) > 1]
 
 
 def _row(found: Sequence[Returns], name: str, baseline: str) -> Row:
@@ -120,7 +121,7 @@ def _row(found: Sequence[Returns], name: str, baseline: str) -> Row:
     x, y = np.stack(ours, axis=1), np.stack(theirs, axis=1)
     difference = estimate((x - y,), statistics.mean)
     return Row(
-        found[0].setting,
+        found[0].setting if len({each.setting for each in found}) == 1 else ALL_SETTINGS,
         ALL if several else found[0].task,
         name,
         baseline,

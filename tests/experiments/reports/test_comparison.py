@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.reports.comparison import ALL, Returns, comparison, table
+from experiments.reports.comparison import ALL, ALL_SETTINGS, Returns, comparison, table
 
 RANDOM = np.random.default_rng(0)
 
@@ -47,7 +47,10 @@ def test_settings_stay_apart_and_baselines_are_compared_too() -> None:
     assert [(row.setting, row.verdict) for row in rows] == [
         ("training", "better"),
         ("horizon", "worse"),
+        (ALL_SETTINGS, ""),
     ]
+    assert rows[2].task == ALL
+    assert rows[2].improvement == pytest.approx((rows[0].improvement + rows[1].improvement) / 2)
     each = returns("a", 1.0)
     other = {"searched": each.returns["adam"] + 2.0}
     every = {"adam": each.returns["adam"], **other, "ours": each.returns["ours"]}
