@@ -42,6 +42,8 @@ from meta.trainer import MetaParams
 
 SPLITS, RESAMPLES = 32, 400
 
+Interval = tuple[float, float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -112,7 +114,7 @@ def player(
     return jax.jit(over_members(live, None))
 
 
-def signal(fitness: np.ndarray, shaping: str) -> tuple[np.ndarray, np.ndarray]:
+def signal(fitness: np.ndarray, shaping: str) -> tuple[Interval, Interval]:
     """Correlations over members, and over pairs, each with the ends of its interval.
 
     Args:
@@ -120,7 +122,7 @@ def signal(fitness: np.ndarray, shaping: str) -> tuple[np.ndarray, np.ndarray]:
         shaping: how it is weighed.
 
     Returns:
-        Two arrays of shape (3,): value, low and high.
+        Value, low and high of each.
     """
     random, (count, seeds) = np.random.default_rng(0), fitness.shape
     halves = []
@@ -130,17 +132,15 @@ def signal(fitness: np.ndarray, shaping: str) -> tuple[np.ndarray, np.ndarray]:
         halves.append([_weights(fitness[:, part], shaping) for part in parts])
     of_members = np.array(halves)  # (splits, halves, members)
     first, second = np.split(of_members, 2, axis=-1)
-    of_pairs = first - second
-    found = []
-    pairs = count // 2
-    drawn = random.integers(pairs, size=(RESAMPLES, pairs))
-    for values, draws in (
-        (of_members, np.concatenate([drawn, drawn + pairs], 1)),
-        (of_pairs, drawn),
-    ):
-        resampled = [_correlation(values[..., draw]) for draw in draws]
-        found.append(np.array([_correlation(values), *np.quantile(resampled, [0.025, 0.975])]))
-    return found[0], found[1]
+    drawn = random.integers(count // 2, size=(RESAMPLES, count // 2))
+    both = np.concatenate([drawn, drawn + count // 2], axis=1)
+    return _interval(of_members, both), _interval(first - second, drawn)
+
+
+def _interval(values: np.ndarray, draws: np.ndarray) -> Interval:
+    resampled = [_correlation(values[..., draw]) for draw in draws]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return _correlation(values), float(low), float(high)
 
 
 def _weights(fitness: np.ndarray, shaping: str) -> np.ndarray:
@@ -187,9 +187,9 @@ def rows(task: str, optimizer: str, sigma: float, fitness: np.ndarray) -> list[R
                     name,
                     shaping,
                     lives,
-                    *correlation.tolist(),
-                    *pairs.tolist(),
-                    one_life(float(pairs[0]), lives),
+                    *correlation,
+                    *pairs,
+                    one_life(pairs[0], lives),
                     float(np.nanmean(lived)),
                     float(start.mean()),
                     float(np.isnan(lived).mean()),
