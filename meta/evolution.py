@@ -48,11 +48,16 @@ def evolution(
         \hat g_t = \frac{1}{P \sigma_t} \sum_{i=1}^{P/2} (r_i^+ - r_i^-)\, \epsilon_i, \qquad
         \sigma_t = \sigma_0 d^t,
 
-    where r are the members' ranks by fitness, spread evenly over [-1/2, 1/2]. The two members of an
-    antithetic pair always play the same tasks with the same seeds. SNES, PGPE and Sep-CMA-ES play
-    and rank in the same way. The strategies for truncated lifetimes (`persistent_es`,
-    `noise_reuse_es`) play one stretch of each member's lifetime per generation. When the lifetimes
-    are over, all members begin new ones together.
+    where r are the members' ranks by fitness, spread evenly over [-1/2, 1/2], or what else
+    `config.shaping` says. The two members of an antithetic pair always play the same tasks with the
+    same seeds. SNES, PGPE and Sep-CMA-ES play and rank in the same way. The strategies for
+    truncated lifetimes (`persistent_es`, `noise_reuse_es` and `es_single`) play one stretch of each
+    member's lifetime per generation. When the lifetimes are over, all members begin new ones
+    together.
+
+    Whatever adds the same to the fitness of all members that share a seed changes nothing, neither
+    ranks nor, as perturbations come in mirrored pairs, sums over values. So there is nothing to
+    gain from subtracting what a fixed optimizer earns on the same seeds.
 
     Members of equal fitness share the average of their ranks (in SNES, of their weights), so that a
     generation in which all are equal adds nothing to the mean's movement. Sep-CMA-ES ranks equal
@@ -100,12 +105,15 @@ def evolution(
           Evolution Strategies, 2021, `arXiv:2112.13835 <https://arxiv.org/abs/2112.13835>`_
         - Li et al., Noise-Reuse in Online Evolution Strategies, 2023,
           `arXiv:2304.12180 <https://arxiv.org/abs/2304.12180>`_
+        - Vicol et al., Low-Variance Gradient Estimation in Unrolled Computation Graphs with
+          ES-Single, 2023, `arXiv:2304.11153 <https://arxiv.org/abs/2304.11153>`_
 
     .. note::
-        Persistent and noise-reuse evolution use ranks too, whereas their papers weight
-        perturbations by the fitness itself: returns differ by orders of magnitude between tasks and
-        stretches, and a failed member has none. All members begin new lifetimes in the same
-        generation.
+        By default persistent evolution, noise-reuse evolution and ES-Single use ranks too: returns
+        differ by orders of magnitude between tasks and stretches, and a failed member has none.
+        Their papers weight perturbations by the fitness itself, without which the estimates are not
+        unbiased: `shaping="values"`. All members begin new lifetimes in the same generation; then
+        ES-Single and noise-reuse evolution are the same.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -213,7 +221,7 @@ def evolution(
                 lives.append(now)
             else:
                 task_fitness = spread(whole_life(life))(members, keys)
-            fitness.append(task_fitness.mean(axis=1))
+            fitness.append(task_fitness)
         return population, strong(distribution), tuple(lives), jnp.stack(fitness)
 
     def learn(
@@ -223,23 +231,24 @@ def evolution(
         current: jax.typing.ArrayLike,
         fitness_played: jax.typing.ArrayLike,
     ) -> tuple[Any, Metrics]:
-        """The next distribution, given the fitness on current tasks, of shape (tasks, players)."""
+        """The next distribution, given the fitness on current tasks, (tasks, players, lives)."""
         played = jnp.where(jnp.isfinite(fitness_played), fitness_played, jnp.nan)
-        if config.task_sampling == "all":
-            fitness = played.mean(axis=0)
+        if config.task_sampling == "all":  # every life of a member, on whatever task
+            of_member = jnp.moveaxis(played, 1, 0).reshape(config.population, -1)
         else:
-            fitness = jnp.zeros(config.population).at[players].set(played)
+            of_member = jnp.zeros((config.population, config.lives)).at[players].set(played)
+        fitness = of_member.mean(axis=1)
         metrics = {
             "fitness_mean": jnp.nanmean(fitness),
             "fitness_best": jnp.nanmax(fitness),
             "fitness_worst": jnp.nanmin(fitness),
             "failed": jnp.sum(jnp.isnan(fitness), dtype=jnp.int32),
-            "task_fitness": of_all(jnp.nanmean(played, axis=1), current, tasks),
+            "task_fitness": of_all(jnp.nanmean(played.mean(axis=2), axis=1), current, tasks),
             "sigma": jnp.mean(distribution.std),
             "mean_norm": jnp.linalg.norm(distribution.mean),
         }
         key = jax.random.fold_in(state.key, state.generation)
-        cost = costs(fitness, config.task_sampling)
+        cost = costs(of_member, config.task_sampling, config.shaping)
         with relaxed_promotion():
             distribution, _ = strategy.tell(
                 jax.random.fold_in(key, _TELL), population, cost, distribution, parameters

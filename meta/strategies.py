@@ -25,6 +25,12 @@ def _centered_ranks(population: Any, cost: jax.Array, state: Any, parameters: An
     return jnp.where(jnp.all(cost == cost[:1]), 0.0, ranks)
 
 
+def _unchanged(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
+    """Costs that are already what the members are to weigh."""
+    del population, state, parameters
+    return cost
+
+
 def _averaged_weights(population: Any, cost: jax.Array, state: Any, parameters: Any) -> jax.Array:
     """Weights by rank, averaged over ties.
 
@@ -64,7 +70,12 @@ class Strategy(NamedTuple):
     antithetic: bool  # whether members come in mirrored pairs, i and i + population / 2
     fixed_sigma: bool  # whether sigma follows a schedule; otherwise the strategy adapts it
     truncated: bool = False  # whether lifetimes continue from one generation to the next
-    shaping: Callable[[Any, jax.Array, Any, Any], jax.Array] = _centered_ranks  # of costs
+    shaping: Callable[[Any, jax.Array, Any, Any], jax.Array] = _centered_ranks  # of ranked costs
+
+    @property
+    def ranks_alone(self) -> bool:
+        """Whether nothing but the order of costs can count."""
+        return self.shaping is not _centered_ranks
 
 
 STRATEGIES = {
@@ -74,8 +85,11 @@ STRATEGIES = {
     "sep_cma_es": Strategy("Sep_CMA_ES", None, False, fixed_sigma=False, shaping=_ordinal_weights),
     "persistent_es": Strategy("PersistentES", 0.03, True, fixed_sigma=True, truncated=True),
     "noise_reuse_es": Strategy("NoiseReuseES", 0.03, True, fixed_sigma=True, truncated=True),
+    # With lifetimes that all begin together, as here, it is the same algorithm.
+    "es_single": Strategy("NoiseReuseES", 0.03, True, fixed_sigma=True, truncated=True),
 }
 TASK_SAMPLING = ("all", "pairs")
+SHAPING = ("ranks", "seed_ranks", "values")
 _DECAY = 0.999
 _LARGEST = sys.float_info.max
 
@@ -97,6 +111,9 @@ class EvolutionConfig:
         task_sampling: 'all': every member plays all tasks, with the same seeds, and is ranked among
             all members by its mean fitness. 'pairs': every antithetic pair plays one task, with its
             own seeds, and its two members are ranked against each other.
+        shaping: how fitness is weighed, see `costs`. 'ranks': by the rank of a member's mean
+            fitness. 'seed_ranks': by the mean of its ranks in each life. 'values': by the fitness
+            itself; not allowed for SNES and Sep-CMA-ES, in which only the order counts.
         lives: lifetimes of each member per generation, on each task that it plays.
         members_at_once: members that a device runs in parallel; the rest follow in further batches.
             None for all at once. A smaller number needs less memory.
@@ -112,6 +129,7 @@ class EvolutionConfig:
     learning_rate: float | None = None
     learning_rate_decay: float | None = None
     task_sampling: str = "all"
+    shaping: str = "ranks"
     lives: int = 1
     members_at_once: int | None = None
 
@@ -144,6 +162,10 @@ class EvolutionConfig:
             self._refuse("task_sampling", f"one of {', '.join(TASK_SAMPLING)}")
         if self.task_sampling == "pairs" and (not kind.antithetic or kind.truncated):
             self._refuse("task_sampling", f"'all' for {self.strategy}")
+        if self.shaping not in SHAPING:
+            self._refuse("shaping", f"one of {', '.join(SHAPING)}")
+        if self.shaping == "values" and kind.ranks_alone:
+            self._refuse("shaping", f"ranks or seed_ranks for {self.strategy}")
 
     def _refuse(self, name: str, allowed: str) -> NoReturn:
         raise ValueError(f"{name} must be {allowed}; got {getattr(self, name)!r}.")
@@ -154,21 +176,38 @@ class EvolutionConfig:
         return STRATEGIES[self.strategy]
 
 
-def costs(fitness: jax.Array, task_sampling: str = "all") -> jax.Array:
-    """Turns fitness, of which more is better, into costs, which evosax minimises.
+def costs(fitness: jax.Array, task_sampling: str = "all", shaping: str = "ranks") -> jax.Array:
+    r"""Turns fitness, of which more is better, into costs, which evosax minimises.
 
-    Nothing else changes the sign.
+    Nothing else changes the sign. With :math:`f_{il}` the fitness of member i in its life l of L,
+    :math:`f_i` its mean over the lives and i' the other member of its antithetic pair, the costs of
+    P members are
+
+    .. math::
+        \begin{aligned}
+        \text{ranks}: &\quad -f_i \text{, of which only the order matters, or in pairs }
+            \operatorname{sign}(f_{i'} - f_i) \\
+        \text{seed\_ranks}: &\quad \frac{1}{L} \sum_l \frac{|\{j : f_{jl} > f_{il}\}| -
+            |\{j : f_{jl} < f_{il}\}|}{2 (P - 1)} \text{, or } \frac{1}{L} \sum_l
+            \operatorname{sign}(f_{i'l} - f_{il}) \\
+        \text{values}: &\quad \frac{1}{P} \sum_j f_j - f_i \text{, or }
+            \tfrac{1}{2} (f_{i'} - f_i)
+        \end{aligned}
+
+    Only values leave the estimates of evolution strategies unbiased. With ranks within lives, a
+    life counts as much as any other, however far apart its members are.
 
     Args:
-        fitness: of the members, shape (population,). Values that are not finite count as worse than
-            any that are.
+        fitness: of the members, shape (population,) or (population, lives): life l has the same
+            task and seed for all members or, with 'pairs', for both of a pair. A life whose fitness
+            is not finite is a failed one, worse than any that is finite.
         task_sampling: 'all': members are compared with all others. 'pairs': member i only with
             member i + population / 2.
+        shaping: see above. Where values count, a failed life has the lowest of all that are finite.
 
     Returns:
-        Costs, of which only the order matters; NaN, the worst, for members that failed. With
-        'pairs', 1 for the worse member of a pair, -1 for the better, and 0 for both if they are
-        equal.
+        Costs, shape (population,). With 'ranks' and 'all' NaN, the worst, for members of which a
+        life failed. Where all members are equal, all costs are.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -178,13 +217,33 @@ def costs(fitness: jax.Array, task_sampling: str = "all") -> jax.Array:
         [-3. -1. nan -2.]
         >>> print(costs(fitness, "pairs"))
         [-1.  1.  1. -1.]
+        >>> print(costs(fitness, shaping="values"))  # those of the failed one are the lowest
+        [-1.25  0.75  0.75 -0.25]
+        >>> lives = jnp.array([[3.0, 0.0], [1.0, 0.1], [2.0, 0.2]])
+        >>> print(costs(lives, shaping="seed_ranks"))
+        [ 0.    0.25 -0.25]
     """
-    cost = jnp.where(jnp.isfinite(fitness), -fitness, jnp.nan)
-    if task_sampling == "all":
-        return cost
-    first, second = jnp.split(jnp.where(jnp.isnan(cost), jnp.inf, cost), 2)
-    worse = jnp.where(first > second, 1.0, jnp.where(first < second, -1.0, 0.0))
-    return jnp.concatenate([worse, -worse]).astype(fitness.dtype)
+    lives = fitness if fitness.ndim == 2 else fitness[:, None]
+    cost = jnp.where(jnp.isfinite(lives), -lives, jnp.nan)
+    if shaping == "values":
+        highest = jnp.max(jnp.where(jnp.isnan(cost), -jnp.inf, cost))
+        cost = jnp.where(jnp.isnan(cost), jnp.where(jnp.isfinite(highest), highest, 0.0), cost)
+    if shaping != "seed_ranks":
+        cost = jnp.mean(cost, axis=1, keepdims=True)
+    if task_sampling == "pairs":
+        first, second = jnp.split(jnp.where(jnp.isnan(cost), jnp.inf, cost), 2)
+        if shaping == "values":
+            worse = 0.5 * (first - second)
+        else:
+            worse = jnp.where(first > second, 1.0, jnp.where(first < second, -1.0, 0.0))
+        cost = jnp.concatenate([worse, -worse])
+    elif shaping == "seed_ranks":
+        ranks = jax.scipy.stats.rankdata(jnp.where(jnp.isnan(cost), jnp.inf, cost), axis=0)
+        cost = (ranks - 0.5 * (len(cost) + 1)) / (len(cost) - 1)
+    elif shaping == "values":
+        # Rounding may leave equal ones 1e-8 from their mean, which Adam can turn into full steps.
+        cost = jnp.where(jnp.all(cost == cost[:1]), 0.0, cost - jnp.mean(cost))
+    return jnp.mean(cost, axis=1).astype(fitness.dtype)
 
 
 def decayed(start: float, decay: float | None) -> Callable[[jax.Array], jax.Array]:
@@ -198,7 +257,8 @@ def make_strategy(example: Any, config: EvolutionConfig, stretches: int) -> tupl
     from evosax import algorithms
 
     kind = config.kind
-    options: dict[str, Any] = {"fitness_shaping_fn": kind.shaping}
+    is_ranked = config.shaping == "ranks" or kind.ranks_alone
+    options: dict[str, Any] = {"fitness_shaping_fn": kind.shaping if is_ranked else _unchanged}
     if kind.learning_rate is not None:
         start = kind.learning_rate if config.learning_rate is None else config.learning_rate
         rate = decayed(start, config.learning_rate_decay)

@@ -68,7 +68,8 @@ class MetaSweep(MetaOptions):
 
     def request(self) -> MetaRequest:
         """What all settings have, with the first seed."""
-        names = [field.name for field in dataclasses.fields(MetaRequest) if field.name != "seed"]
+        common = {field.name for field in dataclasses.fields(MetaOptions)}
+        names = [field.name for field in dataclasses.fields(MetaRequest) if field.name in common]
         return MetaRequest(**{name: getattr(self, name) for name in names}, seed=self.seeds[0])
 
     def check(self) -> None:

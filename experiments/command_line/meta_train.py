@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetaOptions(Command):
-    """What the commands that meta-train have in common: all of a request but the seed."""
+    """What the commands that meta-train have in common: all of a request but seed and patience."""
 
     computes = True
     spoken: ClassVar[Mapping[str, str]] = {
@@ -48,9 +48,10 @@ class MetaOptions(Command):
     was trained), flip (a CartPole that changes), or the settings of Optim4RL's authors: catch,
     gridworlds, small_dense_long, big_dense_long, ant or humanoid."""
     strategy: Annotated[str, option("STRATEGY", "openai_es")] = "openai_es"
-    """Of --method es: openai_es, snes, pgpe or sep_cma_es; or persistent_es or noise_reuse_es,
-    which cut lifetimes into stretches. Its options are sigma, sigma_decay, learning_rate and
-    learning_rate_decay, e.g. openai_es:sigma=0.03,learning_rate=0.03."""
+    """Of --method es: openai_es, snes, pgpe or sep_cma_es; or persistent_es, noise_reuse_es or
+    es_single, which cut lifetimes into stretches. Its options are sigma, sigma_decay,
+    learning_rate, learning_rate_decay and shaping: ranks of members, seed_ranks (within each life)
+    or values (the fitness itself), e.g. openai_es:sigma=0.03,learning_rate=0.03."""
     pipeline: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
     """Settings of --method pipeline: agents, agents_at_once, window, reset_interval, meta_steps,
     schedule, optimizer, task_norm, max_norm, max_entry, first_order, rematerialise, age_bins and
@@ -84,6 +85,14 @@ class MetaOptions(Command):
     generations: one number, rising, for each task but the first. Evaluations are on all tasks."""
     lives: Annotated[int, count("--lives"), option("LIVES", "1")] = 1
     """Lifetimes that each member lives on each task in a generation."""
+    fitness: Annotated[str, option("FITNESS", "final")] = "final"
+    """Of --method es, what a lifetime is judged by: final (the return at its end), area (the mean
+    return over all of it, the area under its learning curve) or mean (of the two). Evaluations are
+    of the final return."""
+    randomise: Annotated[tuple[str, ...], option("KEY=LOW..HIGH")] = ()
+    """Of --method es, settings that are drawn for each lifetime, evenly in their logarithm, from
+    learning_rate (the optimizer's), reward_scale, entropy_weight, value_weight and clip, e.g.
+    learning_rate=3e-3..3e-2. Members that share a seed share them; evaluations have the tasks'."""
     sampling: Annotated[str, option("SAMPLING", "all")] = "all"
     """all: every member lives on every task. pairs: each antithetic pair lives on one task, with
     seeds of its own, and its two members are compared only with each other."""
@@ -188,6 +197,9 @@ class MetaTrain(MetaOptions, MetaRequest):
 
     seed: Annotated[int, count("--seed", LARGEST_SEED, least=0), option("SEED", "0")] = 0
     """Seed of the first weights, the perturbations and the lifetimes."""
+    patience: Annotated[int | None, count("--patience"), option("EVALUATIONS", "never")] = None
+    """After how many evaluations in a row that are no better than the best before them training
+    ends."""
 
     def check(self) -> None:
         """See `Command`."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optim
 from experiments.meta_training.request import MetaRequest
-from experiments.meta_training.tasks import meta_tasks
+from experiments.meta_training.tasks import MetaTask, meta_tasks
 from experiments.meta_training.training import MetaRun, asked_of_all
 from experiments.settings import unknown
 from meta.evolution import evolution
+from meta.randomised import randomised_lifetimes
 from meta.strategies import STRATEGIES, EvolutionConfig
-from meta.trainer import Trainer
+from meta.task import FITNESS, Lifetimes
+from meta.trainer import Build, Trainer
 
-STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay")
+STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay", "shaping")
 _STRETCHES = 10  # per lifetime, for strategies that cut lifetimes
 
 
@@ -27,6 +30,10 @@ class EvolutionRunConfig(MetaRun):
         evolution: the trainer's settings.
         stretches: generations that a lifetime is spread over; 1 except for strategies that cut
             lifetimes.
+        fitness: of a lifetime, a member of `meta.task.FITNESS`. Evaluations are of the final return
+            in any case.
+        randomised: ranges of settings that are drawn for each lifetime, by name, see
+            `meta.randomised`; in evaluations they are the tasks' own.
 
     Raises:
         ValueError: on construction, if a value is unknown or not allowed.
@@ -34,10 +41,14 @@ class EvolutionRunConfig(MetaRun):
 
     evolution: EvolutionConfig
     stretches: int = 1
+    fitness: str = "final"
+    randomised: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     method = "es"
 
     def __post_init__(self) -> None:
+        if self.fitness not in FITNESS:
+            raise unknown("fitness", self.fitness, FITNESS)
         if self.stretches < 1:
             raise ValueError(f"stretches must be at least 1; got {self.stretches}.")
         super().__post_init__()
@@ -62,13 +73,20 @@ class EvolutionRunConfig(MetaRun):
             tasks=meta_tasks(request),
             evolution=config,
             stretches=stretches,
+            fitness=request.fitness,
+            randomised=_ranges(request.randomise),
             **asked_of_all(request),
         )
 
     def config(self) -> dict[str, Any]:
         """See `MetaRun`."""
         evolution = dataclasses.asdict(self.evolution)
-        return super().config() | {"evolution": evolution, "stretches": self.stretches}
+        return super().config() | {
+            "evolution": evolution,
+            "stretches": self.stretches,
+            "fitness": self.fitness,
+            "randomised": {name: list(ends) for name, ends in self.randomised.items()} or None,
+        }
 
     @property
     def parts(self) -> int:
@@ -92,10 +110,44 @@ class EvolutionRunConfig(MetaRun):
         """See `MetaRun`."""
         return evolution(
             self.learned.init,
-            self.lifetimes(self.stretches),
+            self._trained_lifetimes(),
             self.evolution,
             curriculum=self.curriculum,
         )
+
+    def _trained_lifetimes(self) -> list[Lifetimes]:
+        if not self.randomised:
+            return self.lifetimes(self.stretches, fitness=self.fitness)
+
+        def of(task: MetaTask) -> Lifetimes:
+            def build(drawn: Mapping[str, Any]) -> Build:
+                return task.build(self.learned, drawn.get("learning_rate"))
+
+            how = (self.randomised, self.stretches, self.fitness)
+            return randomised_lifetimes(task.task(self.parts), build, *how)
+
+        return [of(task) for task in self.tasks]
+
+
+def _ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Ranges of settings, each `KEY=LOW..HIGH`.
+
+    Raises:
+        ValueError: if a text is not so, or a key is given twice.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for text in texts:
+        name, _, ends = text.partition("=")
+        try:
+            low, high = (float(end) for end in ends.split(".."))
+        except ValueError:
+            raise ValueError(
+                f"--randomise must have the form KEY=LOW..HIGH; got {text!r}."
+            ) from None
+        if name in found:
+            raise ValueError(f"--randomise must give {name} one range; got {' '.join(texts)!r}.")
+        found[name] = low, high
+    return found
 
 
 def _strategy(text: str) -> dict[str, Any]:

@@ -32,11 +32,14 @@ class MetaRequest:
     generations: int | None = None
     curriculum: tuple[str, ...] = ()
     lives: int = 1
+    fitness: str = "final"
+    randomise: tuple[str, ...] = ()
     sampling: str = "all"
     stretches: int | None = None
     at_once: int | None = None
     evaluate_every: int = 20
     evaluation_seeds: int = 4
     evaluation_steps: tuple[str, ...] = ()
+    patience: int | None = None
     seed: int = 0
     set: tuple[str, ...] = ()

@@ -116,17 +116,22 @@ class MetaTask:
             self.settings, learner=self.learner, reward_scale=self.reward_scale
         )
 
-    def build(self, learned: LearnedOptimizer) -> Build:
+    def build(self, learned: LearnedOptimizer, learning_rate: Any = None) -> Build:
         """What the task's learners are given: clipping, then the learned optimizer.
 
+        Args:
+            learned: the optimizer.
+            learning_rate: in the place of the task's own, if it is not None; it may be a tracer.
+
         Raises:
-            ValueError: if the task has a learning rate and the optimizer takes none.
+            ValueError: if there is a learning rate and the optimizer takes none.
         """
-        if self.learning_rate is not None:
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        if rate is not None:
             taken = inspect.signature(learned.architecture.transform).parameters
             if "learning_rate" not in taken:
                 raise ValueError(f"{learned.name!r} takes no learning rate; leave it out.")
-            options = learned.options | {"learning_rate": self.learning_rate}
+            options = learned.options | {"learning_rate": rate}
             learned = dataclasses.replace(learned, options=options)
         learned.check_learning_rate()
         clip = optim.clip_by_network_norm(self.settings.max_grad_norm)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import optim
+from experiments.meta_training import protocol
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask
@@ -37,7 +38,6 @@ METRICS = "meta_metrics.csv"
 WEIGHTS = "meta_params.safetensors"
 BEST = "best_meta_params.safetensors"
 _FORMAT = 2  # of the run directory, as config.json states it
-_EVALUATION_STREAM = 2**31  # folded into a key that no training begins with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class MetaRun(abc.ABC):
         evaluate_every: generations between two evaluations of the weights, at least 1; the last
             generation has one too.
         evaluation_seeds: lifetimes of an evaluation on each task, always the same, at least 1.
+        patience: how many evaluations in a row, at least 1, may be no better than the best before
+            them; then training ends. None to go on to the last generation.
         seed: of everything else.
 
     Raises:
@@ -66,6 +68,7 @@ class MetaRun(abc.ABC):
     curriculum: tuple[int, ...] = ()
     evaluate_every: int = 20
     evaluation_seeds: int = 4
+    patience: int | None = None
     seed: int = 0
 
     method: ClassVar[str]
@@ -74,8 +77,8 @@ class MetaRun(abc.ABC):
 
     def __post_init__(self) -> None:
         learned = self.learned
-        for name in ("generations", "evaluate_every", "evaluation_seeds"):
-            if (value := getattr(self, name)) < 1:
+        for name in ("generations", "evaluate_every", "evaluation_seeds", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, {2**32 - 1}]; got {self.seed}.")
@@ -146,14 +149,18 @@ class MetaRun(abc.ABC):
             "curriculum": list(self.curriculum) or None,
             "evaluate_every": self.evaluate_every,
             "evaluation_seeds": self.evaluation_seeds,
+            "patience": self.patience,
             "seed": self.seed,
         } | ({"start_sha256": weights_files.sha256(self.start)} if self.start else {})
 
-    def lifetimes(self, stretches: int) -> list[Lifetimes]:
-        """The tasks as evolution plays them, and evaluations unless theirs have other lengths."""
+    def lifetimes(self, stretches: int, **how: Any) -> list[Lifetimes]:
+        """The tasks as evolution plays them, and evaluations unless theirs have other lengths.
+
+        What evolution's fitness is, `how` says; evaluations are of the final return.
+        """
         # The same lifetimes whether cut or whole, so their length is that of the cut ones.
         return [
-            lifetimes(task.task(self.parts), task.build(self.learned), stretches)
+            lifetimes(task.task(self.parts), task.build(self.learned), stretches, **how)
             for task in self.tasks
         ]
 
@@ -161,7 +168,7 @@ class MetaRun(abc.ABC):
     def evaluate(self) -> Callable[[MetaParams], np.ndarray]:
         """From meta-parameters to their fitness, of shape (tasks,), on seeds of their own."""
         play = evaluation(self._evaluated_lifetimes(), self.evaluation_seeds)
-        key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
+        key = jax.random.fold_in(jax.random.key(0), protocol.SELECTION)
         return lambda meta_params: play(meta_params, key).mean(axis=1)
 
     def _evaluated_lifetimes(self) -> list[Lifetimes]:
@@ -191,6 +198,7 @@ def asked_of_all(request: MetaRequest) -> dict[str, Any]:
         "curriculum": curriculum,
         "evaluate_every": request.evaluate_every,
         "evaluation_seeds": request.evaluation_seeds,
+        "patience": request.patience,
         "seed": request.seed,
     }
 
@@ -202,6 +210,13 @@ class Progress(NamedTuple):
     best: MetaParams  # those that were evaluated best so far; the first ones before any were
     best_evaluation: jax.Array  # shape=(), dtype=float32; -inf before there was one
     best_generations: jax.Array  # shape=(), dtype=int32: for how many these were trained
+
+    def is_at_rest(self, run: MetaRun, generations: int) -> bool:
+        """Whether so many evaluations in a row were no better that training ends."""
+        if run.patience is None or int(self.best_generations) == 0:
+            return False
+        since = generations - int(self.best_generations)
+        return since >= run.patience * run.evaluate_every
 
 
 class Generation(NamedTuple):
@@ -230,7 +245,8 @@ def meta_train(
     for each task as columns `..._0`, `..._1`, ..., and the evaluation of the mean where there was
     one. `meta_params.safetensors` holds the mean as of the last evaluation,
     `best_meta_params.safetensors` the one that was evaluated best (of equal ones the first; one
-    whose evaluation is NaN counts as the worst).
+    whose evaluation is NaN counts as the worst). With `run.patience`, training ends after so many
+    evaluations that were no better.
 
     Args:
         run: what to train.
@@ -242,7 +258,8 @@ def meta_train(
         on_start: called once, with the generations that were done before.
         on_generation: called after each generation.
         on_note: called with a sentence when something in the directory turns out to be damaged,
-            and with the memory that a meta-iteration needs, where the trainer knows it.
+            when patience ends, and with the memory that a meta-iteration needs, where the trainer
+            knows it.
         checkpoint_seconds: least time between two checkpoints.
 
     Raises:
@@ -268,13 +285,20 @@ def meta_train(
         if trainer.memory is not None and first < run.generations:
             needed = trainer.memory(progress.state) / 2**20
             on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
+        done = first
         with deferred():
-            for number in range(first, run.generations):
+            while done < run.generations and not progress.is_at_rest(run, done):
                 progress = _generation(
-                    run, directory, progress, number, on_generation, checkpoint_seconds
+                    run, directory, progress, done, on_generation, checkpoint_seconds
                 )
-        if first == run.generations:  # killed between its last checkpoint and the weights
-            _save_weights(path, run, progress, run.generations)
+                done += 1
+        if done == first:  # killed between its last checkpoint and the weights
+            _save_weights(path, run, progress, done)
+        if done < run.generations:
+            on_note(
+                f"training ends after generation {done}: the best evaluation was after generation "
+                f"{int(progress.best_generations)}."
+            )
 
 
 def has_stopped(run: MetaRun, path: Path) -> bool:
@@ -321,7 +345,7 @@ def _generation(
         judged = run.evaluate(meta_params)
         progress = _with_best(progress, meta_params, float(judged.mean()), number + 1)
     row |= _evaluation_columns(judged, len(run.tasks))
-    is_end = is_last or stopped
+    is_end = is_last or stopped or progress.is_at_rest(run, number + 1)
     seconds = directory.log(number, [row], progress, 0.0 if is_end else checkpoint_seconds)
     if judged is not None or stopped:
         _save_weights(directory.path, run, progress, number + 1)

@@ -21,6 +21,10 @@ CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json, 
 _TOTALS = ("steps", "generations")  # how long a run is, by its kind
 _ENDS = "prolonged_at"  # the totals that it had before it was prolonged
 _NEW = ("numerics", "evaluation_actions", "phase_steps")
+_META_LATER = {
+    "fitness": "final",
+    "evolution.shaping": "ranks",
+}  # of meta-training, what `LATER` is of settings
 _DATA_SHA256, _TITLES = "dataset_sha256", ("dataset", "environment")
 
 
@@ -126,7 +130,7 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
 def _default(key: str) -> Any:
     """What earlier versions did that do not say it; meta-training has settings for each task."""
     *above, name = key.split(".")
-    return LATER.get(name) if "settings" in above else None
+    return LATER.get(name) if "settings" in above else _META_LATER.get(key)
 
 
 def _words(key: str, old: Any, new: Any) -> str:

@@ -7,7 +7,7 @@ import pytest
 import meta
 
 MODULES = [f"meta.{module.name}" for module in pkgutil.iter_modules(meta.__path__)]
-WITH_EXAMPLES = {"evolution", "population", "strategies", "task"}
+WITH_EXAMPLES = {"evolution", "population", "randomised", "strategies", "task"}
 
 
 @pytest.mark.parametrize("name", MODULES)

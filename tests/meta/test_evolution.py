@@ -316,7 +316,7 @@ def test_evaluation_plays_the_same_seeds_each_time():
     ("change", "message"),
     [
         ({"strategy": "cma"}, "strategy must be one of openai_es, snes, pgpe, sep_cma_es, "
-         "persistent_es, noise_reuse_es; got 'cma'."),
+         "persistent_es, noise_reuse_es, es_single; got 'cma'."),
         ({"population": 2}, "population must be a whole number, at least 4; got 2."),
         ({"population": 7}, "population must be even for openai_es; got 7."),
         ({"lives": 0}, "lives must be a whole number, at least 1; got 0."),
@@ -331,6 +331,9 @@ def test_evaluation_plays_the_same_seeds_each_time():
         ({"task_sampling": "some"}, "task_sampling must be one of all, pairs; got 'some'."),
         ({"strategy": "snes", "task_sampling": "pairs"},
          "task_sampling must be 'all' for snes; got 'pairs'."),
+        ({"shaping": "rank"}, "shaping must be one of ranks, seed_ranks, values; got 'rank'."),
+        ({"strategy": "sep_cma_es", "shaping": "values"},
+         "shaping must be ranks or seed_ranks for sep_cma_es; got 'values'."),
     ],
 )  # fmt: skip
 def test_configurations_that_make_no_sense(change, message):

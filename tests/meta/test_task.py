@@ -18,7 +18,7 @@ from agents.ppo import PPOConfig
 from meta.evolution import evolution
 from meta.population import MEMBERS
 from meta.strategies import EvolutionConfig
-from meta.task import Task, lifetimes
+from meta.task import FITNESS, Task, lifetimes
 
 KEY = jax.random.key(0)
 CONFIG = PPOConfig(iterations=24, num_envs=4, num_steps=4, epochs=1, minibatches=1, widths=(8,))
@@ -67,6 +67,42 @@ def test_fitness_is_the_mean_return_at_the_end():
     for value in (jnp.inf, jnp.nan):
         broken = start._replace(params=jax.tree.map(lambda x, v=value: x + v, start.params))
         assert np.isnan(advance(meta_params, broken)[1])
+
+
+def test_the_area_is_the_mean_over_rollouts_of_what_each_returned():
+    """As lifetimes say that are cut into single rollouts; and 'mean' is half of each."""
+    config = dataclasses.replace(CONFIG, iterations=8)
+    task, meta_params = Task(Coin(limit=9), config, normaliser=4.0), Tiny().init(KEY)
+    cut = lifetimes(task, build, stretches=8)
+    part, rollouts, advance = jax.jit(cut.init)(meta_params, KEY), [], jax.jit(cut.advance)
+    for _ in range(8):
+        part, now = advance(meta_params, part)
+        rollouts.append(float(now))
+    assert rollouts[:2] == [0.0, 0.0]  # no episode has ended yet
+    assert len(set(rollouts)) > 2
+    found = {}
+    for fitness in FITNESS:
+        whole = lifetimes(task, build, fitness=fitness)
+        start = jax.jit(whole.init)(meta_params, KEY)
+        _, found[fitness] = jax.jit(whole.advance)(meta_params, start)
+    np.testing.assert_allclose(found["final"], rollouts[-1], rtol=1e-6)
+    np.testing.assert_allclose(found["area"], np.mean(rollouts), rtol=1e-6)
+    np.testing.assert_allclose(found["mean"], 0.5 * (rollouts[-1] + np.mean(rollouts)), rtol=1e-6)
+    assert found["area"] != found["final"]
+
+    # The area of a stretch is that of its rollouts.
+    halves = lifetimes(task, build, stretches=2, fitness="area")
+    part, areas = jax.jit(halves.init)(meta_params, KEY), []
+    for _ in range(2):
+        part, now = jax.jit(halves.advance)(meta_params, part)
+        areas.append(float(now))
+    np.testing.assert_allclose(areas, [np.mean(rollouts[:4]), np.mean(rollouts[4:])], rtol=1e-6)
+
+
+def test_unknown_fitness_is_refused():
+    message = "fitness must be one of final, area, mean; got 'last'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        lifetimes(Task(probes.TwoSteps(), CONFIG), build, fitness="last")
 
 
 @pytest.mark.parametrize("devices", [(4,), pytest.param((1, 4), marks=pytest.mark.slow)])

@@ -160,7 +160,7 @@ def test_a_run_of_a_sweep_of_evolution_is_the_one_of_meta_train(
 ) -> None:
     """The second seed, which shares the first one's programs."""
     lifetimes = [task(lambda meta_params, key: height(meta_params) + jax.random.normal(key))]
-    monkeypatch.setattr(EvolutionRunConfig, "lifetimes", lambda run, stretches: lifetimes)
+    monkeypatch.setattr(EvolutionRunConfig, "lifetimes", lambda run, stretches, **how: lifetimes)
     common = (
         "--optimizer tiny --tasks CartPole-v1 --population 4 --generations 2 --steps 64 "
         "--no-cache --set num_envs=4 num_steps=16 minibatches=2 widths=8x8"

@@ -117,7 +117,7 @@ def test_evaluations_may_have_lengths_of_their_own(
     )
     run = meta_run(request)
     monkeypatch.setattr(
-        training, "lifetimes", lambda task, build, stretches=1: task.config.iterations
+        training, "lifetimes", lambda task, build, stretches=1, **how: task.config.iterations
     )
     assert run.lifetimes(1) == own
     played: list[Any] = []

@@ -34,6 +34,7 @@ from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.evolution import EvolutionRunConfig
 from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
+from experiments.runs.identity import check_same
 from experiments.runs.stopping import Stopped
 from meta.task import Lifetimes
 
@@ -49,7 +50,7 @@ META = (
 LIFETIMES = EvolutionRunConfig.lifetimes
 
 
-def functions(run: EvolutionRunConfig, stretches: int) -> list[Lifetimes]:
+def functions(run: EvolutionRunConfig, stretches: int, **how: Any) -> list[Lifetimes]:
     """Functions of the meta-parameters and of luck, in the place of lifetimes."""
 
     def fitness(meta_params: Any, key: jax.Array) -> jax.Array:
@@ -193,6 +194,34 @@ def test_best_weights_are_kept(
     assert len(set(seen.values())) == 5
 
 
+@pytest.mark.parametrize("after", [None, 3, 8])
+def test_training_ends_where_evaluations_get_no_better(
+    after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two in a row, also when it was interrupted on the way or is asked for again."""
+    run = parsed(META.replace("--generations 7", "--generations 30 --patience 2"))
+    run = dataclasses.replace(run, evaluate_every=2)
+    left = [0.1, 0.5, 0.5, math.nan, 0.9]
+    monkeypatch.setattr(
+        EvolutionRunConfig, "evaluate", lambda run, meta_params: np.array([left.pop(0)] * 2)
+    )
+    path, notes = tmp_path / "run", list[str]()
+    if after is not None:
+        interrupt(run, path, after, checkpoint_seconds=0.0)
+    for _ in range(2):
+        meta_train(run, path, resume=True, on_note=notes.append)
+    said = "training ends after generation 8: the best evaluation was after generation 4."
+    assert notes == [said, said]
+    assert left == [0.9]
+    assert [int(row["generation"]) for row in rows(path)] == list(range(8))
+    generations = [
+        optim.load_metadata(path / name)["generations"]
+        for name in ("meta_params.safetensors", "best_meta_params.safetensors")
+    ]
+    assert generations == ["8", "4"]
+    assert json.loads((path / "config.json").read_text())["patience"] == 2
+
+
 def test_weights_make_the_optimizer_that_was_trained(finished: Path) -> None:
     """With the options it was trained with, unless others are given."""
     path = finished / "meta_params.safetensors"
@@ -224,6 +253,41 @@ def test_lifetimes_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert [life.stretches for life in run.lifetimes(1)] == [1, 1]
     pairs = parsed(META.replace("--seed 5", "--sampling pairs --lives 3"))
     assert pairs.env_steps == 3 * 2 * (2 + 4) * 64
+
+
+def test_fitness_is_of_what_is_trained_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations are of the final return; runs of earlier versions were of it too."""
+    asked: list[dict[str, Any]] = []
+
+    def record(run: EvolutionRunConfig, stretches: int, **how: Any) -> list[Lifetimes]:
+        asked.append(how)
+        return functions(run, stretches)
+
+    monkeypatch.setattr(EvolutionRunConfig, "lifetimes", record)
+    run = parsed(f"{META} --fitness area")
+    assert asked == [{"fitness": "area"}]
+    assert callable(run.evaluate)
+    assert asked[1:] == [{}]
+    config = json.loads(json.dumps(run.config()))
+    assert config.pop("fitness") == "area"
+    check_same(Path("x"), parsed(META).config(), config)
+    with pytest.raises(ValueError, match="it was run with fitness final, you asked for area"):
+        check_same(Path("x"), run.config(), config)
+
+
+def test_settings_may_be_drawn_for_each_life() -> None:
+    text = META.replace("tiny:scale=2", "optim4rl:learning_rate=1e-3")
+    text += " --randomise reward_scale=0.5..2 learning_rate=1e-3..1e-2"
+    run = parsed(text)
+    lives = run._trained_lifetimes()
+    meta_params = run.learned.init(jax.random.key(0))
+    drawn, learner = jax.eval_shape(lives[0].init, meta_params, jax.random.key(0))
+    assert sorted(drawn) == ["learning_rate", "reward_scale"]
+    (_, _), fitness = jax.eval_shape(lives[0].advance, meta_params, (drawn, learner))
+    assert (fitness.shape, fitness.dtype) == ((), jnp.float32)
+    config = json.loads(json.dumps(run.config()))
+    assert config["randomised"] == {"reward_scale": [0.5, 2.0], "learning_rate": [1e-3, 1e-2]}
+    assert parsed(META).config()["randomised"] is None
 
 
 def test_published_returns_normalise() -> None:
@@ -519,6 +583,18 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         ("--seed 5", "--method pipelin", "unknown method 'pipelin'; the nearest is 'pipeline'."),
         ("--seed 5", "--stretches 2",
          "--stretches must be 1 for openai_es; got 2."),
+        ("--seed 5", "--randomise reward_scale=1",
+         "--randomise must have the form KEY=LOW..HIGH; got 'reward_scale=1'."),
+        ("--seed 5", "--randomise reward_scale=1..2 reward_scale=1..3",
+         "--randomise must give reward_scale one range; got 'reward_scale=1..2 "
+         "reward_scale=1..3'."),
+        ("--seed 5", "--randomise reward_scale=2..1",
+         "the range of reward_scale must be from above 0 to at least that; got 2..1."),
+        ("--seed 5", "--randomise learning_rate=1e-3..1e-2",
+         "'tiny' takes no learning rate; leave it out."),
+        ("--seed 5", "--patience 0",
+         "--patience must be a whole number, at least 1; got '0'."),
+        ("--seed 5", "--fitness areas", "unknown fitness 'areas'; the nearest is 'area'."),
         ("--seed 5", "--sampling some", "--sampling must be one of all, pairs; got 'some'."),
         ("openai_es:sigma=0.5", "open_es:sigma=0.5",
          "unknown strategy 'open_es'; the nearest is 'openai_es'."),
