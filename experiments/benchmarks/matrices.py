@@ -144,7 +144,8 @@ def table(found: Sequence[Row]) -> str:
 def report(out: Path) -> None:
     """Writes the tables and the figure of the runs that are there."""
     every = load_runs([out])
-    runs = {task: [run for run in every if run.task[0] == task] for task in STEPS}
+    names = {task: parse_environment(task)[0] for task in STEPS}  # the backend is told apart
+    runs = {task: [run for run in every if run.task[0] == name] for task, name in names.items()}
     found = [row for group in runs.values() for row in rows(group)]
     if not found:
         return
