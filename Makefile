@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test docs lint wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/rl-optim compare --preset quickstart --out runs/quickstart --overwrite
@@ -25,6 +25,10 @@ test: $(VENV)/installed-dev
 	cd "$$(mktemp -d)" && RL_OPTIM_TEST_INSTALLED=1 $(BIN)/python -P -m pytest \
 		-c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n 2 --dist worksteal -q \
 		$(PYTEST_ARGS) $(CURDIR)/tests
+
+# Needs no network once it is installed. A link that leads nowhere is an error, as any warning is.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -36,7 +40,7 @@ wheel: $(VENV)/installed-dev
 	$(BIN)/python -m build --no-isolation --wheel
 
 clean:
-	rm -rf $(VENV) dist runs
+	rm -rf $(VENV) dist runs docs/_build
 
 $(VENV)/requirements: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -52,4 +56,8 @@ $(VENV)/installed: $(VENV)/requirements $(SOURCES)
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed $(VENV)/requirements-dev
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet '.[docs]'
 	touch $@

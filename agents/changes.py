@@ -157,7 +157,7 @@ def phase_table(draw: Callable[[np.random.Generator], Any], first: Any, seed: in
         seed: of the draws.
 
     Returns:
-        An array of shape (`TABLE_ROWS`, *shape of a draw).
+        An array of shape `(TABLE_ROWS, *shape of a draw)`.
     """
     generator = np.random.default_rng(seed)
     rows = [np.asarray(first)]

@@ -172,7 +172,7 @@ class RunningMoments(NamedTuple):
         return cls(jnp.full((), 1e-4, dtype), jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
 
     def update(self, samples: jax.Array) -> RunningMoments:
-        """The moments with further samples, of shape (batch, *shape)."""
+        """The moments with further samples, of shape `(batch, *shape)`."""
         batch = samples.shape[0]
         mean = jnp.mean(samples, axis=0)
         delta = mean - self.mean

@@ -124,8 +124,8 @@ class Stability:
     """The same of S_alpha."""
 
     step_margin: float
-    """Largest eta |s| over 2 (1 + b1) / (1 - b1). At 1 or more a Hurwitz S with real eigenvalues
-    is unstable all the same, because the step is too long for it."""
+    """Largest `eta |s|` over `2 (1 + b1) / (1 - b1)`. At 1 or more a Hurwitz S with real
+    eigenvalues is unstable all the same, because the step is too long for it."""
 
     def verdict(self, steps: float, test: str = "exact_radius", grey: float = 3.0) -> Verdict:
         """Says what a run of some length will show.
