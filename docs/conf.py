@@ -19,7 +19,6 @@ release = importlib.metadata.version("rl-optim")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
 ]
 # `results` is a link to experiments/results, whose pages are part of the documentation.
@@ -32,7 +31,6 @@ maximum_signature_line_length = 90
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 

@@ -52,14 +52,14 @@ class MetaOptions(Command):
     es_single, which cut lifetimes into stretches. Its options are sigma, sigma_decay,
     learning_rate, learning_rate_decay and shaping: ranks of members, seed_ranks (within each life)
     or values (the fitness itself), e.g. openai_es:sigma=0.03,learning_rate=0.03."""
-    pipeline: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
+    pipeline: Annotated[tuple[str, ...], option("KEY=VALUE", "see docs/meta_training.md")] = ()
     """Settings of --method pipeline: agents, agents_at_once, window, reset_interval, meta_steps,
     schedule, optimizer, task_norm, max_norm, max_entry, first_order, rematerialise, age_bins and
     most_skipped, e.g. agents=128 window=4 optimizer=adam:learning_rate=1e-3. With window=4,8,16 the
     meta-gradient is the mean over windows of these lengths."""
     target: Annotated[str | None, option("OPTIMIZER")] = None
     """Optimizer to imitate, NAME[:key=value,...], e.g. adam:learning_rate=1e-2."""
-    imitation: Annotated[tuple[str, ...], option("KEY=VALUE", "see README")] = ()
+    imitation: Annotated[tuple[str, ...], option("KEY=VALUE", "see docs/meta_training.md")] = ()
     """Settings of --method imitation: agents, learning_rate, learning_rate_decay and anneal, which
     lets the target's learning rate fall linearly to 0 over a lifetime unless it is false."""
     learner: Annotated[str | None, option("LEARNER", "the preset's, or ppo")] = None
