@@ -156,8 +156,11 @@ def seed_mesh(seeds: int) -> Mesh:
 def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
     """A key for each seed, spread over devices; surplus ones at the end repeat the first."""
     padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
-    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
-    return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
+    # One program, and not one for each operation.
+    keys = jax.jit(
+        jax.vmap(jax.random.key), out_shardings=NamedSharding(mesh, PartitionSpec("seeds"))
+    )
+    return keys(np.asarray(padded, np.uint32))
 
 
 def divided_up(number: int, by: int) -> int:
