@@ -263,10 +263,10 @@ class OPEN:
                     grads=treedef.flatten_up_to(updates),
                     momenta=momenta,
                     carry=carry,
-                    dormancies=_dormancies(activations, paths, leaves),
+                    dormancies=dormancies(activations, paths, leaves),
                     positions=_positions(layer_proportion, paths),
                     noise_factors=_noise_factors(noise_mask, paths),
-                    progress=jnp.stack([_share(training_progress), _share(batch_progress)]),
+                    progress=jnp.stack([share(training_progress), share(batch_progress)]),
                 ),
                 state.key,
                 state.count,
@@ -430,8 +430,13 @@ def _compute(meta_params: Any, subtract_mean: bool, inputs: Inputs, key: Any, co
     return compute_updates(meta_params, inputs, draws, subtract_mean)
 
 
-def _share(number: Any) -> jax.Array:
-    """A number in [0, 1]. A caller that does not know it may pass None."""
+def share(number: Any) -> jax.Array:
+    """A number, clipped to [0, 1]. A caller that does not know it may pass None, which is 0.
+
+    Examples:
+        >>> print(share(None), share(1.5))
+        0.0 1.0
+    """
     return jnp.clip(jnp.asarray(0.0 if number is None else number, float), 0, 1)
 
 
@@ -463,11 +468,27 @@ def _scalars(name: str, given: Any, paths: Sequence[Path]) -> list[jax.Array]:
     return [jnp.asarray(value, float) for value in values]
 
 
-def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Activity of each leaf's output units relative to their mean."""
+def dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Activity of each leaf's output units relative to their mean.
+
+    Args:
+        given: the extra argument `activations`, or None.
+        paths: of the leaves.
+        leaves: of the parameters.
+
+    Returns:
+        For each leaf an array that broadcasts against it; ones for None.
+
+    Raises:
+        ValueError: if there is nothing for a leaf, or it has another number of units.
+
+    Examples:
+        >>> print(dormancies({"bias": jnp.array([1.0, 3.0])}, [("bias",)], [jnp.ones(2)])[0])
+        [0.5 1.5]
+    """
     if given is None:
         return [jnp.ones((1,) * leaf.ndim) for leaf in leaves]
-    dormancies = []
+    relative = []
     for activity, path, leaf in zip(
         match_leaves("activations", given, paths), paths, leaves, strict=True
     ):
@@ -478,9 +499,9 @@ def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) 
                 f"{leaf.shape}, got {jnp.shape(activity)}."
             )
         activity = activity.astype(working_dtype(activity)) + 1e-11
-        relative = activity / jnp.sum(jnp.abs(activity)) * activity.size
-        dormancies.append(relative.reshape((1,) * (leaf.ndim - 1) + (-1,)[: leaf.ndim]))
-    return dormancies
+        own = activity / jnp.sum(jnp.abs(activity)) * activity.size
+        relative.append(own.reshape((1,) * (leaf.ndim - 1) + (-1,)[: leaf.ndim]))
+    return relative
 
 
 def _is_shape(node: Any) -> bool:
