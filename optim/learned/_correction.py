@@ -65,7 +65,6 @@ class Base(NamedTuple):
     direction: jax.Array  # to descend along
     first: jax.Array
     second: jax.Array
-    biases: tuple[jax.Array, ...]  # what the moments are divided by
 
 
 class Sums(NamedTuple):
@@ -142,40 +141,55 @@ def correction(rate: Any, change: Any, count: jax.Array) -> jax.Array:
     return 1 - (power + ((rate + change) ** number - power))
 
 
-def base(leaf: Leaf, adam: Adam, log_changes: jax.Array | None, count: jax.Array) -> Base:
+class Rates(NamedTuple):
+    """What is the same for all leaves about their moments."""
+
+    adam: Adam
+    is_base: bool  # whether Adam is; else `Leaf.step` is what the base does
+    changes: tuple[jax.Array, ...]  # of b1 and b2
+    biases: tuple[jax.Array, ...]  # what the moments are divided by
+
+
+def rates(adam: Adam, log_changes: jax.Array | None, count: jax.Array) -> Rates:
+    """Decay rates and the bias of what they average.
+
+    Args:
+        adam: Adam's numbers.
+        log_changes: for each decay rate what the logarithm of 1 minus it is changed by, of shape
+            (2,); None if Adam is not the base.
+        count: number of the update, from 1 on.
+
+    Returns:
+        Both for all leaves: how compilers divide by a number depends on how often it is used.
+    """
+    numbers = (adam.b1, adam.b2)
+    log = jnp.zeros(2) if log_changes is None else log_changes
+    changes = tuple(rate_change(log[i], rate) for i, rate in enumerate(numbers))
+    pairs = zip(numbers, changes, strict=True)
+    biases = tuple(correction(rate, change, count) for rate, change in pairs)
+    return Rates(adam, log_changes is not None, changes, biases)
+
+
+def base(leaf: Leaf, rates: Rates) -> Base:
     """Moments of a leaf, and the direction of the base.
 
     Args:
         leaf: the leaf.
-        adam: Adam's numbers.
-        log_changes: for each of its two decay rates what the logarithm of 1 minus it is changed by,
-            of shape (2,); None if another optimizer is the base, of which `leaf.step` is the
-            update.
-        count: number of the update, from 1 on.
+        rates: decay rates and what belongs to them.
 
     Returns:
         Direction and moments.
     """
-    dtype = leaf.first.dtype
+    dtype, adam = leaf.first.dtype, rates.adam
     g = leaf.grad.astype(dtype)
-    zero = jnp.zeros([], dtype)
-    changes = [
-        zero if log_changes is None else rate_change(log_changes[i].astype(dtype), rate)
-        for i, rate in enumerate((adam.b1, adam.b2))
-    ]
-    first = moment(g, leaf.first, adam.b1, changes[0]).astype(dtype)
-    second = moment(g * g, leaf.second, adam.b2, changes[1]).astype(dtype)
-
-    def biases(count: jax.Array) -> tuple[jax.Array, ...]:
-        pairs = zip((adam.b1, adam.b2), changes, strict=True)
-        return tuple(correction(*pair, count).astype(dtype) for pair in pairs)
-
-    direction = -leaf.step.astype(dtype)
-    if log_changes is not None:
-        c1, c2 = biases(count)
-        root = safe_sqrt(second / c2 + adam.eps_root)
-        direction = ((first / c1) / (root + adam.eps)).astype(dtype)
-    return Base(direction, first, second, biases(jax.lax.optimization_barrier(count)))
+    d1, d2 = (change.astype(dtype) for change in rates.changes)
+    c1, c2 = (bias.astype(dtype) for bias in rates.biases)
+    first = moment(g, leaf.first, adam.b1, d1).astype(dtype)
+    second = moment(g * g, leaf.second, adam.b2, d2).astype(dtype)
+    if not rates.is_base:
+        return Base(-leaf.step.astype(dtype), first, second)
+    root = safe_sqrt(second / c2 + adam.eps_root)
+    return Base((first / c1 / (root + adam.eps)).astype(dtype), first, second)
 
 
 def means(
@@ -338,13 +352,16 @@ def update(
     """
     dtype = widest_dtype([leaf.param for leaf in leaves])
     meta_params = cast(meta_params, dtype)
-    changes = meta_params["plain"]["betas"] if is_adam else None
-    bases = [base(leaf, adam, changes, count + 1) for leaf in leaves]
+    log_changes = meta_params["plain"]["betas"] if is_adam else None
+    numbers = rates(adam, log_changes, count + 1)
+    bases = [base(leaf, numbers) for leaf in leaves]
     sums = [
         means(leaf.grad, b.first, b.second, leaf.param, leaf.start, b.direction)
         for leaf, b in zip(leaves, bases, strict=True)
     ]
-    rows = [leaf_features(s, b.biases) for s, b in zip(sums, bases, strict=True)]
+    # Not the same ones, for the reason given in `rates`.
+    biases = rates(adam, log_changes, jax.lax.optimization_barrier(count) + 1).biases
+    rows = [leaf_features(s, biases) for s in sums]
     features = {name: jnp.stack([row[name].astype(dtype) for row in rows]) for name in rows[0]}
     features |= cast(dict(known), dtype)
     inputs = {n: x if n in seen else jnp.zeros_like(x) for n, x in features.items()}
