@@ -68,7 +68,7 @@ class Base(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Means over the entries of a leaf, scalars."""
+    """Means over the entries of a leaf, scalars; or those of all leaves, vectors."""
 
     grad: jax.Array  # of the square of the gradient
     first: jax.Array  # of the square of the first moment
@@ -228,14 +228,14 @@ def inverse_root(x: jax.Array) -> jax.Array:
 
 
 def leaf_features(sums: Sums, biases: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
-    """The features that depend on the numbers in a leaf, each within [-1, 1] and free of scale.
+    """The features that depend on the numbers in leaves, each within [-1, 1] and free of scale.
 
     Args:
-        sums: of the leaf.
-        biases: what its moments are divided by.
+        sums: of all leaves, each of shape (leaves,).
+        biases: what the moments are divided by.
 
     Returns:
-        Scalars by name.
+        Arrays of shape (leaves,), by name.
     """
     grad, param, away = (inverse_root(x) for x in (sums.grad, sums.param, sums.away))
     both = sums.param + sums.start
@@ -297,31 +297,54 @@ def outputs(
     return both * jnp.asarray([_WORTH], both.dtype)
 
 
-def changed_direction(base: Base, leaf: Leaf, sums: Sums, outputs: jax.Array) -> jax.Array:
+class Change(NamedTuple):
+    """How the base's direction is changed, one number for each leaf."""
+
+    factor: jax.Array
+    gain: jax.Array  # of an entry that descends the present gradient; minus it where it ascends
+    decay: jax.Array  # share of the parameter
+    pull: jax.Array  # share of its distance from the start
+    noise: jax.Array  # standard deviation
+
+
+def change(outputs: jax.Array, sums: Sums) -> Change:
+    """What outputs mean for the leaves.
+
+    Args:
+        outputs: of shape (leaves, 5).
+        sums: of all leaves.
+
+    Returns:
+        The changes, each of shape (leaves,).
+    """
+    log_step, log_gain, decay, pull, noise = outputs.T
+    factor, size = jnp.exp(log_step), safe_sqrt(sums.direction)
+    return Change(
+        factor=factor,
+        gain=factor * jnp.tanh(log_gain),
+        decay=size * decay * inverse_root(sums.param),
+        pull=size * pull * inverse_root(sums.param + sums.away),
+        noise=size * noise,
+    )
+
+
+def changed_direction(base: Base, leaf: Leaf, change: Change) -> jax.Array:
     """The direction after the correction.
 
     Args:
         base: what the base does.
         leaf: the leaf.
-        sums: of it.
-        outputs: of shape (5,).
+        change: of this leaf, scalars.
 
     Returns:
         Array like the leaf, in the dtype of the direction.
     """
     x = base.direction
     param, start, grad = (array.astype(x.dtype) for array in (leaf.param, leaf.start, leaf.grad))
-    outputs = outputs.astype(x.dtype)
-    size = safe_sqrt(sums.direction)
-    factor = jnp.exp(outputs[0])
-    gain = factor * jnp.tanh(outputs[1])
-    pull = size * outputs[2] * inverse_root(sums.param)
-    back = size * outputs[3] * inverse_root(sums.param + sums.away)
+    factor, gain, decay, pull, noise = (number.astype(x.dtype) for number in change)
     changed = x * (factor + gain * jnp.sign(grad) * jnp.sign(x))
-    changed = changed + (pull * param + back * (param - start))
-    if leaf.draw is not None:
-        changed = changed + size * outputs[4] * leaf.draw.astype(x.dtype)
-    return changed
+    changed = changed + (decay * param + pull * (param - start))
+    return changed if leaf.draw is None else changed + noise * leaf.draw.astype(x.dtype)
 
 
 def update(
@@ -355,20 +378,19 @@ def update(
     log_changes = meta_params["plain"]["betas"] if is_adam else None
     numbers = rates(adam, log_changes, count + 1)
     bases = [base(leaf, numbers) for leaf in leaves]
-    sums = [
+    each = [
         means(leaf.grad, b.first, b.second, leaf.param, leaf.start, b.direction)
         for leaf, b in zip(leaves, bases, strict=True)
     ]
-    # Not the same ones, for the reason given in `rates`.
+    sums = Sums(*(jnp.stack([x.astype(dtype) for x in field]) for field in zip(*each, strict=True)))
+    # Not the same biases, for the reason given in `rates`.
     biases = rates(adam, log_changes, jax.lax.optimization_barrier(count) + 1).biases
-    rows = [leaf_features(s, biases) for s in sums]
-    features = {name: jnp.stack([row[name].astype(dtype) for row in rows]) for name in rows[0]}
-    features |= cast(dict(known), dtype)
+    features = cast(leaf_features(sums, biases) | dict(known), dtype)
     inputs = {n: x if n in seen else jnp.zeros_like(x) for n, x in features.items()}
     found = outputs(meta_params, inputs, features["role"], features["training_progress"][0])
-    updates = [
-        -jnp.asarray(rate, b.direction.dtype) * changed_direction(b, leaf, s, found[i])
-        for i, (b, leaf, s) in enumerate(zip(bases, leaves, sums, strict=True))
-    ]
-    typed = [u.astype(leaf.param.dtype) for u, leaf in zip(updates, leaves, strict=True)]
-    return typed, [b.first for b in bases], [b.second for b in bases]
+    changes = change(found, sums)
+    updates = []
+    for i, (b, leaf) in enumerate(zip(bases, leaves, strict=True)):
+        changed = changed_direction(b, leaf, Change(*(number[i] for number in changes)))
+        updates.append((-jnp.asarray(rate, changed.dtype) * changed).astype(leaf.param.dtype))
+    return updates, [b.first for b in bases], [b.second for b in bases]
