@@ -209,9 +209,7 @@ class LearnedCorrection:
                 "dormancy": jnp.array([jnp.mean(unit <= _DORMANT, dtype=float) for unit in active]),
                 **{name: jnp.full(len(leaves), share(given)) for name, given in shares.items()},
             }
-            noisy = [
-                jnp.ones([]) if noise and path[:1] == ("actor",) else None for path in paths
-            ]
+            noisy = [jnp.ones([]) if noise and path[:1] == ("actor",) else None for path in paths]
 
             def compute(known: Any, count: Any, key: Any, *trees: Any) -> Any:
                 draws = draw_noise(trees[0], noisy, key, count)
@@ -278,7 +276,101 @@ def learned_correction(
     key: jax.Array | int = 0,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""TODO"""
+    r"""A learned correction of a hand-crafted optimizer, which starts exactly as that optimizer.
+
+    A small network sees each leaf (tensor) of the parameters through a few numbers that do not
+    depend on scale, and changes what the base does with it; twelve plain numbers beside it change
+    actor and critic as wholes. With :math:`g` the gradient, :math:`x` the base's direction,
+    :math:`\theta_0` the parameters at the start, :math:`\alpha` the learning rate,
+    :math:`\lVert\cdot\rVert` the root mean square over the leaf and
+    :math:`a = \operatorname{sign}(g) \operatorname{sign}(x)`, for each leaf
+
+    .. math::
+
+      \begin{align*}
+        o &= \tfrac{1}{2} \operatorname{MLP}(\phi) +
+          (s_{r,t},\, 0,\, d_{r,t},\, 0,\, n_t), \qquad
+          \rho = \tfrac{1}{5} \lVert x \rVert \\
+        x' &= e^{o_1} (1 + a \tanh o_2)\, x
+          + \rho\, o_3 \frac{\theta}{\lVert \theta \rVert}
+          + \rho\, o_4 \frac{\theta - \theta_0}{\sqrt{\lVert\theta\rVert^2 +
+          \lVert\theta - \theta_0\rVert^2}} + \rho\, o_5\, \epsilon \\
+        \theta &\leftarrow \theta - \alpha\, x'
+      \end{align*}
+
+    where :math:`s_{r,t}` is a plain number of the leaf's role r, actor or critic, that moves
+    linearly in training progress from one meta-parameter to another, as do :math:`d_{r,t}` and
+    :math:`n_t`; a leaf of neither role has the mean of both. Noise :math:`\epsilon` is for the
+    actor alone, and only if asked for. If the base is Adam, :math:`x = \hat m / (\sqrt{\hat v +
+    \bar\varepsilon} + \varepsilon)` and the last two plain numbers :math:`c_i` change its decay
+    rates, :math:`1 - \beta_i' = (1 - \beta_i)\, e^{c_i}`. Decays may be negative.
+
+    The network has tanh between its layers and sees, each in [-1, 1],
+
+    - `signal`: :math:`\lVert \hat m \rVert / \sqrt{\operatorname{mean} \hat v}`, at most 1;
+    - `agreement`: the cosine of gradient and first moment, and `path`: that of descent and the way
+      from the start, the longest time scale of all;
+    - `radius`: the cosine of descent and parameter: does the gradient ask for growth?
+    - `growth`: :math:`(\lVert\theta\rVert^2 - \lVert\theta_0\rVert^2) / (\lVert\theta\rVert^2 +
+      \lVert\theta_0\rVert^2)`, the hyperbolic tangent of the logarithm of the ratio;
+    - `distance`: :math:`\lVert\theta - \theta_0\rVert / \sqrt{\lVert\theta\rVert^2 +
+      \lVert\theta - \theta_0\rVert^2}`;
+    - `layer`: the position in its network, as in `OPEN`; `role`: 1 for the top-level entry `actor`,
+      -1 for `critic`; `matrix`: 1, or -1 for what has fewer than two axes;
+    - `dormancy`: the share of its output units whose mean activation is at most 0.025 of the
+      layer's; `training_progress` and `batch_progress`. Each is 0 if it is not passed to `update`.
+
+    Args:
+        meta_params: as `LearnedCorrection.init` gives them; sizes are read from the shapes. May be
+            traced, to be batched or differentiated.
+        base: the optimizer that is corrected: a name as `optim.make` takes it, or a
+            transformation whose updates are to be added.
+        learning_rate: :math:`\alpha`, greater than 0, or a schedule. `None` is 1e-3 for a base that
+            is named and 1 for a transformation, which has one of its own.
+        noise: whether noise is drawn; it takes longer than all the rest.
+        key: seed or key of the noise; may be traced. It is mixed with the initial parameters, as
+            OPEN's is.
+        **options: names of features with False, which the network then sees as 0; all others are
+            those of the base, if that is a name.
+
+    Returns:
+        The optimizer. `update` needs the parameters and takes `activations`, `training_progress`
+        and `batch_progress` as `OPEN.transform` says, each optional; the base is given all extra
+        arguments. Updates have the dtype of the parameters; moments are kept in float32 at least.
+
+    Raises:
+        ValueError: if the meta-parameters are not those of `LearnedCorrection`, an option is
+            unknown or out of range; from `update`, if `params` is missing, a gradient is complex or
+            activations do not match the parameters.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> meta_params = LearnedCorrection().init(jax.random.key(0))
+        >>> meta_params["plain"]["step"] += jnp.log(2.0)
+        >>> optimizer = learned_correction(meta_params, "sgd", learning_rate=0.1)
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> print(updates["kernel"][0].round(3))  # With zeros -0.1, as the base.
+        [-0.2 -0.2]
+
+    References:
+        The features are of the kind that OPEN sees, Goldie et al., `Can Learned Optimization Make
+        Reinforcement Learning Less Difficult? <https://arxiv.org/abs/2407.07082>`_, NeurIPS 2024,
+        arXiv 2407.07082; the factor :math:`1 + a \tanh o_2` has at its end that of Liang et al.,
+        `Cautious Optimizers <https://arxiv.org/abs/2411.16085>`_, arXiv 2411.16085.
+
+    .. note::
+      Meta-parameters as they are drawn give the base's updates bit for bit; compiled programs in
+      which a compiler contracts the last product, with the learning rate, and the sum of parameter
+      and update agree too if the learning rate is this function's. Give a transformation a learning
+      rate of 1, and its own here. Of the names, `adamo`, `adamw`, `lion`, `muon`, `nadam`,
+      `rmsprop` and `sgd` are treated so, and Adam; others are given the learning rate themselves.
+
+    .. note::
+      A unit of a decay or of noise is a fifth of the base's step, one of the step a factor of e:
+      meta-parameters are to be perturbed by about 0.25.
+    """
     try:
         layers = meta_params["mlp"]
         widths = tuple(
@@ -287,6 +379,4 @@ def learned_correction(
     except (AttributeError, IndexError, KeyError, TypeError):
         widths = LearnedCorrection.mlp_widths
     architecture = LearnedCorrection(widths)
-    return architecture.transform(
-        meta_params, base, learning_rate, noise=noise, key=key, **options
-    )
+    return architecture.transform(meta_params, base, learning_rate, noise=noise, key=key, **options)
