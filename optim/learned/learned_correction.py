@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,14 +13,14 @@ from optim._checks import check_learning_rate, check_params, check_range, check_
 from optim._leaves import at_count, working_dtype, working_zeros
 from optim._noise import noise_key
 from optim._parameter_map import initial_copy
-from optim._paths import layer_positions, leaf_paths
+from optim._paths import Path, layer_positions, leaf_paths, match_leaves
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 from optim.learned import _correction, _recurrent
 from optim.learned._blocks import unsharded
 from optim.learned._correction import FEATURES, OUTPUTS, Adam, Leaf
 from optim.learned._recurrent import MetaParams, Shapes, check_meta_params, check_size, init_weights
-from optim.learned.open import dormancies, draw_noise, share
+from optim.learned.open import draw_noise, share
 from optim.spec import OptimizerSpec
 
 _RATE = 1e-3  # of a base that is named, unless one is given
@@ -201,12 +202,11 @@ class LearnedCorrection:
             )
             treedef: Any = jax.tree.structure(params)
             leaves, paths = jax.tree.leaves(params), leaf_paths(params)
-            active = dormancies(activations, paths, leaves)
             known = {
                 "layer": jnp.array(layer_positions(paths), float),
                 "role": jnp.array([_ROLES.get(path[:1], 0) for path in paths], float),
                 "matrix": jnp.array([1 if leaf.ndim > 1 else -1 for leaf in leaves], float),
-                "dormancy": jnp.array([jnp.mean(unit <= _DORMANT, dtype=float) for unit in active]),
+                "dormancy": _dormancy(activations, paths),
                 **{name: jnp.full(len(leaves), share(given)) for name, given in shares.items()},
             }
             noisy = [jnp.ones([]) if noise and path[:1] == ("actor",) else None for path in paths]
@@ -235,6 +235,14 @@ class LearnedCorrection:
             return updates, state._replace(count=count, base=base_state)
 
         return with_standard_promotion(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+def _dormancy(activations: Any, paths: Sequence[Path]) -> jax.Array:
+    """The share of each leaf's output units that are dormant; 0 if that is not known."""
+    if activations is None or not paths:
+        return jnp.zeros(len(paths))
+    units = [jnp.asarray(a, float) for a in match_leaves("activations", activations, paths)]
+    return jnp.stack([jnp.mean(a <= _DORMANT * jnp.mean(a), dtype=float) for a in units])
 
 
 def _base(

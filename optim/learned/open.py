@@ -263,7 +263,7 @@ class OPEN:
                     grads=treedef.flatten_up_to(updates),
                     momenta=momenta,
                     carry=carry,
-                    dormancies=dormancies(activations, paths, leaves),
+                    dormancies=_dormancies(activations, paths, leaves),
                     positions=_positions(layer_proportion, paths),
                     noise_factors=_noise_factors(noise_mask, paths),
                     progress=jnp.stack([share(training_progress), share(batch_progress)]),
@@ -468,27 +468,11 @@ def _scalars(name: str, given: Any, paths: Sequence[Path]) -> list[jax.Array]:
     return [jnp.asarray(value, float) for value in values]
 
 
-def dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Activity of each leaf's output units relative to their mean.
-
-    Args:
-        given: the extra argument `activations`, or None.
-        paths: of the leaves.
-        leaves: of the parameters.
-
-    Returns:
-        For each leaf an array that broadcasts against it; ones for None.
-
-    Raises:
-        ValueError: if there is nothing for a leaf, or it has another number of units.
-
-    Examples:
-        >>> print(dormancies({"bias": jnp.array([1.0, 3.0])}, [("bias",)], [jnp.ones(2)])[0])
-        [0.5 1.5]
-    """
+def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Activity of each leaf's output units relative to their mean."""
     if given is None:
         return [jnp.ones((1,) * leaf.ndim) for leaf in leaves]
-    relative = []
+    dormancies = []
     for activity, path, leaf in zip(
         match_leaves("activations", given, paths), paths, leaves, strict=True
     ):
@@ -499,9 +483,9 @@ def dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) -
                 f"{leaf.shape}, got {jnp.shape(activity)}."
             )
         activity = activity.astype(working_dtype(activity)) + 1e-11
-        own = activity / jnp.sum(jnp.abs(activity)) * activity.size
-        relative.append(own.reshape((1,) * (leaf.ndim - 1) + (-1,)[: leaf.ndim]))
-    return relative
+        relative = activity / jnp.sum(jnp.abs(activity)) * activity.size
+        dormancies.append(relative.reshape((1,) * (leaf.ndim - 1) + (-1,)[: leaf.ndim]))
+    return dormancies
 
 
 def _is_shape(node: Any) -> bool:

@@ -12,6 +12,7 @@ from quick import quick_jit
 import optim
 from agents import environments
 from agents.ppo import PPOConfig, ppo
+from optim._promotion import with_standard_promotion
 from optim.learned import _correction
 from optim.learned._correction import FEATURES
 from optim.learned.open import draw_noise
@@ -55,6 +56,7 @@ def activities(seed):
 
 def walk(optimizer, params, grads, steps=4, **extra):
     """The parameters after each of some updates, as compiled to be run."""
+    optimizer = with_standard_promotion(optimizer)  # which optax's Adam needs
 
     @jax.jit
     def step(params, state, grads):
@@ -130,7 +132,9 @@ def test_agents_live_as_under_its_base(case):
         run = lambda key: jax.lax.scan(step, learner.init(key), length=3)[0].params  # noqa: E731
         return jax.jit(run)(jax.random.key(3))
 
-    assert_same(life(optim.learned_correction(START, **options)), life(base))
+    assert_same(
+        life(optim.learned_correction(START, **options)), life(with_standard_promotion(base))
+    )
 
 
 def test_gradients_of_zero_leave_all_where_it_is():
@@ -276,6 +280,7 @@ def test_plain_numbers_change_actor_and_critic_in_time():
     meta["plain"]["step"][:] = [[0.5, -0.5], [1.0, 0.0]]
     params, grads = nest(numbers(0)), nest(numbers(1))
     optimizer, base = optim.learned_correction(meta), optax.adam(1e-3)
+    base = with_standard_promotion(base)
     expected, _ = base.update(grads, base.init(params))
     for progress, actor, critic in ((0.0, 0.5, 1.0), (0.5, 0.0, 0.5), (1.0, -0.5, 0.0)):
         updates, _ = optimizer.update(

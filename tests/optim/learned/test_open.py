@@ -105,7 +105,7 @@ def replay(noise, subtract_mean=True):
                 grads=treedef.flatten_up_to(now["grad"]),
                 momenta=momenta,
                 carry=old,
-                dormancies=open.dormancies(now["activation"], paths, jax.tree.leaves(params)),
+                dormancies=open._dormancies(now["activation"], paths, jax.tree.leaves(params)),
                 positions=open._positions(None, paths),
                 noise_factors=open._noise_factors(None if noise else False, paths),
                 progress=jnp.clip(now["progress"], 0, 1),
@@ -300,7 +300,7 @@ def test_a_mistake_in_the_code_would_be_noticed(mistake, monkeypatch):
         monkeypatch.setattr(_open_update, "ORDER", tuple(order))
     elif mistake == "dormancy":
         monkeypatch.setattr(
-            open, "dormancies", lambda *args: [jnp.ones((1,) * leaf.ndim) for leaf in args[2]]
+            open, "_dormancies", lambda *args: [jnp.ones((1,) * leaf.ndim) for leaf in args[2]]
         )
     else:
         monkeypatch.setattr(_open_update, "DECAYS", (0.1, 0.5, 0.9, 0.99, 0.999, 0.999))
