@@ -349,7 +349,7 @@ def plain_learned_correction(architecture: optim.LearnedCorrection, meta_params:
         return zeros, zeros, params, jnp.zeros((), jnp.int32)
 
     def leaf(
-        p: Any, g: Any, m: Any, v: Any, start: Any, activity: Any, layer: float, row: int,
+        p: Any, g: Any, m: Any, v: Any, start: Any, activity: Any, *, layer: float, row: int,
         count: Any, training_progress: Any, batch_progress: Any,
     ) -> tuple[Any, Any, Any]:  # fmt: skip
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
@@ -379,15 +379,16 @@ def plain_learned_correction(architecture: optim.LearnedCorrection, meta_params:
         *trees, count = state
         leaves, treedef = jax.tree.flatten(params)
         paths = [path for path, _ in jax.tree.leaves_with_path(params)]
-        results = [
-            leaf(
-                *arrays, int(path[1].key.rpartition("_")[2]) / (len(params[path[0].key]) - 1),
-                int(path[0].key == "critic"), count + 1, training_progress, batch_progress,
-            )
-            for path, *arrays in zip(
-                paths, leaves, *map(jax.tree.leaves, (grads, *trees, activations)), strict=True
-            )
-        ]  # fmt: skip
+
+        def result(path: Any, *arrays: Any) -> tuple[Any, Any, Any]:
+            network, layer = path[0].key, int(path[1].key.rpartition("_")[2])
+            return leaf(
+                *arrays, layer=layer / (len(params[network]) - 1), row=int(network == "critic"),
+                count=count + 1, training_progress=training_progress, batch_progress=batch_progress,
+            )  # fmt: skip
+
+        mirrors = map(jax.tree.leaves, (grads, *trees, activations))
+        results = [result(*of_leaf) for of_leaf in zip(paths, leaves, *mirrors, strict=True)]
         updates, m, v = (jax.tree.unflatten(treedef, x) for x in zip(*results, strict=True))
         return updates, (m, v, trees[2], count + 1)
 
