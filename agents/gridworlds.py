@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-import gymnax
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment, spaces
+
+from agents._gymnax import environment, gymnax, spaces
 
 # Rows down and columns to the right: stay, the four sides, the four corners.
 MOVES = ((0, 0), (-1, 0), (0, 1), (1, 0), (0, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import gymnax
 import jax
 import jax.numpy as jnp
-from gymnax.environments import spaces
 
 from agents import gridworlds as gridworlds  # registers them
+from agents._gymnax import gymnax, spaces
 from agents._promotion import plain_types, strong, typed_like
 from agents.environment import Box, Discrete, Environment, Info, State
 

@@ -54,6 +54,9 @@ from optim.kron import scale_by_kron as scale_by_kron
 from optim.l2_init import l2_init as l2_init
 from optim.learned.l2lgd2 import L2LGD2 as L2LGD2
 from optim.learned.l2lgd2 import l2lgd2 as l2lgd2
+from optim.learned.learned_correction import LearnedCorrection as LearnedCorrection
+from optim.learned.learned_correction import LearnedCorrectionState as LearnedCorrectionState
+from optim.learned.learned_correction import learned_correction as learned_correction
 from optim.learned.linear_optim import LinearOptim as LinearOptim
 from optim.learned.linear_optim import linear_optim as linear_optim
 from optim.learned.meta_params import load as load
@@ -116,6 +119,8 @@ __all__ = [
     "L2LGD2",
     "OPEN",
     "STAR",
+    "LearnedCorrection",
+    "LearnedCorrectionState",
     "LinearOptim",
     "OPENState",
     "Optim4RL",
@@ -149,6 +154,7 @@ __all__ = [
     "kron",
     "l2_init",
     "l2lgd2",
+    "learned_correction",
     "learned_names",
     "linear_optim",
     "load",

@@ -22,6 +22,7 @@ from optim.fire import fire
 from optim.kron import kron
 from optim.l2_init import l2_init
 from optim.learned.l2lgd2 import l2lgd2
+from optim.learned.learned_correction import learned_correction
 from optim.learned.linear_optim import linear_optim
 from optim.learned.open import open_optimizer
 from optim.learned.optim4rl import optim4rl
@@ -364,6 +365,15 @@ LEARNED: dict[str, OptimizerDetails] = {
         "arXiv 2302.01470",
         state="8, the hidden size",
         cost="a GRU and a dense layer for each parameter",
+        group="learned",
+    ),
+    "learned_correction": OptimizerDetails(
+        factory=learned_correction,
+        summary="A learned correction of Adam or another optimizer, which starts as that one.",
+        paper="this project",
+        inputs="activations, training_progress and batch_progress, each optional",
+        state="3, and the base's unless it is Adam",
+        cost="ten means over each tensor, and a small perceptron for each",
         group="learned",
     ),
     "linear_optim": OptimizerDetails(

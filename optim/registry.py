@@ -78,7 +78,7 @@ def learned_names() -> list[str]:
 
     Examples:
         >>> learned_names()
-        ['l2lgd2', 'linear_optim', 'open', 'optim4rl', 'star']
+        ['l2lgd2', 'learned_correction', 'linear_optim', 'open', 'optim4rl', 'star']
     """
     return sorted(ARCHITECTURES)
 
@@ -178,7 +178,7 @@ def option_names(name: OptimizerSpec | str) -> list[str]:
     """
     spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
     if spec.name in ARCHITECTURES:
-        return list(transform_options(spec.name))
+        return list(transform_options(spec.name, dict(spec.options)))
     if _wraps(spec.name):
         return [*_own_options(spec.name), "base", *option_names(base_name(spec))]
     return [*inspect.signature(_factory(spec.name)).parameters, *DECAY_OPTIONS]
@@ -204,13 +204,59 @@ def base_name(spec: OptimizerSpec | str) -> str:
     if not _wraps(spec.name):
         return spec.name
     base = dict(spec.options).get("base", OWN[spec.name].base)
+    check_base(spec.name, base)
+    return str(base)
+
+
+def check_base(name: str, base: Any) -> None:
+    """Refuses what an optimizer cannot wrap.
+
+    Args:
+        name: name of the optimizer that wraps.
+        base: what is to be the name of the other.
+
+    Raises:
+        ValueError: if it is not the name of an optimizer that can be wrapped.
+
+    Examples:
+        >>> check_base("weight_clipping", "trac")
+        Traceback (most recent call last):
+        ...
+        ValueError: base must be another optimizer for 'weight_clipping' than 'trac', which works \
+out the parameters from copies of its own and would undo what is done to them.
+    """
     if not isinstance(base, str) or base.partition("@")[0] in ARCHITECTURES or _wraps(base):
         raise ValueError(
             "base must be the name of an optimizer that is not learned and wraps no other for "
-            f"{spec.name!r}, got {base!r}."
+            f"{name!r}, got {base!r}."
         )
     _factory(base)
-    return base
+    if base in _OWN_COPIES and (name in ARCHITECTURES or OWN[name].wraps == "updates"):
+        raise ValueError(
+            f"base must be another optimizer for {name!r} than {base!r}, which works out the "
+            "parameters from copies of its own and would undo what is done to them."
+        )
+
+
+def base_parameters(name: str, base: Any) -> dict[str, inspect.Parameter]:
+    """What an optimizer that takes a base by name may hand on to it.
+
+    Args:
+        name: name of the optimizer that wraps.
+        base: name of the other.
+
+    Returns:
+        Names and parameters, without weight decay.
+
+    Raises:
+        ValueError: if it is not the name of an optimizer that can be wrapped.
+
+    Examples:
+        >>> list(base_parameters("learned_correction", "lion"))[:3]
+        ['learning_rate', 'b1', 'b2']
+    """
+    check_base(name, base)
+    return dict(inspect.signature(_factory(base)).parameters)
 
 
 def make(
@@ -293,11 +339,6 @@ def _make_around_base(
 ) -> optax.GradientTransformationExtraArgs:
     check_option_names(spec.name, dict(spec.options), option_names(spec))
     base, parameters = base_name(spec), _own_options(spec.name)
-    if OWN[spec.name].wraps == "updates" and base in _OWN_COPIES:
-        raise ValueError(
-            f"base must be another optimizer for {spec.name!r} than {base!r}, which works out the "
-            "parameters from copies of its own and would undo what is done to them."
-        )
     own = {key: value for key, value in spec.options if key in parameters}
     check_options(OptimizerSpec(spec.name, None, tuple(own.items())), parameters)
     rest = {key: value for key, value in spec.options if key not in {*parameters, "base"}}
@@ -320,7 +361,7 @@ def _make_learned(
 ) -> optax.GradientTransformationExtraArgs:
     if spec.weights is None:
         raise without_weights(spec.name)
-    parameters = transform_options(spec.name)
+    parameters = transform_options(spec.name, dict(spec.options))
     check_options(spec, parameters)
     if learning_rate is not None:
         hint = "; it can be an option" if "learning_rate" in parameters else ""

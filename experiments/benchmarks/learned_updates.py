@@ -35,7 +35,12 @@ DECAYS = np.array([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999], np.float32)
 
 
 Architecture: TypeAlias = (
-    optim.OPEN | optim.Optim4RL | optim.LinearOptim | optim.L2LGD2 | optim.STAR
+    optim.OPEN
+    | optim.Optim4RL
+    | optim.LinearOptim
+    | optim.L2LGD2
+    | optim.STAR
+    | optim.LearnedCorrection
 )
 
 
@@ -66,6 +71,8 @@ SETTINGS = (
     Setting("star", optim.STAR(), 0, 20),
     Setting("star, 8 agents", optim.STAR(), 8, 4),
     Setting("star, meta-gradient", optim.STAR(), 0, 8, differentiated=True),
+    Setting("learned_correction", optim.LearnedCorrection(), 0, 20),
+    Setting("learned_correction, 8 agents", optim.LearnedCorrection(), 8, 4),
 )
 
 
@@ -315,6 +322,79 @@ def plain_star(architecture: optim.STAR, meta_params: Any) -> Any:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def plain_learned_correction(architecture: optim.LearnedCorrection, meta_params: Any) -> Any:
+    """The learned correction of Adam with a learning rate of 1e-3, leaf by leaf.
+
+    Args:
+        architecture: its sizes.
+        meta_params: its weights.
+
+    Returns:
+        The optimizer, for trees of an actor and a critic with layers `Dense_i`.
+    """
+    plain, mlp = meta_params["plain"], meta_params["mlp"]
+    b1, b2 = 1 - np.array([0.1, 0.001], np.float32) * jnp.exp(plain["betas"])
+
+    def size(x: Any) -> Any:
+        return jnp.sqrt(jnp.mean(x**2))
+
+    def share(x: Any, y: Any) -> Any:
+        return jnp.where(y > 1e-12, x / jnp.where(y > 1e-12, y, 1), 0)
+
+    def cosine(x: Any, y: Any) -> Any:
+        return share(jnp.mean(x * y), size(x) * size(y))
+
+    def init(params: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return zeros, zeros, params, jnp.zeros((), jnp.int32)
+
+    def leaf(
+        p: Any, g: Any, m: Any, v: Any, start: Any, activity: Any, *, layer: float, row: int,
+        count: Any, training_progress: Any, batch_progress: Any,
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        m_hat, v_hat = m / (1 - b1**count), v / (1 - b2**count)
+        x, away = m_hat / (jnp.sqrt(v_hat) + 1e-8), p - start
+        now, then, both = size(p), size(start), jnp.sqrt(size(p) ** 2 + size(away) ** 2)
+        seen = [
+            jnp.minimum(share(size(m_hat), jnp.sqrt(jnp.mean(v_hat))), 1), cosine(g, m),
+            cosine(-g, away), cosine(-g, p), share(now**2 - then**2, now**2 + then**2),
+            share(size(away), both), layer, 1 - 2 * row, 1 if p.ndim > 1 else -1,
+            jnp.mean(activity <= 0.025 * jnp.mean(activity)), training_progress, batch_progress,
+        ]  # fmt: skip
+        out = jnp.stack([jnp.asarray(y, p.dtype) for y in seen])
+        for i in range(len(architecture.mlp_widths) + 1):
+            out = _dense(mlp[f"layers_{2 * i}"], jnp.tanh(out) if i else out)
+        times = jnp.stack([1 - training_progress, training_progress])
+        step = jnp.exp(out[0] / 2 + plain["step"][row] @ times)
+        decay = out[2] / 2 + plain["decay"][row] @ times
+        u = step * (1 + jnp.tanh(out[1] / 2) * jnp.sign(g) * jnp.sign(x)) * x
+        pulls = decay * share(p, now) + out[3] / 2 * share(away, both)
+        return -1e-3 * (u + 0.2 * size(x) * pulls), m, v
+
+    def update(
+        grads: Any, state: Any, params: Any, *, activations: Any,
+        training_progress: Any, batch_progress: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        *trees, count = state
+        leaves, treedef = jax.tree.flatten(params)
+        paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+
+        def result(path: Any, *arrays: Any) -> tuple[Any, Any, Any]:
+            network, layer = path[0].key, int(path[1].key.rpartition("_")[2])
+            return leaf(
+                *arrays, layer=layer / (len(params[network]) - 1), row=int(network == "critic"),
+                count=count + 1, training_progress=training_progress, batch_progress=batch_progress,
+            )  # fmt: skip
+
+        mirrors = map(jax.tree.leaves, (grads, *trees, activations))
+        results = [result(*of_leaf) for of_leaf in zip(paths, leaves, *mirrors, strict=True)]
+        updates, m, v = (jax.tree.unflatten(treedef, x) for x in zip(*results, strict=True))
+        return updates, (m, v, trees[2], count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def _factors(p: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes without the largest and without the second largest axis."""
     smaller, larger = np.argsort(p.shape, kind="stable")[-2:]
@@ -328,6 +408,7 @@ PLAIN: dict[type, Callable[..., Any]] = {
     optim.LinearOptim: plain_linear_optim,
     optim.L2LGD2: plain_l2lgd2,
     optim.STAR: plain_star,
+    optim.LearnedCorrection: plain_learned_correction,
 }
 
 

@@ -254,7 +254,6 @@ class Plan:
         """
         from experiments.command_line.devices import keep_compiled_programs
         from experiments.reports.aggregate import read_normalisers
-        from experiments.reports.report import report
 
         normalisers = read_normalisers(self.normalisers)
         how = {"resume": self.resume, "overwrite": self.overwrite}
@@ -264,6 +263,8 @@ class Plan:
         if self.cache:
             keep_compiled_programs()
         train_in_turn(runs, **how)
+        from experiments.reports.report import report  # draws, for which nobody waits before
+
         report(list(runs), self.out, normalisers=normalisers, overwrite=self.overwrite)
 
     def configs(self) -> dict[Path, RunConfig]:

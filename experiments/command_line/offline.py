@@ -214,7 +214,6 @@ class Offline(Command):
         from experiments.command_line.display import Display
         from experiments.command_line.progress import OfflineProgress
         from experiments.offline.training import train_offline
-        from experiments.reports.report import report
 
         command = self.filled()
         how = {"resume": self.resume, "overwrite": self.overwrite}
@@ -251,6 +250,8 @@ class Offline(Command):
                         on_note=display.note,
                         **how,
                     )
+        from experiments.reports.report import report  # draws, for which nobody waits before
+
         report(list(runs), command.out, overwrite=self.overwrite)
 
     def run_of(self, optimizer: str) -> OfflineRun:

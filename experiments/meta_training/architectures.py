@@ -51,7 +51,7 @@ class LearnedOptimizer:
             ValueError: if the name or an option is unknown, or a value is not allowed.
         """
         spec = optim.OptimizerSpec.parse(text)
-        check_option_names(spec.name, dict(spec.options), option_names(spec.name))
+        check_option_names(spec.name, dict(spec.options), option_names(spec))
         known = ARCHITECTURES[spec.name]
         sizes = inspect.signature(known).parameters
         given = dict(spec.options)
@@ -109,15 +109,16 @@ class LearnedOptimizer:
             )
 
 
-def option_names(name: str) -> list[str]:
+def option_names(spec: optim.OptimizerSpec) -> list[str]:
     """What the text that names a learned optimizer may set here: sizes, and what it is used with.
 
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in ARCHITECTURES:
-        raise unknown("learned optimizer", name, ARCHITECTURES)
-    return [*inspect.signature(ARCHITECTURES[name]).parameters, *transform_options(name)]
+    if spec.name not in ARCHITECTURES:
+        raise unknown("learned optimizer", spec.name, ARCHITECTURES)
+    sizes = inspect.signature(ARCHITECTURES[spec.name]).parameters
+    return [*sizes, *transform_options(spec.name, dict(spec.options))]
 
 
 def _as(parameter: inspect.Parameter, value: Any) -> Any:

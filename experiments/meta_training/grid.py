@@ -53,7 +53,7 @@ def requests(request: MetaRequest, axes: Sequence[Axis]) -> dict[Values, MetaReq
             "pipeline": list(typing.get_type_hints(PipelineOptions)),
             "imitation": list(typing.get_type_hints(ImitationOptions)),
         }[trainer],
-        "optimizer": option_names(spec.name),
+        "optimizer": option_names(spec),
         "set": list(typing.get_type_hints(Settings)),
     }
     given = {

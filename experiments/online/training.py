@@ -197,6 +197,7 @@ def _compiled(
         return each(lambda numbers, key: learner(numbers).init(key))(numbers, keys)
 
     def advance(numbers: Numbers, state: Any, iterations: jax.Array) -> tuple[Any, Any]:
+        @functools.partial(jax.jit, inline=True)  # so that it is traced once for its two callers
         def iterate(numbers: Numbers, state: Any) -> Any:
             # One clock for all seeds: what it decides on is then decided once.
             iteration = state.iteration[0]

@@ -17,13 +17,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from experiments.runs.files import write_atomically
 
-# Neither jax nor orbax at import, see `experiments.runs.directory`.
+if TYPE_CHECKING:
+    import numpy as np
+
+# No numpy, jax or orbax at import, see `experiments.runs.directory`.
 
 CHECKSUMS = "checkpoints.json"
 FOLDER = "checkpoints"
@@ -119,6 +120,7 @@ class Checkpoints:
             Exception: whatever orbax stumbles upon.
         """
         import jax
+        import numpy as np
         import orbax.checkpoint as ocp
 
         def like(leaf: Any) -> np.ndarray | None:
@@ -179,6 +181,8 @@ class Checkpoints:
 
     def _fitted(self, leaf: Any, saved: np.ndarray | None) -> np.ndarray:
         """An array of the shape that it has in a newborn state."""
+        import numpy as np
+
         expected = _data(leaf)
         if saved is None:
             return np.zeros(expected.shape, expected.dtype)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# No jax at import, see `experiments.runs.directory`.
+# Nothing that takes long at import, see `experiments.runs.directory`.
 
 
 def circumstances() -> dict[str, Any]:
@@ -48,6 +47,8 @@ def numerics() -> dict[str, Any]:
 
 def package_version(package: str) -> str:
     """Version of an installed package, or "not installed"."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -47,7 +47,7 @@ from experiments.runs.lock import LOCK, check_unlocked, lock
 from experiments.runs.metrics import Metrics
 from experiments.runs.stopping import Stopped, raise_if_requested, stop_requested
 
-# Neither jax nor orbax at import: whether a directory is free is said before they are loaded.
+# No numpy, jax or orbax at import: whether a directory is free is said before they are loaded.
 
 _FILES = (
     "metrics.csv",

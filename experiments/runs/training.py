@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -156,8 +157,14 @@ def seed_mesh(seeds: int) -> Mesh:
 def seed_keys(seeds: tuple[int, ...], mesh: Mesh) -> jax.Array:
     """A key for each seed, spread over devices; surplus ones at the end repeat the first."""
     padded = [*seeds, *seeds[:1] * (-len(seeds) % mesh.size)]
-    keys = jax.vmap(jax.random.key)(np.asarray(padded, np.uint32))
-    return jax.device_put(keys, NamedSharding(mesh, PartitionSpec("seeds")))
+    return _key_program(mesh)(np.asarray(padded, np.uint32))
+
+
+@functools.cache
+def _key_program(mesh: Mesh) -> Callable[[np.ndarray], jax.Array]:
+    """One program for all keys, and not one for each operation."""
+    sharding = NamedSharding(mesh, PartitionSpec("seeds"))
+    return jax.jit(jax.vmap(jax.random.key), out_shardings=sharding)
 
 
 def divided_up(number: int, by: int) -> int:

@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from optim._checks import nearest
 from optim.learned.l2lgd2 import L2LGD2
+from optim.learned.learned_correction import LearnedCorrection
 from optim.learned.linear_optim import LinearOptim
 from optim.learned.open import OPEN
 from optim.learned.optim4rl import Optim4RL
@@ -34,6 +35,7 @@ from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 # change what the numbers of a file are multiplied with is to make a new version.
 ARCHITECTURES: dict[str, Any] = {
     "l2lgd2": L2LGD2,
+    "learned_correction": LearnedCorrection,
     "linear_optim": LinearOptim,
     "open": OPEN,
     "optim4rl": Optim4RL,
@@ -261,7 +263,7 @@ def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
     name, at, _ = text.partition("@")
     if at and name in ARCHITECTURES:
         spec = OptimizerSpec.parse(text)
-        check_options(spec, transform_options(name))
+        check_options(spec, transform_options(name, dict(spec.options)))
         assert spec.weights is not None
         return load_weights(name, spec.weights, dict(spec.options) | options)
     if _is_path(text):
@@ -297,7 +299,7 @@ def load_weights(
     known = file.metadata["architecture"]
     if name not in ("", known):
         raise ValueError(f"{path} must hold meta-parameters of {name!r}, got those of {known!r}.")
-    check_option_names(known, options, transform_options(known))
+    check_option_names(known, options, transform_options(known, {**file.options, **options}))
     if file.several_rates and "learning_rate" not in options:
         raise ValueError(
             f"{path} was trained at several learning rates, {file.several_rates}, and needs to be "
@@ -332,21 +334,33 @@ def transform(
     return with_weight_decay(architecture.transform(meta_params, **own), **decay)
 
 
-def transform_options(name: str) -> dict[str, inspect.Parameter]:
+def transform_options(
+    name: str, options: Mapping[str, Any] | None = None
+) -> dict[str, inspect.Parameter]:
     """The options of a learned optimizer, which `transform` takes besides meta-parameters.
 
     Args:
         name: name of the architecture.
+        options: those that are given. If the architecture corrects another optimizer, the one that
+            they name as `base` has options too.
 
     Returns:
         Names and parameters.
 
+    Raises:
+        ValueError: if they name a base that cannot be one.
+
     Examples:
         >>> list(transform_options("linear_optim"))
         ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
+        >>> "kappa" in transform_options("learned_correction", {"base": "adamo"})
+        True
     """
-    own = list(inspect.signature(ARCHITECTURES[name].transform).parameters.items())[2:]
-    return {**dict(own), **DECAY_OPTIONS}
+    taken = list(inspect.signature(ARCHITECTURES[name].transform).parameters.items())[2:]
+    own = {key: value for key, value in taken if value.kind is not value.VAR_KEYWORD}
+    if len(own) < len(taken):
+        own = ARCHITECTURES[name].further_options((options or {}).get("base")) | own
+    return {**own, **DECAY_OPTIONS}
 
 
 def without_weights(name: str) -> ValueError:

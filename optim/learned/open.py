@@ -266,7 +266,7 @@ class OPEN:
                     dormancies=_dormancies(activations, paths, leaves),
                     positions=_positions(layer_proportion, paths),
                     noise_factors=_noise_factors(noise_mask, paths),
-                    progress=jnp.stack([_share(training_progress), _share(batch_progress)]),
+                    progress=jnp.stack([share(training_progress), share(batch_progress)]),
                 ),
                 state.key,
                 state.count,
@@ -430,8 +430,13 @@ def _compute(meta_params: Any, subtract_mean: bool, inputs: Inputs, key: Any, co
     return compute_updates(meta_params, inputs, draws, subtract_mean)
 
 
-def _share(number: Any) -> jax.Array:
-    """A number in [0, 1]. A caller that does not know it may pass None."""
+def share(number: Any) -> jax.Array:
+    """A number, clipped to [0, 1]. A caller that does not know it may pass None, which is 0.
+
+    Examples:
+        >>> print(share(None), share(1.5))
+        0.0 1.0
+    """
     return jnp.clip(jnp.asarray(0.0 if number is None else number, float), 0, 1)
 
 

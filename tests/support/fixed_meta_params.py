@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "linear_optim": optim.LinearOptim,
     "l2lgd2": optim.L2LGD2,
     "star": optim.STAR,
+    "learned_correction": optim.LearnedCorrection,
 }
 
 

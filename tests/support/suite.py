@@ -76,6 +76,14 @@ def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     )
 
 
+def corrected_adam(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    return optim.learned_correction(meta_params, "adam", learning_rate)
+
+
+def corrected_sgd(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    return optim.learned_correction(meta_params, optax.trace(0.9), learning_rate)
+
+
 def pulled_sgd(learning_rate: optax.ScalarOrSchedule, strength: float, penalty: str):
     return optim.l2_init(optax.sgd(learning_rate, momentum=0.9), strength, penalty)
 
@@ -251,6 +259,22 @@ CASES |= {
     "open": Case(open_noisy, {"meta_params": drawn("open"), "learning_rate": 1.0}, converges=False),
     "open_settling": Case(
         open_settling, {"meta_params": converging("open"), "learning_rate": 1e-2}
+    ),
+}
+
+CASES |= {
+    "learned_correction": Case(
+        corrected_adam, {"meta_params": converging("learned_correction"), "learning_rate": 1e-2}
+    ),
+    "learned_correction_drawn": Case(
+        corrected_adam,
+        {"meta_params": drawn("learned_correction"), "learning_rate": 1e-2},
+        converges=False,
+    ),
+    "learned_correction_sgd": Case(
+        corrected_sgd,
+        {"meta_params": drawn("learned_correction"), "learning_rate": 1e-3},
+        converges=False,
     ),
 }
 

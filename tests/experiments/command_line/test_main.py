@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +252,14 @@ def test_existing_runs_are_neither_touched_nor_trained(
     assert contents(comparison) == before
 
 
+def test_collections_are_as_before_after_a_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = gc.get_threshold()
+    fails(capsys, "compare")
+    assert gc.get_threshold() == before
+
+
 def test_an_existing_directory_is_noticed_before_jax_is_loaded(comparison: Path) -> None:
     script = (
         "import sys, experiments.command_line.main as cli\n"
@@ -262,6 +272,42 @@ def test_an_existing_directory_is_noticed_before_jax_is_loaded(comparison: Path)
     )
     assert (done.returncode, done.stdout) == (2, "[]\n")
     assert "exists already" in done.stderr
+
+
+def loaded(script: str, *arguments: str) -> set[str]:
+    """Modules that a new process has loaded when a script has run, which may end it."""
+    whole = (
+        "import sys, experiments.command_line.main as cli\n"
+        f"try:\n{textwrap.indent(script, '    ')}\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", whole, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+def test_help_needs_neither_numpy_nor_jax() -> None:
+    modules = loaded("cli.main(['--help'])")
+    assert "experiments.command_line.compare" in modules
+    assert not modules & {"numpy", "jax", "optim", "importlib.metadata"}
+
+
+def test_a_comparison_begins_without_what_draws(tmp_path: Path) -> None:
+    script = (
+        "from experiments.online import training\n"
+        "training.train = lambda *arguments, **options: sys.exit()\n"
+        "cli.main(sys.argv[1:])"
+    )
+    arguments = "compare --preset quickstart --no-cache --out"
+    modules = loaded(script, *arguments.split(), str(tmp_path / "x"))
+    assert {"gymnax", "experiments.online.training"} <= modules
+    assert not modules & {"matplotlib", "seaborn", "pandas", "scipy.stats", "orbax.checkpoint"}
 
 
 STOPS = [

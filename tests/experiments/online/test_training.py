@@ -300,6 +300,28 @@ def test_learning_rates_and_lengths_share_one_program(uninterrupted: Path, tmp_p
     assert len(events) == 1  # or the count above would mean nothing
 
 
+def test_an_iteration_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+
+    def counted(*arguments: Any) -> Any:
+        learner = ppo(*arguments)
+
+        def iterate(state: Any) -> Any:
+            traced.append(state)
+            return learner.iterate(state)
+
+        return learner._replace(iterate=iterate)
+
+    monkeypatch.setattr(training, "ppo", counted)
+    run = dataclasses.replace(
+        tiny_run(), optimizer="adam:b1=0.87"
+    )  # whose program is not there yet
+    program, numbers, keys = compiled(run)
+    state = jax.eval_shape(program.init, numbers, keys)
+    program.advance.trace(numbers, state, jax.ShapeDtypeStruct((), np.int32))
+    assert len(traced) == 1
+
+
 def test_shared_program_trains_each_learning_rate_as_its_own(tmp_path: Path) -> None:
     run = tiny_run("adam:learning_rate=0.03", iterations=4)
     train(tiny_run("adam:learning_rate=0.5", iterations=9), tmp_path / "before")

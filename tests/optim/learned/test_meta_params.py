@@ -25,6 +25,7 @@ NAMES = sorted(ARCHITECTURES)
 # Sizes of their own, among them tuples, which JSON has not; and what they were trained with.
 SIZES = {
     "l2lgd2": {"hidden_size": 3, "mlp_widths": (2, 4)},
+    "learned_correction": {"mlp_widths": (3, 2)},
     "linear_optim": {"hidden_size": 3},
     "open": {"hidden_size": 5, "gru_features": 3},
     "optim4rl": {"hidden_size": 2, "mlp_widths": (3,)},
@@ -32,6 +33,7 @@ SIZES = {
 }
 OPTIONS = {
     "l2lgd2": {"learning_rate": 0.1},
+    "learned_correction": {"base": "adam", "learning_rate": 0.1, "b1": 0.5, "layer": False},
     "linear_optim": {"grad_clip": None},
     "open": {"key": 3, "subtract_mean": False},
     "optim4rl": {"learning_rate": 1e-3, "grad_clip": 0.7},
