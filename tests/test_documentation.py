@@ -124,6 +124,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / link.partition("#")[0]).exists(), link
 
 
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 200
+
+
 def test_all_of_optim_is_in_the_reference() -> None:
     pages = [ROOT / "docs" / "api" / f"{name}.md" for name in ("optimizers", "learned", "tools")]
     text = "".join(page.read_text() for page in pages)
