@@ -30,6 +30,11 @@ def enter(names: Names) -> None:
 
 
 def names() -> Names:
-    """What the registry offers."""
+    """What the registry offers.
+
+    Examples:
+        >>> list(names().base_parameters("learned_correction", "sgd"))[:2]
+        ['learning_rate', 'momentum']
+    """
     (found,) = _known
     return found
