@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from optim import _by_name
 from optim._batching import in_turn
 from optim._checks import check_learning_rate, nearest
 from optim._leaves import key_of_seed
@@ -453,3 +454,6 @@ def _factory(name: str) -> Factory:
         raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
     known = [*factories, *ARCHITECTURES]
     raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, known)!r}.")
+
+
+_by_name.enter(_by_name.Names(make, check_base, base_parameters))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim import _by_name
 from optim._checks import check_learning_rate, check_params, check_range, check_real
 from optim._leaves import at_count, working_dtype, working_zeros
 from optim._noise import noise_key
@@ -127,13 +128,11 @@ class LearnedCorrection:
             >>> [name in LearnedCorrection.further_options() for name in ("dormancy", "b1")]
             [True, True]
         """
-        from optim import registry  # which imports this
-
         kind = inspect.Parameter.KEYWORD_ONLY
         seen = {name: inspect.Parameter(name, kind, default=True) for name in FEATURES}
         if base is not None and not isinstance(base, str):
             return seen
-        return registry.base_parameters("learned_correction", base or "adam") | seen
+        return _by_name.names().base_parameters("learned_correction", base or "adam") | seen
 
     @on_trained_leaves
     def transform(
@@ -266,13 +265,12 @@ def _base(
         check_range("eps", adam.eps, 0.0)
         check_range("eps_root", adam.eps_root, 0.0)
         return optax.with_extra_args_support(optax.identity()), adam, rate
-    from optim import registry  # which imports this
-
+    optimizers = _by_name.names()
+    optimizers.check_base("learned_correction", base)
     spec = OptimizerSpec(base, None, tuple(options.items()))
-    registry.check_base("learned_correction", base)
     if base in _PROPORTIONAL and "adam_learning_rate" not in options:
-        return registry.make(spec, 1.0), None, rate
-    return registry.make(spec, rate), None, 1.0
+        return optimizers.make(spec, 1.0), None, rate
+    return optimizers.make(spec, rate), None, 1.0
 
 
 def learned_correction(
