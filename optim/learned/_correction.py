@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim._leaves import bounded, safe_sqrt, widest_dtype
+from optim._leaves import safe_sqrt, widest_dtype
 from optim.learned._recurrent import cast
 
 # What the network sees of each leaf, in this order.
@@ -35,6 +35,7 @@ _WORTH = (1.0, 1.0, 0.2, 0.2, 0.2)
 _NETWORK = 0.5  # the network's outputs, sums of many numbers, count half of what plain ones do
 # Sums of squares below this count as 0, whose derivatives would overflow.
 _TINY = 1e-24
+_SAMPLE = 4096  # entries, of which means are taken
 _MOST = 4.0  # of the change of the logarithm of 1 - b, so that b stays below 1 in float32
 
 
@@ -200,7 +201,7 @@ def means(
     start: jax.Array,
     direction: jax.Array,
 ) -> Sums:
-    """The means from which the features of a leaf are made.
+    """The means from which the features of a leaf are made; of large ones, over a sample.
 
     Args:
         grad: the gradient.
@@ -211,14 +212,57 @@ def means(
         direction: what the base descends along.
 
     Returns:
-        The means, 0 for an empty leaf, in the dtype of the direction.
+        The means in the dtype of the direction, 0 for an empty leaf and for what overflows.
     """
+    arrays = (grad.astype(direction.dtype), first, second, param, start, direction)
     # What else these arrays are used for is to be compiled as if there were no means of them.
-    arrays = jax.lax.optimization_barrier((grad, first, param, start, direction, second))
-    g, m, p, s, x, second = (bounded(array, direction.dtype) for array in arrays)
+    arrays = jax.lax.optimization_barrier(tuple(map(sample, arrays)))
+    g, m, v, p, s, x = (array.astype(direction.dtype) for array in arrays)
     away = p - s
-    products = (g * g, m * m, second, p * p, s * s, away * away, x * x, g * m, g * p, g * away)
-    return Sums(*(jnp.sum(product) / max(grad.size, 1) for product in products))
+    products = (g * g, m * m, v, p * p, s * s, away * away, x * x, g * m, g * p, g * away)
+    found = (total / max(g.size, 1) for total in totals(tuple(map(jnp.ravel, products))))
+    return Sums(*(jnp.where(jnp.isfinite(mean), mean, 0) for mean in found))
+
+
+@jax.custom_jvp
+def totals(vectors: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The sums of vectors of one length and dtype, all in one loop, half the time of ten.
+
+    Args:
+        vectors: the vectors.
+
+    Returns:
+        Scalars.
+
+    Examples:
+        >>> print(*totals((jnp.arange(3.0), jnp.ones(3))))
+        3.0 3.0
+    """
+    zeros = (jnp.zeros([], vectors[0].dtype),) * len(vectors)
+    add = lambda old, new: tuple(a + b for a, b in zip(old, new, strict=True))  # noqa: E731
+    return tuple(jax.lax.reduce(vectors, zeros, add, (0,)))
+
+
+@totals.defjvp
+def _totals_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return totals(*primals), tuple(map(jnp.sum, tangents[0]))
+
+
+def sample(x: jax.Array) -> jax.Array:
+    """Every k-th row of what is large, with k odd: planes of an image are met alike.
+
+    Args:
+        x: array.
+
+    Returns:
+        It, if it has less than 8192 entries; else about 4096 of them, or a row.
+
+    Examples:
+        >>> sample(jnp.ones((64, 64))).shape, sample(jnp.ones((400, 64))).shape
+        ((64, 64), (80, 64))
+    """
+    step = (x.size // _SAMPLE - 1) // 2 * 2 + 1
+    return x.reshape(-1, x.shape[-1] if x.ndim > 1 else 1)[::step] if step > 1 else x
 
 
 def inverse_root(x: jax.Array) -> jax.Array:

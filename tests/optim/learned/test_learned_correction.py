@@ -239,6 +239,32 @@ def test_features_are_free_of_scale():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
 
 
+def test_means_of_large_leaves_are_over_rows_of_all_kinds():
+    """Of 400 inputs, 4 planes of 10 by 10, of each plane and of each line as many."""
+    rows = np.arange(400)
+    chosen = np.asarray(_correction.sample(jnp.broadcast_to(rows[:, None], (400, 64)))[:, 0])
+    assert 4096 <= chosen.size * 64 < 8192
+    for number, kinds in ((chosen % 4, 4), (chosen // 40, 10)):
+        assert set(np.bincount(number, minlength=kinds)) == {chosen.size // kinds}
+    rng = np.random.default_rng(0)
+    arrays = [np.float32(rng.normal(size=(400, 64))) for _ in range(6)]
+    arrays[2] = arrays[2] ** 2
+    g, m, v, p, s, x = (np.float64(array[chosen]) for array in arrays)
+    found = _correction.means(*(jnp.asarray(array) for array in arrays))
+    away = p - s
+    products = [g * g, m * m, v, p * p, s * s, away**2, x * x, g * m, g * p, g * away]
+    np.testing.assert_allclose(found, [y.mean() for y in products], rtol=1e-4, atol=1e-6)
+
+
+def test_sums_have_the_derivatives_of_sums():
+    vectors = tuple(jnp.arange(4.0) + i for i in range(3))
+    value = lambda sums: sums[0] * sums[1] ** 2 + sums[2]  # noqa: E731
+    ours = jax.grad(lambda x: value(_correction.totals(x)))(vectors)
+    expected = jax.grad(lambda x: value([jnp.sum(y) for y in x]))(vectors)
+    assert_close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
+    jax.tree.map(assert_close, ours, expected)
+
+
 @pytest.mark.parametrize("name", FEATURES)
 def test_each_feature_matters_and_can_be_left_out(name):
     """With a network that sees one feature alone."""
