@@ -68,8 +68,12 @@ def scale_by_adam_gnt(
     check_range("eps", eps, 0.0)
 
     def init_fn(params: optax.Params) -> ScaleByAdamGnTState:
-        shares = jax.tree.map(_of_rows, params), jax.tree.map(_of_columns, params)
-        return ScaleByAdamGnTState(working_zeros(params), working_zeros(params), shares, shares)
+        # Each time anew: buffers that two arrays share could not be donated.
+        moments = [working_zeros(params) for _ in range(2)]
+        shares = [
+            (jax.tree.map(_of_rows, params), jax.tree.map(_of_columns, params)) for _ in range(2)
+        ]
+        return ScaleByAdamGnTState(*moments, *shares)
 
     def direction(grad: Any, mu: Any, nu: Any, *shares: Any) -> Any:
         # Few numbers are inverted, and entries only multiplied: division takes longer.
