@@ -151,12 +151,8 @@ def spectral_regularization(
                 sizes = jnp.where(_is_small(sizes, exponent), sizes, 0)
                 terms[i] = jnp.where(sizes > 0, weight * sizes ** (exponent - 1) * leaf, 0)
             else:
-
-                def slope(sigmas: jax.Array, weight: jax.Array = weight) -> jax.Array:
-                    sigmas = jnp.where(_is_small(sigmas, 2 * exponent), sigmas, 1)
-                    return weight * (sigmas**exponent - 1) * sigmas ** (exponent - 1)
-
-                left[i], right[i], terms[i] = _power_iteration(leaf, right[i], number, slope)
+                found = _power_iteration(leaf, right[i], number, weight, exponent)
+                left[i], right[i], terms[i] = found
 
         def penalty(leaves: Sequence[jax.Array | None]) -> jax.Array:
             dtype = widest_dtype(leaves)
@@ -197,39 +193,47 @@ def _power_iteration(
     kernel: jax.Array,
     vectors: jax.Array,
     axes: int,
-    slope: Callable[[jax.Array], jax.Array],
+    weight: jax.Array,
+    exponent: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One improvement of the singular vectors, and the gradient of a function of sigma.
+    """One improvement of the singular vectors, and the gradient of the penalty.
 
     Args:
         kernel: the kernel.
         vectors: right singular vectors so far, one for each member.
         axes: number of leading axes that index members.
-        slope: the derivative of the function.
+        weight: twice the exponent times the strength.
+        exponent: k.
 
     Returns:
         The left singular vectors, one row for each member; the right ones in their shape; and the
         gradient, like the kernel.
     """
 
-    def of_member(matrix: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def of_member(
+        matrix: jax.Array, v: jax.Array, weight: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         u = _unit(matrix_product(matrix, v), jnp.zeros_like(matrix[:, 0]))
         rows = matrix_product(u, matrix)
         v = _unit(rows, v)
         sigma = jnp.sum(rows * v)  # u^T W v, without a third product
-        return u, v, jnp.outer(u, slope(sigma) * v)
+        sigma = jnp.where(_is_small(sigma, 2 * exponent), sigma, 1)
+        slope = weight * (sigma**exponent - 1) * sigma ** (exponent - 1)
+        return u, v, jnp.outer(u, slope * v)
 
-    def whole(kernel: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def whole(
+        kernel: jax.Array, vectors: jax.Array, weight: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         matrices = as_matrices(kernel, axes)
         flat = vectors.reshape(-1, vectors.shape[-1])
-        left, right, terms = jax.vmap(of_member)(matrices, flat)
+        left, right, terms = jax.vmap(of_member, (0, 0, None))(matrices, flat, weight)
         return left, right.reshape(vectors.shape), terms.reshape(kernel.shape)
 
     # With shardings in the types, products of sharded matrices are ambiguous: leave those to XLA.
     if jax.sharding.get_abstract_mesh().explicit_axes:
         shardings = (jax.P(), jax.typeof(vectors).sharding, jax.typeof(kernel).sharding)
         whole = jax.sharding.auto_axes(whole, out_sharding=shardings)
-    return whole(kernel, vectors)
+    return whole(kernel, vectors, weight)
 
 
 def _singular_values(left: jax.Array, kernel: jax.Array, right: jax.Array, axes: int) -> jax.Array:
