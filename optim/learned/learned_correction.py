@@ -27,7 +27,7 @@ _RATE = 1e-3  # of a base that is named, unless one is given
 # Optimizers whose updates are in proportion to their learning rate. It is multiplied with at the
 # very end, as they do: compilers may fuse that with the sum of parameter and update.
 _PROPORTIONAL = frozenset({"adamo", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd"})
-_ROLES = {("actor",): 1, ("critic",): -1}
+_ROLES: dict[Path, int] = {("actor",): 1, ("critic",): -1}
 _DORMANT = 0.025  # share of the layer's mean activation up to which a unit counts as dormant
 
 
