@@ -89,11 +89,12 @@ def test_by_name_it_is_what_was_trained(name, path):
     assert kept["architecture"] == name
     assert json.loads(kept["options"]) == OPTIONS[name]
     assert kept["feature_version"] == "1"
+    others = {"open": {"key": 4}, "learned_correction": {"learning_rate": 9.0}}
     optimizers = {
         "trained": ARCHITECTURES[name](**SIZES[name]).transform(meta, **OPTIONS[name]),
         "made": optim.make(f"{name}@{path}"),
         "loaded": optim.load(str(path)),
-        "other": optim.load(f"{name}@{path}", **{"key": 4} if name == "open" else {"grad_clip": 9}),
+        "other": optim.load(f"{name}@{path}", **others.get(name, {"grad_clip": 9})),
     }
 
     @quick_jit
