@@ -370,7 +370,7 @@ LEARNED: dict[str, OptimizerDetails] = {
     "learned_correction": OptimizerDetails(
         factory=learned_correction,
         summary="A learned correction of Adam or another optimizer, which starts as that one.",
-        paper="this project",
+        paper="this project; features after Goldie et al., 2024, arXiv 2407.07082",
         inputs="activations, training_progress and batch_progress, each optional",
         state="3, and the base's unless it is Adam",
         cost="ten means over each tensor, and a small perceptron for each",

@@ -228,7 +228,7 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
     if get_origin(parameter.annotation) is Literal:
         choices = get_args(parameter.annotation)
         return f"one of {', '.join(choices)}", lambda value: value in choices
-    if str in members:
+    if isinstance(default, str):
         return "a name", lambda value: isinstance(value, str)
     if isinstance(default, bool) or (default is None and members[0] is bool):
         return "true or false", lambda value: isinstance(value, bool)

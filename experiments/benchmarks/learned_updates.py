@@ -335,14 +335,18 @@ def plain_learned_correction(architecture: optim.LearnedCorrection, meta_params:
     plain, mlp = meta_params["plain"], meta_params["mlp"]
     b1, b2 = 1 - np.array([0.1, 0.001], np.float32) * jnp.exp(plain["betas"])
 
+    def mean(x: Any) -> Any:  # of large leaves, over every k-th row
+        step = (x.size // 4096 - 1) // 2 * 2 + 1
+        return jnp.mean(x[::step] if step > 1 else x)
+
     def size(x: Any) -> Any:
-        return jnp.sqrt(jnp.mean(x**2))
+        return jnp.sqrt(mean(x**2))
 
     def share(x: Any, y: Any) -> Any:
         return jnp.where(y > 1e-12, x / jnp.where(y > 1e-12, y, 1), 0)
 
     def cosine(x: Any, y: Any) -> Any:
-        return share(jnp.mean(x * y), size(x) * size(y))
+        return share(mean(x * y), size(x) * size(y))
 
     def init(params: Any) -> Any:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -357,7 +361,7 @@ def plain_learned_correction(architecture: optim.LearnedCorrection, meta_params:
         x, away = m_hat / (jnp.sqrt(v_hat) + 1e-8), p - start
         now, then, both = size(p), size(start), jnp.sqrt(size(p) ** 2 + size(away) ** 2)
         seen = [
-            jnp.minimum(share(size(m_hat), jnp.sqrt(jnp.mean(v_hat))), 1), cosine(g, m),
+            jnp.minimum(share(size(m_hat), jnp.sqrt(mean(v_hat))), 1), cosine(g, m),
             cosine(-g, away), cosine(-g, p), share(now**2 - then**2, now**2 + then**2),
             share(size(away), both), layer, 1 - 2 * row, 1 if p.ndim > 1 else -1,
             jnp.mean(activity <= 0.025 * jnp.mean(activity)), training_progress, batch_progress,

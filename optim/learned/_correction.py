@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim._leaves import safe_sqrt, widest_dtype
+from optim._leaves import bounded, safe_sqrt, widest_dtype
 from optim.learned._recurrent import cast
 
 # What the network sees of each leaf, in this order.
@@ -214,10 +214,12 @@ def means(
     Returns:
         The means in the dtype of the direction, 0 for an empty leaf and for what overflows.
     """
-    arrays = (grad.astype(direction.dtype), first, second, param, start, direction)
+    arrays = (grad, first, second, param, start, direction)
     # What else these arrays are used for is to be compiled as if there were no means of them.
     arrays = jax.lax.optimization_barrier(tuple(map(sample, arrays)))
     g, m, v, p, s, x = (array.astype(direction.dtype) for array in arrays)
+    # Or else compilers find the sums of squares that gradients were clipped by, and join the two.
+    g = bounded(g, g.dtype)
     away = p - s
     products = (g * g, m * m, v, p * p, s * s, away * away, x * x, g * m, g * p, g * away)
     found = (total / max(g.size, 1) for total in totals(tuple(map(jnp.ravel, products))))

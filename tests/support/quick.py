@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 
 _WISHES = {
     "xla_backend_optimization_level": 0,
@@ -34,4 +35,6 @@ def _options():
 def quick_jit(fun=None, **kwargs):
     if fun is None:
         return functools.partial(quick_jit, **kwargs)
+    if isinstance(jnp.zeros(()), jax.core.Tracer):  # a part of another program, compiled with it
+        return _jit(fun, **kwargs)
     return _jit(fun, compiler_options=_options(), **kwargs)

@@ -31,7 +31,7 @@ SIZES = {
     "optim4rl": {"hidden_size": 2, "mlp_widths": (3,)},
     "star": {"mlp_widths": (3, 2)},
 }
-OTHER = {"open": {"key": 4}, "learned_correction": {"b1": 0.6}}
+OTHER = {"open": {"key": 4}, "learned_correction": {"learning_rate": 9.0}}
 OPTIONS = {
     "l2lgd2": {"learning_rate": 0.1},
     "learned_correction": {"base": "adam", "learning_rate": 0.1, "b1": 0.5, "layer": False},
