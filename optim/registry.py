@@ -78,7 +78,7 @@ def learned_names() -> list[str]:
 
     Examples:
         >>> learned_names()
-        ['l2lgd2', 'linear_optim', 'open', 'optim4rl', 'star']
+        ['l2lgd2', 'linear_optim', 'open', 'optim4rl', 'star', 'velo']
     """
     return sorted(ARCHITECTURES)
 

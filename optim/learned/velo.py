@@ -192,9 +192,7 @@ class VeLO:
                 },
                 memory=Memory(rows("hidden"), rows("cell")),
                 losses=_velo.no_losses(dtype),
-                pending=None
-                if is_short
-                else Pending(working_zeros(params), jnp.zeros([], dtype)),
+                pending=None if is_short else Pending(working_zeros(params), jnp.zeros([], dtype)),
             )
 
         def update_fn(
@@ -361,15 +359,14 @@ def velo(
       the penalty that is added to it is twice what is added to the gradient. `l2` and
       `decoupled_decay` of specs have no such difference.
     """
-    sizes = {}
     try:
-        sizes = {
-            "hidden_size": jnp.shape(meta_params["lstm_init_state"]["hidden"])[1],
-            "bank_size": jnp.shape(meta_params["ff_mod_stack"]["b0"])[0],
-        }
+        architecture = VeLO(
+            hidden_size=jnp.shape(meta_params["lstm_init_state"]["hidden"])[1],
+            bank_size=jnp.shape(meta_params["ff_mod_stack"]["b0"])[0],
+        )
     except (IndexError, KeyError, TypeError):
-        pass  # The check of shapes says what is wrong.
-    return VeLO(**sizes).transform(
+        architecture = VeLO()  # The check of shapes says what is wrong.
+    return architecture.transform(
         meta_params,
         num_updates,
         weight_decay,

@@ -76,6 +76,20 @@ def open_settling(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     )
 
 
+@on_trained_leaves
+def velo_scaled(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    """VeLO takes no learning rate."""
+    optimizer = optim.velo(meta_params, num_updates=30_000)
+    return optax.chain(optimizer, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+
+
+@on_trained_leaves
+def velo_long(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    """A step for every two gradients."""
+    optimizer = optim.velo(meta_params, num_updates=300_000, weight_decay=1e-3)
+    return optax.chain(optimizer, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+
+
 def pulled_sgd(learning_rate: optax.ScalarOrSchedule, strength: float, penalty: str):
     return optim.l2_init(optax.sgd(learning_rate, momentum=0.9), strength, penalty)
 
@@ -251,6 +265,18 @@ CASES |= {
     "open": Case(open_noisy, {"meta_params": drawn("open"), "learning_rate": 1.0}, converges=False),
     "open_settling": Case(
         open_settling, {"meta_params": converging("open"), "learning_rate": 1e-2}
+    ),
+}
+
+CASES |= {
+    "velo": Case(
+        velo_scaled, {"meta_params": converging("velo"), "learning_rate": 1e-2}, like="momo"
+    ),
+    "velo_long": Case(
+        velo_long,
+        {"meta_params": drawn("velo"), "learning_rate": 1e-2},
+        converges=False,
+        like="momo",
     ),
 }
 

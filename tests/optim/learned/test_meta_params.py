@@ -29,6 +29,7 @@ SIZES = {
     "open": {"hidden_size": 5, "gru_features": 3},
     "optim4rl": {"hidden_size": 2, "mlp_widths": (3,)},
     "star": {"mlp_widths": (3, 2)},
+    "velo": {"hidden_size": 3, "bank_size": 2},
 }
 OPTIONS = {
     "l2lgd2": {"learning_rate": 0.1},
@@ -36,7 +37,9 @@ OPTIONS = {
     "open": {"key": 3, "subtract_mean": False},
     "optim4rl": {"learning_rate": 1e-3, "grad_clip": 0.7},
     "star": {"learning_rate": 0.3, "nominal_step": 0.01},
+    "velo": {"num_updates": 50, "use_bugged_loss_features": True},
 }
+OTHER = {"open": {"key": 4}, "velo": {"use_bugged_next_lstm_state": True}}
 PARAMS = {
     "actor": {
         "Dense_0": {"kernel": np.linspace(-1, 1, 6).reshape(3, 2), "bias": np.ones(2)},
@@ -91,7 +94,7 @@ def test_by_name_it_is_what_was_trained(name, path):
         "trained": ARCHITECTURES[name](**SIZES[name]).transform(meta, **OPTIONS[name]),
         "made": optim.make(f"{name}@{path}"),
         "loaded": optim.load(str(path)),
-        "other": optim.load(f"{name}@{path}", **{"key": 4} if name == "open" else {"grad_clip": 9}),
+        "other": optim.load(f"{name}@{path}", **OTHER.get(name, {"grad_clip": 9})),
     }
 
     @quick_jit
@@ -102,7 +105,7 @@ def test_by_name_it_is_what_was_trained(name, path):
             grads = jax.tree.map(lambda leaf: 10 * jnp.cos(leaf), params)
             state = optimizer.init(params)
             for _ in range(2):
-                results[key], state = optimizer.update(grads, state, params)
+                results[key], state = optimizer.update(grads, state, params, value=1.0)
         return results
 
     results = updates()
