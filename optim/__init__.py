@@ -71,6 +71,7 @@ from optim.learned.star import STAR as STAR
 from optim.learned.star import star as star
 from optim.learned.velo import VeLO as VeLO
 from optim.learned.velo import velo as velo
+from optim.learned.velo_checkpoint import load_velo_checkpoint as load_velo_checkpoint
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
 from optim.normalize_project import normalize_kernels as normalize_kernels
@@ -158,6 +159,7 @@ __all__ = [
     "load_meta_params",
     "load_metadata",
     "load_open_npy",
+    "load_velo_checkpoint",
     "make",
     "mars",
     "nearest",
