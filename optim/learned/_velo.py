@@ -60,7 +60,7 @@ class Leaf(NamedTuple):
 class Clock(NamedTuple):
     """What is known of the lifetime."""
 
-    count: jax.Array  # shape=(), dtype=int32, steps before this one
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32, steps before this one
     steps: jax.Array  # shape=(), float, steps of the whole lifetime
 
 

@@ -219,15 +219,16 @@ class VeLO:
             check_steps_between("num_updates", calls)
 
             def advance(
-                meta_params: Any, leaves: Any, grads: Any, value: Any, calls: Any, old: Any
+                meta_params: Any, leaves: Any, grads: Any, value: Any, traced: Any, old: Any
             ) -> tuple[Any, Any]:
+                number = calls if isinstance(calls, int) else traced
                 dtypes = [working_dtype(leaf) for leaf in leaves]
                 value = jnp.asarray(value, old[3].means.dtype)
                 grads = [g.astype(dtype) for g, dtype in zip(grads, dtypes, strict=True)]
                 if isinstance(weight_decay, jax.core.Tracer) or np.any(weight_decay):
                     value, grads = _decayed(weight_decay, leaves, value, grads)
                 step = _Step(meta_params, use_bugged_loss_features, use_bugged_next_lstm_state)
-                return _accumulated(step, calls, leaves, grads, value, old)
+                return _accumulated(step, number, leaves, grads, value, old)
 
             treedef: Any = jax.tree.structure(params)
             leaves, grads = jax.tree.leaves(params), treedef.flatten_up_to(updates)
@@ -239,18 +240,17 @@ class VeLO:
             if pending is not None:
                 pending = Pending(treedef.flatten_up_to(pending.gradients), pending.value)
             old = state.count, averages, state.memory, state.losses, pending
-            is_static = isinstance(calls, int)
-            run = unsharded(
-                lambda *x: advance(*x[:4], calls if is_static else x[4], x[5]), (leaves, old)
-            )
-            number = jnp.asarray(calls, jnp.int32)
-            steps, new = run(meta_params, leaves, grads, jnp.asarray(value), number, old)
+            traced = jnp.asarray(calls, jnp.int32)
+            run = unsharded(advance, (leaves, old))
+            steps, new = run(meta_params, leaves, grads, jnp.asarray(value), traced, old)
             count, averages, memory, losses, pending = new
             if pending is not None:
                 pending = Pending(treedef.unflatten(pending.gradients), pending.value)
             fields = zip(*averages, strict=True) if averages else [()] * len(Accumulators._fields)
             trees = (treedef.unflatten(field) for field in fields)
-            return treedef.unflatten(steps), VeLOState(count, *trees, memory, losses, pending)
+            return treedef.unflatten(steps), VeLOState(
+                count, *trees, memory=memory, losses=losses, pending=pending
+            )
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
