@@ -247,10 +247,8 @@ class VeLO:
             if pending is not None:
                 pending = Pending(treedef.unflatten(pending.gradients), pending.value)
             fields = zip(*averages, strict=True) if averages else [()] * len(Accumulators._fields)
-            trees = (treedef.unflatten(field) for field in fields)
-            return treedef.unflatten(steps), VeLOState(
-                count, *trees, memory=memory, losses=losses, pending=pending
-            )
+            trees = Accumulators(*(treedef.unflatten(field) for field in fields))
+            return treedef.unflatten(steps), VeLOState(count, *trees, memory, losses, pending)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
