@@ -341,6 +341,7 @@ def ppo(
                 optimizer_state,
                 training_progress=training_progress,
                 batch_progress=batch_progress,
+                num_updates=config.iterations * config.updates_per_iteration,
                 reset=reset,
             )
             return (params, optimizer_state), metrics | {"gradient_norm": norm}

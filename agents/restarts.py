@@ -95,7 +95,8 @@ def with_progress_of_phase(
         iterations: of a phase, see `phase_iterations`.
 
     Returns:
-        The same, with a `training_progress` that runs from 0 to 1 from its first iteration on.
+        The same, with a `training_progress` that runs from 0 to 1 from its first iteration on, and
+        the `num_updates` of a phase.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -109,6 +110,7 @@ def with_progress_of_phase(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ProgressState]:
         extra_args["training_progress"] = progress(state.count // updates_per_iteration, iterations)
+        extra_args["num_updates"] = updates_per_iteration * iterations
         updates, inner_state = optimizer.update(updates, state.inner_state, params, **extra_args)
         return updates, ProgressState(state.count + 1, inner_state)
 

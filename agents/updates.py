@@ -23,6 +23,7 @@ def descend(
     *,
     training_progress: jax.Array,
     batch_progress: jax.Array,
+    num_updates: int | jax.Array,
     reset: Any,
 ) -> tuple[Any, optax.OptState, Metrics, jax.Array]:
     """One update of PPO or of an offline learner.
@@ -34,6 +35,7 @@ def descend(
       parameters;
     - `training_progress` and `batch_progress`: how much of the lifetime, and of the passes over the
       present batch, is done, each in [0, 1];
+    - `num_updates`: the number of updates in the whole lifetime;
     - `reset`: whether this is the first update on a new objective;
     - under optax's names, what its line searches and second-order optimizers take: `grad` (the
       gradient before the chain), and `value_fn` and `obj_fn`, both the Python function from
@@ -48,6 +50,7 @@ def descend(
         optimizer_state: the optimizer's state.
         training_progress: see above.
         batch_progress: see above.
+        num_updates: see above.
         reset: see above.
 
     Returns:
@@ -67,6 +70,7 @@ def descend(
             activations=activations,
             training_progress=training_progress,
             batch_progress=batch_progress,
+            num_updates=num_updates,
             reset=reset,
             grad=gradients,
             value_fn=objective,

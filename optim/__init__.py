@@ -72,6 +72,9 @@ from optim.learned.optim4rl import Optim4RL as Optim4RL
 from optim.learned.optim4rl import optim4rl as optim4rl
 from optim.learned.star import STAR as STAR
 from optim.learned.star import star as star
+from optim.learned.velo import VeLO as VeLO
+from optim.learned.velo import velo as velo
+from optim.learned.velo_checkpoint import load_velo_checkpoint as load_velo_checkpoint
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
 from optim.normalize_project import normalize_kernels as normalize_kernels
@@ -126,6 +129,7 @@ __all__ = [
     "Optim4RL",
     "OptimizerDetails",
     "OptimizerSpec",
+    "VeLO",
     "accepts_schedule",
     "ada_upgd",
     "adabound",
@@ -161,6 +165,7 @@ __all__ = [
     "load_meta_params",
     "load_metadata",
     "load_open_npy",
+    "load_velo_checkpoint",
     "make",
     "mars",
     "nearest",
@@ -213,6 +218,7 @@ __all__ = [
     "trac_adam",
     "tvlars",
     "upgd",
+    "velo",
     "weight_clipping",
     "with_only_extra_args",
     "with_weight_decay",

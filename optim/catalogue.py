@@ -27,6 +27,7 @@ from optim.learned.linear_optim import linear_optim
 from optim.learned.open import open_optimizer
 from optim.learned.optim4rl import optim4rl
 from optim.learned.star import star
+from optim.learned.velo import velo
 from optim.mars import mars
 from optim.normalize_project import normalize_project
 from optim.parseval import parseval
@@ -407,6 +408,15 @@ LEARNED: dict[str, OptimizerDetails] = {
         paper="Harrison et al., 2022, arXiv 2209.11208; as in Lan et al., 2024, arXiv 2302.01470",
         state="4, and 6 for each row and column of a matrix",
         cost="a perceptron with 39 inputs for each parameter",
+        group="learned",
+    ),
+    "velo": OptimizerDetails(
+        factory=velo,
+        summary="VeLO: an LSTM mixes for each tensor the perceptron that gives its steps.",
+        paper="Metz et al., 2022, arXiv 2211.09760",
+        inputs="value; num_updates, unless it is an option",
+        state="4, and 6 for each row and column of a matrix; 1 more where steps take means",
+        cost="a perceptron with 30 inputs for each parameter, and an LSTM for each tensor",
         group="learned",
     ),
 }

@@ -79,7 +79,7 @@ def learned_names() -> list[str]:
 
     Examples:
         >>> learned_names()
-        ['l2lgd2', 'learned_correction', 'linear_optim', 'open', 'optim4rl', 'star']
+        ['l2lgd2', 'learned_correction', 'linear_optim', 'open', 'optim4rl', 'star', 'velo']
     """
     return sorted(ARCHITECTURES)
 

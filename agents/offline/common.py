@@ -250,6 +250,7 @@ def descend(
     params: Any,
     optimizer_state: optax.OptState,
     progress: jax.Array,
+    num_updates: int | jax.Array,
 ) -> tuple[Any, optax.OptState, Metrics, jax.Array]:
     """One update, as in `agents.updates.descend`, of an offline learner.
 
@@ -263,6 +264,7 @@ def descend(
         params: the parameters.
         optimizer_state: the optimizer's state.
         progress: `training_progress`.
+        num_updates: those of these parameters in the whole lifetime.
 
     Returns:
         New parameters and state, the loss's metrics, and the norm of the gradient.
@@ -277,6 +279,7 @@ def descend(
         optimizer_state,
         training_progress=progress,
         batch_progress=jnp.zeros((), jnp.float32),
+        num_updates=num_updates,
         reset=_NeverNew(),
     )
 

@@ -268,6 +268,7 @@ def iql(
                     state.params[name],
                     state.optimizer_state[name],
                     progress,
+                    config.iterations * config.critic_steps,
                 )
                 metrics |= found | {f"{name}_gradient_norm": norm}
             state = state._replace(

@@ -231,8 +231,14 @@ def td3_learner(
         def update(
             state: OfflineState, name: str, loss: Callable[[Any], LossAndAux]
         ) -> tuple[OfflineState, Metrics]:
+            steps = config.critic_steps // (config.actor_period if name == "actor" else 1)
             params, optimizer_state, metrics, norm = descend(
-                optimizers[name], loss, state.params[name], state.optimizer_state[name], progress
+                optimizers[name],
+                loss,
+                state.params[name],
+                state.optimizer_state[name],
+                progress,
+                config.iterations * steps,
             )
             state = state._replace(
                 params=state.params | {name: params},

@@ -79,6 +79,7 @@ def scan_of_updates(
             activations=jax.tree.map(lambda p: jnp.ones(p.shape[-1:]), params),
             training_progress=jnp.zeros(()),
             batch_progress=jnp.zeros(()),
+            num_updates=1000,
             reset=jnp.zeros((), bool),
             grad=gradients,
             value_fn=objective,

@@ -1,10 +1,10 @@
-"""`rl-optim convert`: OPEN's published weights as a file of meta-parameters."""
+"""`rl-optim convert`: published weights of OPEN and VeLO as a file of meta-parameters."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,7 +13,7 @@ from experiments.command_line.arguments import FLAG, Command, count, option
 
 @dataclasses.dataclass(frozen=True)
 class Convert(Command):
-    """Convert OPEN's weights, published as a flat vector, to a file for open@FILE.
+    """Convert OPEN's weights, published as a flat vector, or VeLO's to a file for open@FILE.
 
     Example: rl-optim convert breakout_OPEN.npy open_breakout.safetensors
     """
@@ -21,9 +21,11 @@ class Convert(Command):
     computes = True
 
     weights: Annotated[Path, tyro.conf.Positional, option("WEIGHTS.npy")]
-    """File that holds the vector of float32 numbers."""
+    """File that holds the vector of float32 numbers, or VeLO's checkpoint."""
     out: Annotated[Path, tyro.conf.Positional, option("OUT.safetensors")]
     """File to write."""
+    architecture: Annotated[Literal["open", "velo"], option("{open,velo}", "open")] = "open"
+    """Whose weights they are. VeLO's are in a file called params, or in a *.checkpoint."""
     training_tasks: Annotated[str, option("TEXT", "unknown")] = "unknown"
     """What the weights were trained on, for the record."""
     hidden_size: Annotated[
@@ -39,6 +41,10 @@ class Convert(Command):
 
     def check(self) -> None:
         """See `Command`."""
+        if self.architecture == "velo" and (self.hidden_size or self.gru_features):
+            raise ValueError(
+                "--hidden-size and --gru-features are of OPEN; VeLO's file tells them."
+            )
         if self.out.suffix != ".safetensors":
             raise ValueError(
                 f"OUT.safetensors must be a name that ends in .safetensors; got {str(self.out)!r}."
@@ -52,14 +58,25 @@ class Convert(Command):
         """See `Command`."""
         import optim
 
+        architecture, meta_params, options = (
+            optim.load_velo_checkpoint(self.weights)
+            if self.architecture == "velo"
+            else self._open()
+        )
+        metadata = {
+            "architecture": architecture,
+            "training_tasks": self.training_tasks,
+            "converted_from": self.weights.name,
+            "options": options,
+        }
+        optim.save_meta_params(self.out, meta_params, metadata)
+        print(f"Written: {self.out}; use it as {self.architecture}@{self.out}")
+
+    def _open(self) -> tuple[Any, Any, dict[str, bool]]:
+        import optim
+
         given = {"hidden_size": self.hidden_size, "gru_features": self.gru_features}
         sizes = {name: size for name, size in given.items() if size is not None}
         meta_params = optim.load_open_npy(self.weights, optim.OPEN(**sizes) if sizes else None)
         gru_features, hidden_size = meta_params["params"]["layers_0"]["kernel"].shape
-        metadata = {
-            "architecture": optim.OPEN(hidden_size, gru_features),
-            "training_tasks": self.training_tasks,
-            "converted_from": self.weights.name,
-        }
-        optim.save_meta_params(self.out, meta_params, metadata)
-        print(f"Written: {self.out}; use it as open@{self.out}")
+        return optim.OPEN(hidden_size, gru_features), meta_params, {}

@@ -168,7 +168,8 @@ def _why_not_longer(found: Mapping[str, Any], is_meta: bool) -> str | None:
         if key == "resolved_optimizer" or key.startswith("other_optimizers."):
             name = optim.OptimizerSpec.parse(text).name
             details = optim.details(name)
-            if details is not None and "training_progress" in details.inputs:
+            inputs = details.inputs if details is not None else ""
+            if "training_progress" in inputs or "num_updates" in inputs:
                 return f"{name} is told how much of the run is over"
     return None
 

@@ -28,6 +28,7 @@ from optim.learned.linear_optim import LinearOptim
 from optim.learned.open import OPEN
 from optim.learned.optim4rl import Optim4RL
 from optim.learned.star import STAR
+from optim.learned.velo import VeLO
 from optim.spec import OptimizerSpec, check_option_names, check_options
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
@@ -40,6 +41,7 @@ ARCHITECTURES: dict[str, Any] = {
     "open": OPEN,
     "optim4rl": Optim4RL,
     "star": STAR,
+    "velo": VeLO,
 }
 
 _FORMAT = "rl-optim meta-parameters"

@@ -9,8 +9,16 @@ import numpy as np
 import optax
 
 from optim._checks import check_learning_rate, check_params, check_range, check_real
-from optim._leaves import at_count, working_dtype
+from optim._leaves import at_count
 from optim._trained import on_trained_leaves
+from optim.learned._accumulators import (
+    Accumulators,
+    accumulate,
+    inverse_root,
+    largest_axes,
+    mean,
+    zeros,
+)
 from optim.learned._blocks import by_agent
 from optim.learned._recurrent import (
     MetaParams,
@@ -141,11 +149,10 @@ class STAR:
         def init_fn(params: optax.Params) -> STARState:
             return STARState(
                 count=jnp.zeros([], jnp.int32),
-                momentum=jax.tree.map(lambda p: _zeros(p)[0], params),
-                square=jax.tree.map(lambda p: _zeros(p)[1], params),
-                rows=jax.tree.map(lambda p: _zeros(p)[2], params),
-                columns=jax.tree.map(lambda p: _zeros(p)[3], params),
-                diagonal=jax.tree.map(lambda p: _zeros(p)[4], params),
+                **{
+                    name: jax.tree.map(lambda p, i=i: zeros(p)[i], params)
+                    for i, name in enumerate(Accumulators._fields)
+                },
             )
 
         def update_fn(
@@ -184,7 +191,10 @@ class STAR:
             updated.defjvp(lambda primals, tangents: jax.jvp(run, primals, tangents))
             treedef: Any = jax.tree.structure(updates)
             leaves = [*zip(*map(treedef.flatten_up_to, (updates, params)), strict=True)]
-            states = [*zip(*map(treedef.flatten_up_to, state[1:]), strict=True)]
+            states = [
+                Accumulators(*leaf)
+                for leaf in zip(*map(treedef.flatten_up_to, state[1:]), strict=True)
+            ]
             size = sum(gradient.size for gradient, _ in leaves)
             numbers = (jnp.asarray(number, float) for number in (rate, nominal))
             steps, new = updated((meta_params, state.count, *numbers, leaves), states)
@@ -294,68 +304,21 @@ def star(
     return STAR(widths).transform(meta_params, learning_rate, nominal_step, grad_clip)
 
 
-def _zeros(param: Any) -> tuple[jax.Array, ...]:
-    """Momentum, square, rows, columns and diagonal of a leaf, all zero."""
-    # Made of the leaf, not of its shape, so that they are sharded like it.
-    square = jnp.zeros_like(param, dtype=working_dtype(param))
-    none = jnp.zeros((0,), square.dtype)
-    momentum = jnp.stack([square] * len(_MOMENTUM_DECAYS))
-    repeated = lambda x: jnp.stack([x] * len(_FACTORED_DECAYS))  # noqa: E731
-    if square.ndim < 2:
-        return momentum, square, none, none, repeated(square)
-    smaller, larger = _largest_axes(square.shape)
-    return (
-        momentum,
-        square,
-        repeated(jnp.sum(square, axis=larger)),
-        repeated(jnp.sum(square, axis=smaller)),
-        none,
-    )
-
-
-def _largest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
-    second, first = np.argsort(shape, kind="stable")[-2:]
-    return int(second), int(first)
-
-
-def _mean(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
-    """The mean with its axes kept; 0 of nothing."""
-    axes = axes if isinstance(axes, tuple) else (axes,)
-    count = max(int(np.prod([x.shape[axis] for axis in axes])), 1)
-    return jnp.sum(x, axis=axes, keepdims=True) / count
-
-
-def _decay(offset: jax.Array, initial: tuple[float, ...], ndim: int) -> jax.Array:
-    """Decay rates, shaped to be multiplied with arrays of shape (rates, *leaf.shape)."""
+def _decay(offset: jax.Array, initial: tuple[float, ...]) -> jax.Array:
+    """Decay rates, each moved by its offset."""
     start = jnp.log(1 - jnp.asarray(initial, offset.dtype)) / 10
-    decay = 1 - jnp.exp(10 * (start + offset))
-    return decay.reshape((-1,) + (1,) * ndim)
+    return 1 - jnp.exp(10 * (start + offset))
 
 
-def _accumulate(
-    weights: MetaParams, g: jax.Array, accumulated: tuple[jax.Array, ...]
-) -> tuple[jax.Array, ...]:
+def _accumulate(weights: MetaParams, g: jax.Array, accumulated: Accumulators) -> Accumulators:
     """The accumulators after a gradient."""
-    momentum, square, rows, columns, diagonal = accumulated
-    decay = _decay(weights["momentum_decays"], _MOMENTUM_DECAYS, g.ndim)
-    momentum = decay * momentum + (1 - decay) * g[None]
-    decay = _decay(weights["rms_decays"], _RMS_DECAYS, g.ndim)[0]
-    square = decay * square + (1 - decay) * g**2
-    # As much as float32 can still hold keeps the averages off 0.
-    g2 = (g**2 + 1e-30)[None]
-    if g.ndim < 2:
-        decay = _decay(weights["adafactor_decays"], _FACTORED_DECAYS, g.ndim)
-        diagonal = decay * diagonal + (1 - decay) * g2
-    else:
-        decay = _decay(weights["adafactor_decays"], _FACTORED_DECAYS, g.ndim - 1)
-        smaller, larger = (axis + 1 for axis in _largest_axes(g.shape))
-        rows = decay * rows + (1 - decay) * jnp.squeeze(_mean(g2, larger), larger)
-        columns = decay * columns + (1 - decay) * jnp.squeeze(_mean(g2, smaller), smaller)
-    return momentum, square, rows, columns, diagonal
-
-
-def _safe_rsqrt(x: jax.Array) -> jax.Array:
-    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
+    return accumulate(
+        g,
+        accumulated,
+        _decay(weights["momentum_decays"], _MOMENTUM_DECAYS),
+        _decay(weights["rms_decays"], _RMS_DECAYS)[0],
+        _decay(weights["adafactor_decays"], _FACTORED_DECAYS),
+    )
 
 
 def _network(
@@ -363,7 +326,7 @@ def _network(
     count: jax.Array,
     param: jax.Array,
     g: jax.Array,
-    accumulated: tuple[jax.Array, ...],
+    accumulated: Accumulators,
 ) -> tuple[jax.Array, jax.Array]:
     """The learned and the nominal direction of one leaf."""
     momentum, square, rows, columns, diagonal = accumulated
@@ -371,14 +334,14 @@ def _network(
     adam = momentum * root
     if g.ndim < 2:
         rows = columns = diagonal
-        scaled_gradient = g[None] * _safe_rsqrt(diagonal + 1e-9)
+        scaled_gradient = g[None] * inverse_root(diagonal + 1e-9)
         scaled_momentum = momentum * jax.lax.rsqrt(diagonal + 1e-6)
     else:
-        smaller, larger = (axis + 1 for axis in _largest_axes(g.shape))
+        smaller, larger = (axis + 1 for axis in largest_axes(g.shape))
         rows, columns = jnp.expand_dims(rows, larger), jnp.expand_dims(columns, smaller)
         # Products with a full array, unlike broadcasting, keep to the leaf's sharding.
         ones = jnp.ones_like(g)[None]
-        factor = _safe_rsqrt(rows / (_mean(rows, smaller) + 1e-9)) * ones * _safe_rsqrt(columns)
+        factor = inverse_root(rows / (mean(rows, smaller) + 1e-9)) * ones * inverse_root(columns)
         scaled_gradient, scaled_momentum = g[None] * factor, momentum * factor
         rows, columns = rows * ones, columns * ones
     features = jnp.concatenate(
@@ -397,7 +360,7 @@ def _network(
             scaled_momentum,
         ]
     )
-    mean_squares = _mean(features**2, tuple(range(1, features.ndim)))
+    mean_squares = mean(features**2, tuple(range(1, features.ndim)))
     features = features * jax.lax.rsqrt(mean_squares + 1e-5)
 
     # Features of time are the same for all parameters: they act as a bias of the first layer.

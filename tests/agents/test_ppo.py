@@ -337,9 +337,10 @@ def recorder(size):
 
     def update(
         updates, state, params, *, value, activations, training_progress, batch_progress, reset,
-        grad, value_fn, obj_fn, **extra,
+        grad, value_fn, obj_fn, num_updates, **extra,
     ):  # fmt: skip
         assert not extra
+        assert num_updates == size  # all that there is room for
         assert grad is updates  # It is first in the chain.
         assert (reset.shape, reset.dtype) == ((), bool)
         recomputed = (value_fn(params) + obj_fn(params)) / 2

@@ -158,7 +158,8 @@ def test_iterations_of_a_phase(steps, iterations):
 def test_progress_of_the_phase():
     """It runs from 0 to 1 from the optimizer's first update on, whatever the learner says."""
 
-    def update(updates, state, params=None, *, training_progress, **extra_args):
+    def update(updates, state, params=None, *, training_progress, num_updates, **extra_args):
+        assert num_updates == 6
         return jax.tree.map(lambda x: jnp.full_like(x, training_progress), updates), state
 
     spy = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

@@ -156,11 +156,13 @@ def test_what_does_not_converge_has_a_variant_that_does():
         "normalize_project",
         "open",
         "trac",
+        "velo_long",
     }
     assert suite.CASES["learned_correction"].converges
     assert suite.CASES["normalize_project_nothing"].converges
     assert suite.CASES["open_settling"].converges
     assert suite.CASES["trac_settling"].converges
+    assert suite.CASES["velo"].converges
 
 
 def given(name):

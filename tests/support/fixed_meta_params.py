@@ -17,6 +17,7 @@ ARCHITECTURES = {
     "l2lgd2": optim.L2LGD2,
     "star": optim.STAR,
     "learned_correction": optim.LearnedCorrection,
+    "velo": optim.VeLO,
 }
 
 
@@ -88,4 +89,11 @@ def converging(name):
             meta["mlp"]["layers_0"]["kernel"][0] = [1, -1, 0, 0]
             meta["mlp"]["layers_2"]["kernel"][:2, :2] = np.eye(2)
             meta["mlp"]["layers_4"]["kernel"][:2, 0] = [0.2, -0.2]
+        case "velo":
+            # The first perceptron of the bank alone, which gives a momentum over the root.
+            meta["rnn_params"]["rnn_to_controls"]["b"][0] = 0.08
+            meta["rnn_params"]["step_size"]["b"][:] = 1000
+            meta["ff_mod_stack"]["w0__5"][0, 0, :2] = [1, -1]
+            meta["ff_mod_stack"]["w1"][0, :2, :2] = np.eye(2)
+            meta["ff_mod_stack"]["w2"][0, :2, 0] = [1, -1]
     return meta

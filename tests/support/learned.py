@@ -23,11 +23,11 @@ ACCUMULATORS = {
 }
 
 
-def golden_folder():
+def golden_folder(name="optim4rl"):
     if "RL_OPTIM_REFERENCE" in os.environ:
-        return pathlib.Path(os.environ["RL_OPTIM_REFERENCE"]) / "golden" / "optim4rl"
+        return pathlib.Path(os.environ["RL_OPTIM_REFERENCE"]) / "golden" / name
     for parent in pathlib.Path(__file__).parents:
-        folder = parent / "shared" / "reference" / "golden" / "optim4rl"
+        folder = parent / "shared" / "reference" / "golden" / name
         if folder.is_dir():
             return folder
     return None

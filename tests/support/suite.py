@@ -84,6 +84,20 @@ def corrected_sgd(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
     return optim.learned_correction(meta_params, optax.trace(0.9), learning_rate)
 
 
+@on_trained_leaves
+def velo_scaled(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    """VeLO takes no learning rate."""
+    optimizer = optim.velo(meta_params, num_updates=30_000)
+    return optax.chain(optimizer, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+
+
+@on_trained_leaves
+def velo_long(meta_params: Any, learning_rate: optax.ScalarOrSchedule):
+    """A step for every two gradients."""
+    optimizer = optim.velo(meta_params, num_updates=300_000, weight_decay=1e-3)
+    return optax.chain(optimizer, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+
+
 def pulled_sgd(learning_rate: optax.ScalarOrSchedule, strength: float, penalty: str):
     return optim.l2_init(optax.sgd(learning_rate, momentum=0.9), strength, penalty)
 
@@ -275,6 +289,18 @@ CASES |= {
         corrected_sgd,
         {"meta_params": drawn("learned_correction"), "learning_rate": 1e-3},
         converges=False,
+    ),
+}
+
+CASES |= {
+    "velo": Case(
+        velo_scaled, {"meta_params": converging("velo"), "learning_rate": 1e-2}, like="momo"
+    ),
+    "velo_long": Case(
+        velo_long,
+        {"meta_params": drawn("velo"), "learning_rate": 1e-2},
+        converges=False,
+        like="momo",
     ),
 }
 

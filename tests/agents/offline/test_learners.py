@@ -234,14 +234,16 @@ def test_optimizers_are_apart_and_see_every_extra_argument():
         (iql.iql, iql.IQLConfig(**TINY, actor_dropout=0.1), ("actor", "critic", "value")),
     ):
         seen.clear()
+        period = getattr(config, "actor_period", 1)
         learner = learner(4, 1, config, *map(spy, names))
         start = jax.eval_shape(learner.init, jax.random.key(0))
         state, _ = jax.eval_shape(learner.iterate, start, data)
         assert set(seen) == set(names)
-        for extra in seen.values():
+        for name, extra in seen.items():
+            assert extra["num_updates"] == 6 // (period if name == "actor" else 1)
             assert set(extra) == {
                 *("value", "activations", "training_progress", "batch_progress", "reset"),
-                *("grad", "value_fn", "obj_fn"),
+                *("grad", "value_fn", "obj_fn", "num_updates"),
             }
         assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
             lambda x: (x.shape, x.dtype), start

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 from quick import quick_jit
 from run_directories import tiny_run
 
@@ -100,6 +101,25 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert out.read_text() == "precious"
     cli.main(["convert", str(vector), str(out), "--overwrite"])
     assert optim.load_metadata(out)["training_tasks"] == "unknown"
+
+
+def test_converted_checkpoint_of_velo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta_params = jax.device_get(quick_jit(optim.VeLO(3, 2).init)(jax.random.key(0)))
+    theirs = meta_params | {"ff_mod_stack": {"~": meta_params["ff_mod_stack"]}}
+    weights, out = tmp_path / "params", tmp_path / "w.safetensors"
+    weights.write_bytes(serialization.msgpack_serialize({"0": theirs, "1": "", "2": 0}))
+    command = ["convert", str(weights), str(out), "--architecture", "velo"]
+    refused = fails(capsys, [*command, "--hidden-size", "9"])
+    assert refused == "--hidden-size and --gru-features are of OPEN; VeLO's file tells them."
+    cli.main(command)
+    assert capsys.readouterr().out == f"Written: {out}; use it as velo@{out}\n"
+    jax.tree.map(np.testing.assert_array_equal, optim.load_meta_params(out), meta_params)
+    assert json.loads(optim.load_metadata(out)["options"]) == {
+        "use_bugged_loss_features": True,
+        "use_bugged_next_lstm_state": True,
+    }
+    weights.write_bytes(pickle.dumps(theirs))
+    assert fails(capsys, [*command, "--overwrite"]).startswith(f"{weights} must be a checkpoint of")
 
 
 # Runs

@@ -27,7 +27,8 @@ METHODS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "architecture", ["l2lgd2", "learned_correction", "linear_optim", "open", "optim4rl", "star"]
+    "architecture",
+    ["l2lgd2", "learned_correction", "linear_optim", "open", "optim4rl", "star", "velo"],
 )
 def test_any_architecture_under_any_trainer(
     architecture: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,12 @@ def difference(given: dict[str, Any], found: dict[str, Any]) -> str | None:
             "open is told how much of the run is over",
         ),
         (
+            ONLINE | {"resolved_optimizer": "velo@w", "steps": 200},
+            ONLINE | {"resolved_optimizer": "velo@w"},
+            "steps 100, you asked for 200, and it cannot be prolonged: "
+            "velo is told how much of the run is over",
+        ),
+        (
             ONLINE | {"annealed": True, "steps": 200, "settings": {"clip": 0.2, "restart": True}},
             ONLINE | {"annealed": True, "settings": {"clip": 0.2, "restart": True}},
             None,  # it falls over each phase

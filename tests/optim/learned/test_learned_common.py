@@ -318,7 +318,7 @@ def test_leaves_without_gradients(name):
 
     def run(initial, grads):
         state = optimizer.init(initial)
-        updates, after = optimizer.update(grads, state, module)
+        updates, after = optimizer.update(grads, state, module, value=1.0, num_updates=9)
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
         return updates
 

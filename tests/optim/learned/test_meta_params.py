@@ -30,8 +30,8 @@ SIZES = {
     "open": {"hidden_size": 5, "gru_features": 3},
     "optim4rl": {"hidden_size": 2, "mlp_widths": (3,)},
     "star": {"mlp_widths": (3, 2)},
+    "velo": {"hidden_size": 3, "bank_size": 2},
 }
-OTHER = {"open": {"key": 4}, "learned_correction": {"learning_rate": 9.0}}
 OPTIONS = {
     "l2lgd2": {"learning_rate": 0.1},
     "learned_correction": {"base": "adam", "learning_rate": 0.1, "b1": 0.5, "layer": False},
@@ -39,6 +39,12 @@ OPTIONS = {
     "open": {"key": 3, "subtract_mean": False},
     "optim4rl": {"learning_rate": 1e-3, "grad_clip": 0.7},
     "star": {"learning_rate": 0.3, "nominal_step": 0.01},
+    "velo": {"num_updates": 50, "use_bugged_loss_features": True},
+}
+OTHER = {
+    "learned_correction": {"learning_rate": 9.0},
+    "open": {"key": 4},
+    "velo": {"use_bugged_next_lstm_state": True},
 }
 PARAMS = {
     "actor": {
@@ -105,7 +111,7 @@ def test_by_name_it_is_what_was_trained(name, path):
             grads = jax.tree.map(lambda leaf: 10 * jnp.cos(leaf), params)
             state = optimizer.init(params)
             for _ in range(2):
-                results[key], state = optimizer.update(grads, state, params)
+                results[key], state = optimizer.update(grads, state, params, value=1.0)
         return results
 
     results = updates()
