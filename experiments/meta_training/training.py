@@ -207,13 +207,13 @@ class Progress(NamedTuple):
     """What a checkpoint holds."""
 
     state: Any  # the trainer's
-    best: MetaParams  # those that were evaluated best so far; the first ones before any were
-    best_evaluation: jax.Array  # shape=(), dtype=float32; -inf before there was one
+    best: MetaParams  # those that were evaluated best so far, the first ones among them
+    best_evaluation: jax.Array  # shape=(), dtype=float32; -inf if it was NaN
     best_generations: jax.Array  # shape=(), dtype=int32: for how many these were trained
 
     def is_at_rest(self, run: MetaRun, generations: int) -> bool:
         """Whether so many evaluations in a row were no better that training ends."""
-        if run.patience is None or int(self.best_generations) == 0:
+        if run.patience is None:
             return False
         since = generations - int(self.best_generations)
         return since >= run.patience * run.evaluate_every
@@ -244,9 +244,9 @@ def meta_train(
     `meta_metrics.csv` gets a row for each generation: the trainer's metrics, those with a number
     for each task as columns `..._0`, `..._1`, ..., and the evaluation of the mean where there was
     one. `meta_params.safetensors` holds the mean as of the last evaluation,
-    `best_meta_params.safetensors` the one that was evaluated best (of equal ones the first; one
-    whose evaluation is NaN counts as the worst). With `run.patience`, training ends after so many
-    evaluations that were no better.
+    `best_meta_params.safetensors` the one that was evaluated best, where training starts among them
+    (of equal ones the first; one whose evaluation is NaN counts as the worst). With `run.patience`,
+    training ends after so many evaluations that were no better.
 
     Args:
         run: what to train.
@@ -285,6 +285,9 @@ def meta_train(
         if trainer.memory is not None and first < run.generations:
             needed = trainer.memory(progress.state) / 2**20
             on_note(f"a meta-iteration needs {needed:,.0f} MiB on each device.")
+        if first == 0:  # where training starts may stay the best
+            judged = float(run.evaluate(progress.best).mean())
+            progress = _with_best(progress, progress.best, judged, 0)
         done = first
         with deferred():
             while done < run.generations and not progress.is_at_rest(run, done):
@@ -360,7 +363,7 @@ def _generation(
 
 
 def _newborn(trainer: Trainer, seed: int) -> Progress:
-    """Progress before the first generation."""
+    """Progress before anything was evaluated."""
     state = trainer.init(jax.random.key(seed))
     return Progress(
         state, trainer.meta_params(state), jnp.float32(-math.inf), jnp.zeros((), jnp.int32)
@@ -372,7 +375,7 @@ def _with_best(
 ) -> Progress:
     """Progress after an evaluation."""
     evaluation = -math.inf if math.isnan(evaluation) else evaluation
-    if progress.best_generations > 0 and evaluation <= progress.best_evaluation:
+    if evaluation <= progress.best_evaluation:
         return progress
     return progress._replace(
         best=meta_params,
@@ -429,8 +432,7 @@ def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int
         )
 
     save(WEIGHTS, run.trainer.meta_params(progress.state), generations)
-    if progress.best_generations > 0:
-        save(BEST, progress.best, int(progress.best_generations))
+    save(BEST, progress.best, int(progress.best_generations))
     run.on_point(path)
 
 

@@ -157,9 +157,10 @@ def test_files(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "best"),
     [
-        ([0.1, 0.5, 0.2, 0.5, 0.3], 2),  # the first of equal ones
-        ([math.nan, -2.0, math.nan, -1.0, -3.0], 4),
-        ([math.nan] * 5, 1),
+        ([0.0, 0.1, 0.5, 0.2, 0.5, 0.3], 2),  # the first of equal ones
+        ([math.nan, math.nan, -2.0, math.nan, -1.0, -3.0], 4),
+        ([0.5, 0.1, 0.5, 0.2, 0.5, 0.3], 0),  # where training starts
+        ([math.nan] * 6, 0),
     ],
 )
 def test_best_weights_are_kept(
@@ -190,8 +191,10 @@ def test_best_weights_are_kept(
     assert optim.load_metadata(path / "meta_params.safetensors")["generations"] == "5"
     kept = path / "best_meta_params.safetensors"
     assert optim.load_metadata(kept)["generations"] == str(best)
+    first = run.trainer.meta_params(run.trainer.init(jax.random.key(run.seed)))
+    seen[0] = np.asarray(first["rate"]).tobytes()
     assert load_file(kept)["rate"].tobytes() == seen[best]
-    assert len(set(seen.values())) == 5
+    assert len(set(seen.values())) == 6
 
 
 @pytest.mark.parametrize("after", [None, 3, 8])
@@ -201,7 +204,7 @@ def test_training_ends_where_evaluations_get_no_better(
     """After two in a row, also when it was interrupted on the way or is asked for again."""
     run = parsed(META.replace("--generations 7", "--generations 30 --patience 2"))
     run = dataclasses.replace(run, evaluate_every=2)
-    left = [0.1, 0.5, 0.5, math.nan, 0.9]
+    left = [0.2, 0.1, 0.5, 0.5, math.nan, 0.9]
     monkeypatch.setattr(
         EvolutionRunConfig, "evaluate", lambda run, meta_params: np.array([left.pop(0)] * 2)
     )
