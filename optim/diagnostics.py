@@ -70,6 +70,7 @@ import optax
 from numpy.typing import ArrayLike, NDArray
 
 from optim._checks import check_range
+from optim._paths import leaf_paths
 
 Verdict = Literal["stable", "unstable", "undecided"]
 Matrix = NDArray[np.float64]
@@ -126,6 +127,11 @@ class Stability:
     step_margin: float
     """Largest `eta |s|` over `2 (1 + b1) / (1 - b1)`. At 1 or more a Hurwitz S with real
     eigenvalues is unstable all the same, because the step is too long for it."""
+
+    gram_bound: float
+    """Left-hand side of the paper's Proposition 5.1, `discount |F| |F'| + |F^T F - I|` in spectral
+    norms, with F = (c D)^(1/2) Z^T and F' likewise of Z'. Below 1 it implies Hurwitz; it is 1 or
+    more wherever an error is out of reach, and says nothing there."""
 
     def verdict(self, steps: float, test: str = "exact_radius", grey: float = 3.0) -> Verdict:
         """Says what a run of some length will show.
@@ -351,7 +357,36 @@ def stability(
         step_margin=float(
             learning_rate * np.abs(eigenvalues).max() * (1.0 - b1) / (2.0 * (1.0 + b1))
         ),
+        gram_bound=float(
+            discount * loss_factor * parts.singular[0] * np.linalg.norm(Z_next * np.sqrt(D), 2)
+            + np.linalg.norm(kernel - np.eye(len(kernel)), 2)
+        ),
     )
+
+
+def orthogonality(params: Any) -> dict[str, float]:
+    r"""How far each kernel is from an orthogonal matrix: R(W), which AdamO descends.
+
+    :math:`R(W) = \|W^T W - I\|_F^2 / 4` with the smaller of the two Gram matrices, in float64.
+    Of kernels with more than two axes, those before the last one are joined, as a convolution's.
+
+    Args:
+        params: pytree of arrays, one network's.
+
+    Returns:
+        A number for each leaf with two or more axes, by its path, as `Dense_0/kernel`.
+
+    Examples:
+        >>> orthogonality({"Dense_0": {"kernel": 2.0 * np.eye(2), "bias": np.ones(2)}})
+        {'Dense_0/kernel': 4.5}
+    """
+    found = {}
+    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+        if np.ndim(leaf) >= 2:
+            matrix = np.asarray(leaf, np.float64).reshape(-1, leaf.shape[-1])
+            gram = matrix.T @ matrix if len(matrix) >= len(matrix.T) else matrix @ matrix.T
+            found["/".join(path)] = float(np.sum((gram - np.eye(len(gram))) ** 2)) / 4
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

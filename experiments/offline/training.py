@@ -65,7 +65,7 @@ _DIAGNOSTICS_STREAM = 2**30
 _DIAGNOSTIC_ROWS = 64  # transitions in a batch of the diagnostics
 _DIAGNOSTICS = (
     *("exact_radius", "radius", "published_radius", "hurwitz_margin"),
-    *("published_hurwitz_margin", "step_margin", "rank"),
+    *("published_hurwitz_margin", "step_margin", "gram_bound", "rank"),
 )
 
 
@@ -453,11 +453,15 @@ def _rows(
 
 def _diagnosed(run: OfflineRun, index: int, seed: int, states: Any) -> dict[str, str]:
     """The stability test of one seed's critic; empty cells where none is due or possible."""
-    empty = dict.fromkeys(_DIAGNOSTICS, "")
-    if not run.is_diagnosed(index):
-        return empty
     keyless = states._replace(key=states.iteration)
     state: OfflineState = jax.device_get(jax.tree.map(lambda x: x[seed], keyless))
+    residuals = {
+        f"orthogonality {layer}": repr(value)
+        for layer, value in diagnostics.orthogonality(state.params["critic"]).items()
+    }
+    empty = dict.fromkeys([*_DIAGNOSTICS, *residuals], "")
+    if not run.is_diagnosed(index):
+        return empty
     # A critic that has exploded cannot be tested: float32's second moments overflow before it does.
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
         return empty
@@ -485,4 +489,4 @@ def _diagnosed(run: OfflineRun, index: int, seed: int, states: Any) -> dict[str,
         loss_factor=parts.loss_factor,
         rank_tolerance=1e-5,  # the batch is float32
     )
-    return {name: repr(getattr(found, name)) for name in _DIAGNOSTICS}
+    return {name: repr(getattr(found, name)) for name in _DIAGNOSTICS} | residuals

@@ -173,6 +173,69 @@ def test_hurwitz_is_not_enough():
     assert calmer.exact_radius < 1.0
 
 
+def near_orthonormal(seed, spread):
+    """Rows that are orthonormal under D up to noise, for a loss's factor of 1."""
+    rng = np.random.default_rng(seed)
+    rows, parameters = rng.integers(1, 6), 12
+    basis = np.linalg.qr(rng.normal(size=(parameters, rows)))[0].T
+    D = np.exp(rng.normal(size=parameters))
+    Z = (basis + spread * rng.normal(size=basis.shape)) / np.sqrt(D)
+    Z_next = rng.normal(size=basis.shape) * rng.uniform(0.1, 1.5) / np.sqrt(parameters * D)
+    return Z, Z_next, D
+
+
+def test_a_bound_below_one_implies_hurwitz():
+    """Proposition 5.1, on problems of which it can tell some and not others."""
+    found = [
+        diagnostics.stability(
+            *near_orthonormal(seed, 0.05), discount=0.9, learning_rate=1e-3, loss_factor=1.0
+        )
+        for seed in range(300)
+    ]
+    sure = [test for test in found if test.gram_bound < 1]
+    assert 50 < len(sure) < 250
+    assert all(test.hurwitz_margin < 0 for test in sure)
+    assert all(test.radius < 1 for test in sure if test.step_margin < 1)
+    # And in the symmetric part, which is what the proposition's proof shows.
+    for test in sure:
+        assert np.linalg.eigvalsh(test.matrix + test.matrix.T).max() < 0
+
+
+def test_the_bound_is_the_propositions():
+    Z, Z_next, D = random_problem()
+    found = diagnostics.stability(
+        Z, Z_next, D, discount=0.9, learning_rate=1e-3, loss_factor=0.4
+    ).gram_bound
+    features, following = (np.sqrt(0.4 * D)[:, None] * x.T for x in (Z, Z_next))
+    norms = np.linalg.norm(features, 2) * np.linalg.norm(following, 2)
+    deviation = np.linalg.norm(features.T @ features - np.eye(len(Z)), 2)
+    assert found == pytest.approx(0.9 * norms + deviation, rel=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_without_bootstrapping_everything_is_stable(seed):
+    rng = np.random.default_rng(seed)
+    Z, Z_next, D = random_problem(reach=rng.uniform(0.1, 30.0))
+    test = diagnostics.stability(Z, Z_next, D, discount=0.0, learning_rate=1e-4)
+    assert test.step_margin < 1
+    assert test.hurwitz_margin < 0
+    assert max(test.radius, test.published_radius, test.exact_radius) < 1
+
+
+def test_orthogonality_of_each_kernel():
+    rng = np.random.default_rng(0)
+    wide = np.linalg.qr(rng.normal(size=(5, 3)))[0].T
+    params = {
+        "Conv_0": {"kernel": np.ones((1, 2, 1, 2), np.float32)},
+        "Dense_0": {"bias": np.ones(5), "kernel": wide},
+        "Dense_1": {"kernel": 2 * wide.T},
+    }
+    found = diagnostics.orthogonality(params)
+    assert list(found) == ["Conv_0/kernel", "Dense_0/kernel", "Dense_1/kernel"]
+    # W^T W - I = [[1, 2], [2, 1]] for a matrix of ones.
+    np.testing.assert_allclose(list(found.values()), [2.5, 0, 27 / 4], atol=1e-12)
+
+
 # --- numerical care -----------------------------------------------------------------------------
 
 

@@ -212,9 +212,13 @@ def test_diagnostics_on_request(
     monkeypatch.setattr(jax, "jit", quick._jit)  # the other one cannot be differentiated
     run = run_of(data, critic_optimizer="adamo", steps=6, seeds=(0,), diagnostics_every=4)
     train_offline(run, tmp_path / "run", on_note=lambda note: None)
-    radii = [row["exact_radius"] for row in rows(tmp_path / "run" / "metrics.csv")]
-    assert [bool(radius) for radius in radii] == [False, True, False]
-    assert 0.9 < float(radii[1]) < 1.1
+    logged = rows(tmp_path / "run" / "metrics.csv")
+    layers = {name for name in logged[0] if name.startswith("orthogonality ")}
+    assert len(layers) == 6  # of two critics
+    for name in {"exact_radius", "gram_bound", "step_margin", *layers}:
+        assert [bool(row[name]) for row in logged] == [False, True, False]
+        assert float(logged[1][name]) > 0
+    assert 0.9 < float(logged[1]["exact_radius"]) < 1.1
 
 
 def test_settings_and_defaults() -> None:
