@@ -28,6 +28,10 @@ class Convert(Command):
     """Whose weights they are. VeLO's are in a file called params, or in a *.checkpoint."""
     training_tasks: Annotated[str, option("TEXT", "unknown")] = "unknown"
     """What the weights were trained on, for the record."""
+    licence: Annotated[str, option("TEXT", "unknown")] = "unknown"
+    """What others may do with the weights, for the record, e.g. Apache-2.0."""
+    origin: Annotated[str, option("TEXT", "unknown")] = "unknown"
+    """Who made the weights and where they are published, for the record."""
     hidden_size: Annotated[
         int | None, count("--hidden-size"), option("UNITS", "whichever of 16 and 32 fits")
     ] = None
@@ -66,6 +70,8 @@ class Convert(Command):
         metadata = {
             "architecture": architecture,
             "training_tasks": self.training_tasks,
+            "licence": self.licence,
+            "origin": self.origin,
             "converted_from": self.weights.name,
             "options": options,
         }

@@ -205,5 +205,19 @@ def _learned(name: str) -> str:
 
     details = optim.details(name)
     assert details is not None
-    packaged = ", ".join(f"{name}@{weights}" for weights in optim.packaged_meta_params(name))
-    return f"{_details(details)} Packaged weights: {packaged or 'none'}."
+    packaged = [_weights(name, weights) for weights in optim.packaged_meta_params(name)]
+    return "\n  ".join([_details(details), *(packaged or ["No packaged weights."])])
+
+
+def _weights(name: str, weights: str) -> str:
+    """What a packaged file says of itself; it is not checked, which would take long."""
+    import safetensors
+
+    from optim.learned.meta_params import find_meta_params
+
+    with safetensors.safe_open(find_meta_params(name, weights), framework="numpy") as file:
+        says = file.metadata()
+    return (
+        f"{name}@{weights}: trained on {says['training_tasks']}; {says['licence']}; "
+        f"{says['origin']}."
+    )

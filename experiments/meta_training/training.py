@@ -414,6 +414,7 @@ def _save_weights(path: Path, run: MetaRun, progress: Progress, generations: int
         "options": options,
         "training_tasks": " ".join(task.environment for task in run.tasks),
         "optimizer": run.optimizer,
+        "origin": f"rl-optim meta-train, method {run.method}, seed {run.seed}",
     }
     own = options.pop("learning_rate", None)
     rates = [own if t.learning_rate is None else t.learning_rate for t in run.tasks]

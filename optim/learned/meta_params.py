@@ -64,7 +64,8 @@ def save_meta_params(path: str | Path, meta_params: Any, metadata: Mapping[str, 
             mapping of the arguments of `transform` that they were trained with, numbers and truth
             values, which `load` will use too; `learning_rates`, if training used several, is a text
             that names them, and `load` has to be given one. Any other entry is text and kept as it
-            is. Sizes, version of the features and a checksum of all else are added.
+            is; `licence` says what others may do with the file, `origin` where it comes from.
+            Sizes, version of the features and a checksum of all else are added.
 
     Raises:
         ValueError: if the metadata lacks an entry, or meta-parameters or options are not the

@@ -55,13 +55,14 @@ def test_converted_vector_is_the_same_numbers(
     np.save(tmp_path / "w.npy", vector)
     out = tmp_path / "w.safetensors"
     arguments = ["convert", str(tmp_path / "w.npy"), str(out), "--training-tasks", "two of them"]
-    cli.main([*arguments, *sizes])
+    cli.main([*arguments, *sizes, "--licence", "MIT"])
     assert capsys.readouterr().out == f"Written: {out}; use it as open@{out}\n"
     flat, _ = jax.flatten_util.ravel_pytree(optim.load_meta_params(out))
     np.testing.assert_array_equal(flat, vector)
     metadata = optim.load_metadata(out)
     assert metadata["training_tasks"] == "two of them"
     assert metadata["converted_from"] == "w.npy"
+    assert (metadata["licence"], metadata["origin"]) == ("MIT", "unknown")
     optim.make(f"open@{out}")
 
 

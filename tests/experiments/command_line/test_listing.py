@@ -116,7 +116,10 @@ def test_what_an_entry_says(capsys: pytest.CaptureFixture[str]) -> None:
         "Cost beyond Adam's: one Hessian-vector product, about two gradients."
     ) in printed
     cli.main(["list", "optimizers", "open"])
-    assert "open@breakout" in capsys.readouterr().out
+    assert (
+        "open@breakout: trained on Breakout-MinAtar; Apache-2.0; rl-optim meta-train, "
+        "method imitation, seed 0."
+    ) in " ".join(capsys.readouterr().out.split())
     cli.main(["list", "envs", "Acrobot"])
     assert "Acrobot-v1  0.001  family defaults, not tuned" in capsys.readouterr().out
 

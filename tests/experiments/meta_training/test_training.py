@@ -150,6 +150,7 @@ def test_files(finished: Path) -> None:
             "feature_version": "1",
             "optimizer": "tiny:scale=2",
             "training_tasks": "CartPole-v1 Acrobot-v1",
+            "origin": "rl-optim meta-train, method es, seed 5",
             "generations": "7",
         }
 

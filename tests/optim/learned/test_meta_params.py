@@ -182,8 +182,11 @@ def test_all_that_is_packaged_loads():
     for name in NAMES:
         for weights in optim.packaged_meta_params(name):
             file = module.find_meta_params(name, weights)
-            assert optim.load_metadata(file)["training_tasks"]
-            assert optim.load_metadata(file)["sha256"]
+            says = optim.load_metadata(file)
+            assert says["training_tasks"]
+            assert says["licence"] == "Apache-2.0"
+            assert says["origin"].startswith("rl-optim meta-train")
+            assert says["sha256"]
             optim.make(f"{name}@{weights}")
 
 
