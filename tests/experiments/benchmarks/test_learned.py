@@ -5,10 +5,12 @@ import csv
 import jax
 import numpy as np
 import pytest
+from quick import quick_jit
 
 import optim
 from agents._promotion import relaxed_promotion
 from experiments.benchmarks import learned, learned_updates
+from experiments.online.tasks import make_environment
 
 TINY = ["num_envs=2", "num_steps=8", "minibatches=1", "epochs=2", "widths=4"]
 
@@ -82,6 +84,8 @@ def test_a_rate_is_given_to_learned_optimizers():
 
 @pytest.mark.slow
 def test_a_whole_comparison(tmp_path, monkeypatch):
+    make_environment("CartPole-v1")
+    monkeypatch.setattr(jax, "jit", quick_jit)
     monkeypatch.setattr(learned, "RATES", (1e-3, 1e-2))
     meta_params = optim.OPEN().init(jax.random.key(0))
     metadata = {"architecture": "open", "training_tasks": "none"}

@@ -5,8 +5,10 @@ import dataclasses
 import doctest
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from quick import quick_jit
 
 from experiments.benchmarks import plasticity, sweeping
 from experiments.online.tasks import make_environment
@@ -69,6 +71,8 @@ def test_an_arm_is_swept_trained_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a small CartPole of two phases; a second call trains nothing again."""
+    make_environment("CartPole-v1:flip=true,phase=512")
+    monkeypatch.setattr(jax, "jit", quick_jit)
     small = plasticity.PRESETS["collapse"]
     small = dataclasses.replace(
         small,

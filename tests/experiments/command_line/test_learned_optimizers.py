@@ -17,6 +17,7 @@ import optim
 from agents.ppo import PPOConfig
 from experiments.command_line import main as cli
 from experiments.online import training
+from experiments.online.tasks import make_environment
 from experiments.runs.directory import RunDirectory
 
 CPU = "--set num_envs=4 num_steps=16 minibatches=2 epochs=2 widths=8x8 --no-cache"
@@ -191,8 +192,12 @@ def test_chain_is_clipping_and_the_optimizer(weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_comparison_with_adam(weights: Path, tmp_path: Path) -> None:
+def test_comparison_with_adam(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run from a file; another program for other weights in a file of the same name."""
+    make_environment("CartPole-v1")
+    monkeypatch.setattr(jax, "jit", quick_jit)
     moving = tmp_path / "open.safetensors"
     moving.write_bytes(weights.read_bytes())
 

@@ -13,14 +13,17 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors
+from quick import quick_jit
 
 from experiments.command_line import main as cli
 from experiments.command_line.compare import Plan
 from experiments.command_line.progress import TrainingProgress
 from experiments.online import training
+from experiments.online.tasks import make_environment
 from experiments.runs.stopping import Terminated
 from experiments.runs.training import Point
 
@@ -193,8 +196,10 @@ def test_what_an_arm_cannot_be(
 
 
 @pytest.mark.slow
-def test_arms_of_the_literature(tmp_path: Path) -> None:
+def test_arms_of_the_literature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resets, relative time, equal decay rates and TRAC, all by name."""
+    make_environment("CartPole-v1")
+    monkeypatch.setattr(jax, "jit", quick_jit)
     arms = {
         "trac": "trac",
         "adam_rel": "adam_rel",
