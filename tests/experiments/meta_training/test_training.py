@@ -502,7 +502,7 @@ cli.main(sys.argv[1:])
 def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> None:
     """Real learners, real kills, and now and then a checkpoint that is damaged as well."""
     text = META.replace("openai_es:sigma=0.5,learning_rate=0.1", strategy)
-    text = text.replace("--generations 7", "--generations 60").replace(" --no-cache", "")
+    text = text.replace("--generations 7", "--generations 120").replace(" --no-cache", "")
     text = text.replace("--steps 128 256", "--steps 1280")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": QUICK_XLA}
 
@@ -544,7 +544,7 @@ def test_killed_run_ends_with_the_same_bits(strategy: str, tmp_path: Path) -> No
         if kill == 3 and damaged:
             assert f"{damaged} cannot be used: " in errors
     _, errors = start(killed).communicate(timeout=500)
-    assert "generation 60 of 60" in errors
+    assert "generation 120 of 120" in errors
     logged = rows(killed)
     assert len(logged) == 120
     assert sum(float(row["fitness_best"]) > float(row["fitness_worst"]) for row in logged) > 90
