@@ -9,7 +9,7 @@ endif
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-SOURCES := $(shell find optim agents meta experiments -name '*.py') $(wildcard optim/learned/weights/*) pyproject.toml README.md
+SOURCES := $(shell find optim agents meta experiments -name '*.py') rl_optim.py $(wildcard optim/learned/weights/*) pyproject.toml README.md
 # pip reads the first for what it installs, and the second for what it builds the wheel with.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -44,11 +44,11 @@ clean:
 
 $(VENV)/requirements: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet .
+	$(BIN)/python -m pip install --quiet '.[all]'
 	touch $@
 
 $(VENV)/requirements-dev: $(VENV)/requirements
-	$(BIN)/python -m pip install --quiet '.[dev]'
+	$(BIN)/python -m pip install --quiet '.[all,dev]'
 	touch $@
 
 $(VENV)/installed: $(VENV)/requirements $(SOURCES)

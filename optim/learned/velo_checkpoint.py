@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import msgpack
 import numpy as np
 
 from optim.learned._recurrent import check_meta_params
 from optim.learned.velo import VeLO
+
+# msgpack is imported when it is needed: every `import optim` would wait for it.
 
 _ARRAY = 1  # of flax's kinds of values that msgpack does not know
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -51,6 +52,8 @@ def load_velo_checkpoint(path: str | Path) -> tuple[VeLO, dict[str, Any], dict[s
         >>> load_velo_checkpoint(path)[0]
         VeLO(hidden_size=16, bank_size=8)
     """
+    import msgpack
+
     with open(path, "rb") as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
@@ -92,6 +95,8 @@ def _value(code: int, data: bytes) -> Any:
     """An array in float32; None for numbers of NumPy, of which none is looked at."""
     if code != _ARRAY:
         return None
+    import msgpack
+
     shape, dtype, raw = msgpack.unpackb(data, raw=False)
     if dtype not in _DTYPES:
         raise _RefusedError(f"an array of {dtype}")
