@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test docs lint wheel clean
+.PHONY: demo test docs lint wheel wheel-constraints wheel-newest clean
 
 demo: $(VENV)/installed
 	$(BIN)/rl-optim compare --preset quickstart --out runs/quickstart --overwrite
@@ -38,6 +38,10 @@ lint: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --wheel
+
+# The wheel in an empty environment, in the versions of constraints.txt or in the newest ones.
+wheel-constraints wheel-newest: wheel
+	.ci/wheel $(@:wheel-%=%) dist/*.whl $(PYTHON)
 
 clean:
 	rm -rf $(VENV) dist runs docs/_build
