@@ -40,7 +40,9 @@ wheel: $(VENV)/installed-dev
 	$(BIN)/python -m build --no-isolation --wheel
 
 # The wheel in an empty environment, in the versions of constraints.txt or in the newest ones.
-wheel-constraints wheel-newest: wheel
+wheel-constraints: wheel
+wheel-newest: wheel
+wheel-constraints wheel-newest:
 	.ci/wheel $(@:wheel-%=%) dist/*.whl $(PYTHON)
 
 clean:
