@@ -9,13 +9,13 @@ endif
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-SOURCES := $(shell find optim agents meta experiments -name '*.py') $(wildcard optim/learned/weights/*) pyproject.toml README.md
+SOURCES := $(shell find optim agents meta experiments -name '*.py') rl_optim.py $(wildcard optim/learned/weights/*) pyproject.toml README.md
 # pip reads the first for what it installs, and the second for what it builds the wheel with.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test docs lint wheel clean
+.PHONY: demo test docs lint wheel wheel-constraints wheel-newest clean
 
 demo: $(VENV)/installed
 	$(BIN)/rl-optim compare --preset quickstart --out runs/quickstart --overwrite
@@ -39,16 +39,22 @@ wheel: $(VENV)/installed-dev
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --wheel
 
+# The wheel in an empty environment, in the versions of constraints.txt or in the newest ones.
+wheel-constraints: wheel
+wheel-newest: wheel
+wheel-constraints wheel-newest:
+	.ci/wheel $(@:wheel-%=%) dist/*.whl $(PYTHON)
+
 clean:
 	rm -rf $(VENV) dist runs docs/_build
 
 $(VENV)/requirements: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet .
+	$(BIN)/python -m pip install --quiet '.[all]'
 	touch $@
 
 $(VENV)/requirements-dev: $(VENV)/requirements
-	$(BIN)/python -m pip install --quiet '.[dev]'
+	$(BIN)/python -m pip install --quiet '.[all,dev]'
 	touch $@
 
 $(VENV)/installed: $(VENV)/requirements $(SOURCES)

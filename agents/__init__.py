@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rl_optim import require_extra, require_ours
+
 if TYPE_CHECKING:
     from agents.policies import load_policy as load_policy
 
 __all__ = ["load_policy"]
+
+require_ours("optim")
+require_extra("agents", "flax")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from rl_optim import require_extra
+
 # Of these, and nothing that Gymnax needs for anything else.
 _PLOTTING = ("matplotlib", "matplotlib.colors", "matplotlib.pyplot", "seaborn")
 
@@ -44,6 +46,7 @@ def _imported_later(names: tuple[str, ...]) -> Iterator[None]:
             del sys.modules[name]
 
 
+require_extra("agents", "gymnax")
 with _imported_later(_PLOTTING):
     import gymnax as gymnax
     from gymnax.environments import environment as environment

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from agents._promotion import plain_types, strong, typed_like
 from agents.changes import Schedule
 from agents.environment import Box, Environment, Info
+from rl_optim import require_extra
+
+require_extra("agents", "brax")
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
 ON_FEET = ("ant", "halfcheetah", "hopper", "humanoid", "walker2d")  # they touch a floor

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from agents.brax_environment import _without_warnings
 from agents.environment import Box, Environment, Info
+from rl_optim import how_to_install
 
 _MOST_SIMULATORS = 8
 
@@ -53,7 +54,7 @@ class GymnasiumEnvironment(Environment):
         except ImportError as error:
             raise ImportError(
                 f"{name} needs Gymnasium's MuJoCo environments ({error}): "
-                "pip install 'rl-optim[offline]'"
+                f"{how_to_install('offline')}."
             ) from error
         self.name = name
         # On several devices, steps come in several threads. Simulators are made here because the

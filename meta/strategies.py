@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rl_optim import require_extra
+
 # evosax is imported when it is needed: its import starts jax's devices.
 
 
@@ -120,6 +122,7 @@ class EvolutionConfig:
 
     Raises:
         ValueError: on construction, if a value is not allowed.
+        ImportError: likewise, without evosax.
     """
 
     strategy: str = "openai_es"
@@ -134,6 +137,7 @@ class EvolutionConfig:
     members_at_once: int | None = None
 
     def __post_init__(self) -> None:
+        require_extra("meta", "evosax")  # which is imported when training is about to begin
         if self.strategy not in STRATEGIES:
             self._refuse("strategy", f"one of {', '.join(STRATEGIES)}")
         kind = self.kind

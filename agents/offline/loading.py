@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agents.offline.common import Transitions
+from rl_optim import require_extra
 
 Arrays = dict[str, NDArray[Any]]
 ENVIRONMENT_KEY = "rl_optim_environment"  # in metadata.json, of environments Gymnasium lacks
@@ -148,12 +149,8 @@ def load(
         >>> data.transitions.terminated.tolist(), data.episode_returns.tolist()
         ([False, False, True], [3.0])
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            "Reading data sets needs h5py: pip install 'rl-optim[offline]'"
-        ) from error
+    require_extra("offline", "h5py")
+    import h5py
 
     name = os.fspath(path)
     file_path = _find(name)

@@ -91,7 +91,8 @@ def collect_shown(collection: Collection, root: Path | None, overwrite: bool) ->
     """Makes data sets and says what is in them, also where that is less than the name promises.
 
     Raises:
-        ValueError: if a data set is there already, or Minari is missing.
+        ValueError: if a data set is there already.
+        ImportError: if Minari is missing.
         OSError: if something cannot be written.
     """
     from rich.console import Console

@@ -35,6 +35,7 @@ from experiments.command_line.streams import STANDARD_OUTPUT, lasting_streams
 from experiments.command_line.sweep import Sweep
 from experiments.runs.stopping import Stopped, Terminated, listening
 from experiments.settings import unknown
+from rl_optim import MissingExtraError
 
 # No jax at import: `--help` answers at once, and XLA's settings have to be made before jax starts.
 
@@ -73,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows the program's name; by default, what it was called with.
 
     Raises:
-        SystemExit: with 2 on bad input and without a device, 1 where a file cannot be read or
-            written or memory does not suffice, 130 when interrupted, and 128 plus the number of the
-            signal when told to end. The reason is one line on stderr.
+        SystemExit: with 2 on bad input and without a device or a library, 1 where a file cannot be
+            read or written or memory does not suffice, 130 when interrupted, and 128 plus the
+            number of the signal when told to end. The reason is one line on stderr.
     """
     with lasting_streams(), _rare_collections():
         _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -106,6 +107,8 @@ def _run(arguments: list[str]) -> None:
         # What can no longer be printed is in files already.
         way_on = "" if error.filename == STANDARD_OUTPUT else _way_on(arguments, logs)
         _fail(f"{error.strerror or error}{where}", 1, way_on)
+    except MissingExtraError as error:
+        _fail(str(error), 2)
     except Stopped as error:
         _fail(str(error), 1)
     except MemoryError as error:

@@ -40,6 +40,7 @@ from experiments.offline.writing import datasets_root, write_dataset
 from experiments.online.tasks import TASKS
 from experiments.online.training import ppo_config
 from experiments.settings import Settings, change_settings, describe, unknown
+from rl_optim import require_extra
 
 KINDS = ("random", "medium", "medium-replay", "expert", "medium-expert")
 SNAPSHOTS = 20
@@ -173,21 +174,15 @@ def collect(
         What was written, in the order of the kinds. A data set is there whole or not at all.
 
     Raises:
-        ValueError: if a data set is there already, or Minari is missing.
+        ValueError: if a data set is there already.
+        ImportError: if Minari is missing.
     """
     root = datasets_root(root)
     for kind in collection.kinds:
         path = root / collection.dataset_id(kind)
         if path.exists() and not overwrite:
             raise ValueError(f"{path} exists already; use --overwrite to replace it.")
-    try:
-        import h5py  # noqa: F401
-        import minari  # noqa: F401
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"collect needs Minari ({error}): pip install 'rl-optim[offline]'."
-        ) from error
+    require_extra("offline", "h5py", "minari", "PIL")
     environment = collection.environment
     key = jax.random.key(collection.seed)
     train_key, data_key, reference_key = jax.random.split(key, 3)

@@ -702,4 +702,4 @@ def test_presets_say_what_they_lack(
     monkeypatch.setitem(sys.modules, "gymnasium.envs.mujoco", None)
     commands_made = fails(capsys, f"collect --env Swimmer-v5 --root {tmp_path}")
     assert "Swimmer-v5 needs Gymnasium's MuJoCo environments" in commands_made
-    assert "pip install 'rl-optim[offline]'" in commands_made
+    assert "pip install '.[offline]'" in commands_made
