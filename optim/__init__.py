@@ -91,6 +91,7 @@ from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
+from optim.registry import sets_own_steps as sets_own_steps
 from optim.regrama import regrama as regrama
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
@@ -205,6 +206,7 @@ __all__ = [
     "scale_by_swats",
     "scale_by_tvlars",
     "scale_by_upgd",
+    "sets_own_steps",
     "sgdp",
     "shrink_and_perturb",
     "shrink_perturb",

@@ -17,13 +17,20 @@ from optim._leaves import key_of_seed
 from optim._promotion import with_standard_promotion
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
 from optim.extra_args import with_only_extra_args
+from optim.importing import imported, is_imported, made, parameters_of
 from optim.learned.meta_params import (
     ARCHITECTURES,
     load_weights,
     transform_options,
     without_weights,
 )
-from optim.spec import OptimizerSpec, Option, check_option_names, check_options
+from optim.spec import (
+    OptimizerSpec,
+    Option,
+    check_option_names,
+    check_options,
+    parse_options,
+)
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # What optax offers besides, and why it is no name here.
@@ -103,6 +110,9 @@ def describe(name: str) -> str:
     if known := details(name):
         return known.summary
     factory = _factory(name)
+    if is_imported(name):
+        text = inspect.getdoc(factory) or f"{name}, which has no docstring."
+        return " ".join(text.split("\n\n")[0].split())
     if isinstance(factory, functools.partial):
         fixed = ", ".join(f"{key}={value}" for key, value in factory.keywords.items())
         return f"optax.{factory.func.__name__} with {fixed}."
@@ -117,7 +127,7 @@ def details(name: str) -> OptimizerDetails | None:
         name: one of `optimizer_names` or `learned_names`.
 
     Returns:
-        The details; None if the optimizer is optax's.
+        The details; None if the optimizer is optax's or a user's.
 
     Raises:
         ValueError: if the name is unknown.
@@ -130,7 +140,8 @@ def details(name: str) -> OptimizerDetails | None:
     """
     if name in LEARNED:
         return LEARNED[name]
-    _factory(name)
+    if not is_imported(name):
+        _factory(name)
     return OWN.get(name)
 
 
@@ -152,10 +163,29 @@ def accepts_schedule(name: OptimizerSpec | str) -> bool:
         (True, False)
     """
     spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
-    if spec.name in ARCHITECTURES:
-        return False
-    _factory(spec.name)
-    return base_name(spec) not in _WITHOUT_SCHEDULE
+    _check_name(spec.name)
+    return not sets_own_steps(spec) and base_name(spec) not in _WITHOUT_SCHEDULE
+
+
+def sets_own_steps(spec: OptimizerSpec | str) -> bool:
+    """Says whether an optimizer is given no learning rate, as learned ones are not.
+
+    Args:
+        spec: a spec, or its text.
+
+    Returns:
+        Whether it is learned, or a user's own that takes no argument `learning_rate`.
+
+    Raises:
+        ValueError: if it is a user's own that is not found.
+
+    Examples:
+        >>> sets_own_steps("open@breakout"), sets_own_steps("adam")
+        (True, False)
+    """
+    spec = OptimizerSpec.parse(spec) if isinstance(spec, str) else spec
+    name = base_name(spec)
+    return "learning_rate" not in _parameters(name) if is_imported(name) else name in ARCHITECTURES
 
 
 def option_names(name: OptimizerSpec | str) -> list[str]:
@@ -182,7 +212,7 @@ def option_names(name: OptimizerSpec | str) -> list[str]:
         return list(transform_options(spec.name, dict(spec.options)))
     if _wraps(spec.name):
         return [*_own_options(spec.name), "base", *option_names(base_name(spec))]
-    return [*inspect.signature(_factory(spec.name)).parameters, *DECAY_OPTIONS]
+    return [*_parameters(spec.name), *DECAY_OPTIONS]
 
 
 def base_name(spec: OptimizerSpec | str) -> str:
@@ -257,7 +287,7 @@ def base_parameters(name: str, base: Any) -> dict[str, inspect.Parameter]:
         ['learning_rate', 'b1', 'b2']
     """
     check_base(name, base)
-    return dict(inspect.signature(_factory(base)).parameters)
+    return _parameters(base)
 
 
 def make(
@@ -300,12 +330,15 @@ def make(
         spec = OptimizerSpec.parse(spec)
     if spec.name in ARCHITECTURES:
         return _make_learned(spec, learning_rate)
-    factory = _factory(spec.name)
+    _check_name(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
     if _wraps(spec.name):
         return _make_around_base(spec, learning_rate)
-    check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
+    if is_imported(spec.name):
+        return _make_imported(spec, learning_rate)
+    factory = _factory(spec.name)
+    check_options(spec, {**_parameters(spec.name), **DECAY_OPTIONS})
     own, decay = split_decay(dict(spec.options))
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | own
     options.setdefault("learning_rate", learning_rate)
@@ -345,6 +378,25 @@ def _make_around_base(
     rest = {key: value for key, value in spec.options if key not in {*parameters, "base"}}
     inner = make(OptimizerSpec(base, None, tuple(rest.items())), learning_rate)
     return with_standard_promotion(OWN[spec.name].factory(inner, **own))
+
+
+def _make_imported(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    """A user's own, which is given a learning rate if it takes one."""
+    parameters = _parameters(spec.name)
+    check_options(spec, {**parameters, **DECAY_OPTIONS})
+    options, decay = split_decay(dict(spec.options))
+    if "learning_rate" in parameters and learning_rate is not None:
+        options.setdefault("learning_rate", learning_rate)
+    elif learning_rate is not None:
+        raise ValueError(
+            f"learning_rate must be None for {spec.name!r}, which takes none, got "
+            f"{learning_rate!r}."
+        )
+    optimizer = made("optimizer", spec.name, optax.GradientTransformation, options)
+    rate = options.get("learning_rate", 1.0)
+    return with_weight_decay(with_standard_promotion(optimizer), **decay, learning_rate=rate)
 
 
 def _wraps(name: str) -> bool:
@@ -446,14 +498,33 @@ def _is_optimizer(name: str, member: Any) -> bool:
     return "learning_rate" in parameters and required <= {"learning_rate"}
 
 
+def _check_name(name: str) -> None:
+    """Refuses a name that is unknown."""
+    if name not in ARCHITECTURES:
+        _factory(name)
+
+
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
+    """What an optimizer that is not learned takes, but for weight decay."""
+    factory = _factory(name)
+    return (
+        parameters_of(factory) if is_imported(name) else dict(inspect.signature(factory).parameters)
+    )
+
+
 def _factory(name: str) -> Factory:
     factories = _factories()
     if name in factories:
         return factories[name]
+    if is_imported(name):
+        known, _, option = name.partition(":")
+        if known in factories or known in ARCHITECTURES:  # a word where an option was meant
+            parse_options(known, option)
+        return imported("optimizer", name)
     if name in _EXCLUDED:
         raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
-    known = [*factories, *ARCHITECTURES]
-    raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, known)!r}.")
+    hint = nearest(name, [*factories, *ARCHITECTURES])
+    raise ValueError(f"unknown optimizer {name!r}; the nearest is {hint!r}.")
 
 
 _by_name.enter(_by_name.Names(make, check_base, base_parameters))

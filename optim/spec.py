@@ -16,6 +16,7 @@ from optim.weight_decay import DECAY_OPTIONS
 
 Option = bool | int | float | str | None
 
+_OWN_NAME = r"\w+(?:\.\w+)*:[^\W\d]\w*"  # MODULE:NAME, see `optim.importing`
 _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 
 
@@ -24,7 +25,8 @@ class OptimizerSpec:
     """An optimizer as named on the command line: `NAME[@WEIGHTS][:key=value,...]`.
 
     Attributes:
-        name: name of the optimizer, see `optimizer_names`.
+        name: name of the optimizer, see `optimizer_names`; or `MODULE:NAME` for a function of your
+            own that makes one.
         weights: name or path of learned weights, or None.
         options: pairs of an argument's name and its value, in the order given; or a mapping.
 
@@ -39,6 +41,8 @@ class OptimizerSpec:
         'adam:learning_rate=0.0003,b2=0.99'
         >>> OptimizerSpec.parse("open@breakout").weights
         'breakout'
+        >>> OptimizerSpec.parse("my_module:my_optimizer:decay=0.5").name
+        'my_module:my_optimizer'
     """
 
     name: str
@@ -84,7 +88,7 @@ class OptimizerSpec:
             './file:key=2'
         """
         form = "the form NAME[@WEIGHTS][:key=value,...]"
-        match = re.fullmatch(r"(\w+)(?:([@:])(.+))?", text.strip(), re.DOTALL)
+        match = re.fullmatch(rf"({_OWN_NAME}|\w+)(?:([@:])(.+))?", text.strip(), re.DOTALL)
         if match is None:
             raise ValueError(f"optimizer must have {form}, got {text!r}.")
         name, mark, tail = match.groups()
@@ -93,13 +97,7 @@ class OptimizerSpec:
             weights, tail = _split(tail)
             if not weights:
                 raise ValueError(f"optimizer must have {form}, got {text!r}.")
-        options = []
-        for item in tail.split(",") if tail else []:
-            if not _is_option(item):
-                raise ValueError(f"options of {name!r} must have the form key=value, got {item!r}.")
-            key, _, value = item.partition("=")
-            options.append((key.strip(), _parse_value(value.strip())))
-        return cls(name, weights, tuple(options))
+        return cls(name, weights, parse_options(name, tail) if tail else ())
 
     @property
     def learning_rate(self) -> float | None:
@@ -118,6 +116,32 @@ class OptimizerSpec:
                 return f"{text}:"
         options = ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
         return text + (f":{options}" if options else "")
+
+
+def parse_options(name: str, text: str) -> tuple[tuple[str, Option], ...]:
+    """Reads `key=value,...`, as it stands after an optimizer's name.
+
+    Args:
+        name: of what has the options, for the message.
+        text: the options.
+
+    Returns:
+        Pairs of name and value, in the order given.
+
+    Raises:
+        ValueError: if the text is not of that form.
+
+    Examples:
+        >>> parse_options("adam", "b1=0.5,nesterov=true")
+        (('b1', 0.5), ('nesterov', True))
+    """
+    options = []
+    for item in text.split(","):
+        if not _is_option(item):
+            raise ValueError(f"options of {name!r} must have the form key=value, got {item!r}.")
+        key, _, value = item.partition("=")
+        options.append((key.strip(), _parse_value(value.strip())))
+    return tuple(options)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -206,7 +230,11 @@ def _check_option(key: str, value: Option, parameter: inspect.Parameter) -> None
         return
     allowed = _allowed(parameter)
     if allowed is None:
-        raise ValueError(f"{key} must be set in Python, it takes no value from a spec.")
+        is_told = parameter.annotation is not parameter.empty
+        raise ValueError(
+            f"{key} must be set in Python: "
+            f"{'no text says its value' if is_told else 'its parameter has no type annotation'}."
+        )
     words, is_allowed = allowed
     if not is_allowed(value):
         alternative = " or none" if nullable else ""
@@ -228,14 +256,17 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
     if get_origin(parameter.annotation) is Literal:
         choices = get_args(parameter.annotation)
         return f"one of {', '.join(choices)}", lambda value: value in choices
-    if isinstance(default, str):
+    is_required = default is parameter.empty
+    if isinstance(default, str) or (is_required and members[0] is str):
         return "a name", lambda value: isinstance(value, str)
-    if isinstance(default, bool) or (default is None and members[0] is bool):
+    if isinstance(default, bool) or ((default is None or is_required) and members[0] is bool):
         return "true or false", lambda value: isinstance(value, bool)
     is_tree = any(get_origin(member) in (Iterable, Mapping) for member in members)
-    takes_number = isinstance(default, float) or (default is None and not is_tree)
+    takes_number = isinstance(default, float) or ((default is None or is_required) and not is_tree)
     if isinstance(default, int) or (takes_number and int in members and float not in members):
         return "an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, float) and parameter.annotation is parameter.empty:
+        members = (float,)
     if takes_number and (float in members or jax.Array in members):
         return (
             "a number",

@@ -274,12 +274,12 @@ class Plan:
             ValueError: if anything in them is unknown or not allowed.
         """
         from experiments.online.run import RunConfig
-        from experiments.online.tasks import TASKS, parse_environment
+        from experiments.online.tasks import task_of
         from experiments.settings import change_settings
 
         configs = {}
         for path, (env, arm) in self.runs.items():
-            published = TASKS[parse_environment(env)[0]].settings
+            published = task_of(env).settings
             settings = change_settings(published, (*self.settings, *arm.settings))
             run = RunConfig(
                 env,

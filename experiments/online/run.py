@@ -11,7 +11,12 @@ from typing import Any
 import optim
 from agents.environment import Environment
 from agents.restarts import phase_iterations
-from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+from experiments.online.tasks import (
+    make_environment,
+    parse_environment,
+    resolve_optimizer,
+    task_of,
+)
 from experiments.runs import weights as weights_files
 from experiments.runs.identity import earlier_ends
 from experiments.runs.reading import FORMAT
@@ -89,7 +94,7 @@ class RunConfig:
     @property
     def spec(self) -> optim.OptimizerSpec:
         """The optimizer with everything filled in that the task knows better than its defaults."""
-        return resolve_optimizer(self.optimizer, TASKS[parse_environment(self.environment)[0]])
+        return resolve_optimizer(self.optimizer, task_of(self.environment))
 
     @property
     def _task(self) -> Environment:
@@ -184,7 +189,7 @@ class RunConfig:
             "evaluation_episodes": EVALUATION_EPISODES,
             "evaluation_actions": self.evaluation_actions,
             "diagnostics_every": self.diagnostics_every,
-            "normaliser": TASKS[name].normaliser(options),
+            "normaliser": task_of(self.environment).normaliser(options),
             **({"evaluation_dynamics": dynamics} if environment.changes else {}),
             **({"weights_sha256": self.weights} if self.weights else {}),
         }

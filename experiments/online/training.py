@@ -141,10 +141,12 @@ def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
     """
     mesh = seed_mesh(len(run.seeds))
     weights, spec, rate = run.weights_content, run.spec, run.spec.learning_rate
-    if weights is None:
+    if weights is not None:  # what its file is called makes no difference
+        spec = dataclasses.replace(spec, weights="")
+    if optim.sets_own_steps(spec):
+        rate = 1.0  # of which no notice is taken
+    else:
         spec = without_learning_rate(spec)
-    else:  # a learned optimizer takes no notice of a rate, nor of what its file is called
-        spec, rate = dataclasses.replace(spec, weights=""), 1.0
     greedy = run.evaluation_actions == "greedy"
     program = _compiled(run.environment, spec, weights, run.settings, greedy, mesh)
     keys = seed_keys(run.seeds, mesh)
@@ -289,8 +291,8 @@ def chain(
         iteration = count // config.updates_per_iteration
         return learning_rate * (1.0 - iteration / config.iterations)
 
-    schedule = annealed if settings.anneal and optim.accepts_schedule(spec) else learning_rate
-    return optax.chain(clip, optim.make(spec, schedule))
+    schedule: Any = annealed if settings.anneal and optim.accepts_schedule(spec) else learning_rate
+    return optax.chain(clip, optim.make(spec, None if optim.sets_own_steps(spec) else schedule))
 
 
 def without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:

@@ -163,10 +163,15 @@ def _why_not_longer(found: Mapping[str, Any], is_meta: bool) -> str | None:
     if found.get("settings.cosine_actor"):
         return "its actor's learning rate falls to 0 over the whole run"
     import optim
+    from optim.importing import is_imported
 
     for key, text in found.items():
         if key == "resolved_optimizer" or key.startswith("other_optimizers."):
-            name = optim.OptimizerSpec.parse(text).name
+            spec = optim.OptimizerSpec.parse(text)
+            name = spec.name
+            for taken in (name, str(dict(spec.options).get("base"))):
+                if is_imported(taken):
+                    return f"{taken} may be told how much of the run is over"
             details = optim.details(name)
             inputs = details.inputs if details is not None else ""
             if "training_progress" in inputs or "num_updates" in inputs:

@@ -86,7 +86,6 @@ def test_a_path_is_written_with_a_colon_only_where_it_must():
         "@x",
         "adam@",
         "adam:",
-        "adam:b1",
         "adam:b1=",
         "adam:=1",
         "adam b1",
