@@ -35,6 +35,7 @@ from optim.adamp import scale_by_sgdp as scale_by_sgdp
 from optim.adamp import sgdp as sgdp
 from optim.aegd import aegd as aegd
 from optim.aegd import scale_by_aegd as scale_by_aegd
+from optim.by_network import by_network as by_network
 from optim.catalogue import OptimizerDetails as OptimizerDetails
 from optim.cautious import cautious as cautious
 from optim.cautious import cautious_adamw as cautious_adamw
@@ -145,6 +146,7 @@ __all__ = [
     "aegd",
     "amsbound",
     "base_name",
+    "by_network",
     "cautious",
     "cautious_adamw",
     "cbp",

@@ -30,6 +30,7 @@ from optim.spec import (
     check_option_names,
     check_options,
     parse_options,
+    with_masks,
 )
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
@@ -356,7 +357,7 @@ def make(
             "copies of its own and would undo it; l2 has an effect."
         )
     try:
-        optimizer = with_standard_promotion(factory(**options))
+        optimizer = with_standard_promotion(factory(**with_masks(options)))
     except ImportError as error:
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
@@ -377,7 +378,7 @@ def _make_around_base(
     check_options(OptimizerSpec(spec.name, None, tuple(own.items())), parameters)
     rest = {key: value for key, value in spec.options if key not in {*parameters, "base"}}
     inner = make(OptimizerSpec(base, None, tuple(rest.items())), learning_rate)
-    return with_standard_promotion(OWN[spec.name].factory(inner, **own))
+    return with_standard_promotion(OWN[spec.name].factory(inner, **with_masks(own)))
 
 
 def _make_imported(
@@ -394,7 +395,7 @@ def _make_imported(
             f"learning_rate must be None for {spec.name!r}, which takes none, got "
             f"{learning_rate!r}."
         )
-    optimizer = made("optimizer", spec.name, optax.GradientTransformation, options)
+    optimizer = made("optimizer", spec.name, optax.GradientTransformation, with_masks(options))
     rate = options.get("learning_rate", 1.0)
     return with_weight_decay(with_standard_promotion(optimizer), **decay, learning_rate=rate)
 

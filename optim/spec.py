@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim._checks import check_learning_rate, check_range, nearest
+from optim.by_network import network_mask
 from optim.weight_decay import DECAY_OPTIONS
 
 Option = bool | int | float | str | None
@@ -251,6 +252,8 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
     """What a parameter takes from a spec, in words and as a test; None if nothing."""
     members = _union_members(parameter.annotation)
     default = parameter.default
+    if is_mask(parameter.name):
+        return _allowed_mask(parameter)
     if "dtype" in parameter.name:
         return "the name of a floating-point dtype", _is_float_dtype
     if get_origin(parameter.annotation) is Literal:
@@ -273,6 +276,63 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
             lambda value: isinstance(value, int | float) and not isinstance(value, bool),
         )
     return None
+
+
+def is_mask(name: str) -> bool:
+    """Whether an option is a mask, which a text gives by names of networks.
+
+    Examples:
+        >>> is_mask("matrix_mask"), is_mask("mask"), is_mask("unmasked")
+        (True, True, False)
+    """
+    return name == "mask" or name.endswith("_mask")
+
+
+def with_masks(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes masks of the networks that options name: `matrix_mask=critic`, `actor+critic`.
+
+    Args:
+        options: of an optimizer, which have been checked.
+
+    Returns:
+        The options, with functions of the parameters in the place of texts.
+
+    Examples:
+        >>> mask = with_masks({"kappa": 1.0, "matrix_mask": "critic"})["matrix_mask"]
+        >>> mask({"actor": 1.0, "critic": 2.0})
+        {'actor': False, 'critic': True}
+    """
+    return {
+        key: network_mask(key, value.split("+"))
+        if is_mask(key) and isinstance(value, str)
+        else value
+        for key, value in options.items()
+    }
+
+
+def masked_networks(options: Mapping[str, Any]) -> set[str]:
+    """The networks that masks among the options name.
+
+    Examples:
+        >>> sorted(masked_networks({"matrix_mask": "actor+critic", "kappa": 1.0}))
+        ['actor', 'critic']
+    """
+    texts = [value for key, value in options.items() if is_mask(key) and isinstance(value, str)]
+    return {network for text in texts for network in text.split("+")}
+
+
+def _allowed_mask(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool]]:
+    """What a mask takes from a spec; some take a truth value for all leaves too."""
+    takes_bool = isinstance(parameter.default, bool)
+    takes_bool = takes_bool or bool in _union_members(parameter.annotation)
+    words = "names of networks joined by +, e.g. critic or actor+critic"
+
+    def is_allowed(value: Option) -> bool:
+        if isinstance(value, bool):
+            return takes_bool
+        return isinstance(value, str) and all(value.split("+"))
+
+    return f"true, false or {words}" if takes_bool else words, is_allowed
 
 
 def _union_members(annotation: Any) -> tuple[Any, ...]:

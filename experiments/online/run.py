@@ -22,10 +22,12 @@ from experiments.runs.identity import earlier_ends
 from experiments.runs.reading import FORMAT
 from experiments.runs.training import check_seeds, divided_up
 from experiments.settings import Settings, unknown
+from optim.spec import masked_networks
 
 POINTS = 100  # logged points in a run, at most, unless it is prolonged or its task changes
 PHASE_POINTS = 20  # in each phase of a task that changes, at least, if it has as many iterations
 EVALUATION_EPISODES = 64
+NETWORKS = ("actor", "critic")
 EVALUATION_ACTIONS = ("sampled", "greedy")
 
 
@@ -73,6 +75,9 @@ class RunConfig:
         if self.label is not None and not self.label.strip():
             raise ValueError(f"a label must be a text that is not empty; got {self.label!r}.")
         weights_files.make(self.spec, self.weights_content)  # says what is not allowed
+        for network in masked_networks(dict(self.spec.options)):
+            if network not in NETWORKS:
+                raise unknown("network", network, NETWORKS)
         check_seeds(self.seeds)
         if self.evaluation_actions not in EVALUATION_ACTIONS:
             raise unknown("kind of evaluation", self.evaluation_actions, EVALUATION_ACTIONS)

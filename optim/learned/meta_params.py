@@ -29,7 +29,7 @@ from optim.learned.open import OPEN
 from optim.learned.optim4rl import Optim4RL
 from optim.learned.star import STAR
 from optim.learned.velo import VeLO
-from optim.spec import OptimizerSpec, check_option_names, check_options
+from optim.spec import OptimizerSpec, check_option_names, check_options, with_masks
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # Learned optimizers by name. Each class is a dataclass of sizes, and has a `feature_version`: to
@@ -333,7 +333,7 @@ def transform(
         0
     """
     own, decay = split_decay(options)
-    return with_weight_decay(architecture.transform(meta_params, **own), **decay)
+    return with_weight_decay(architecture.transform(meta_params, **with_masks(own)), **decay)
 
 
 def transform_options(

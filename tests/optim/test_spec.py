@@ -119,10 +119,7 @@ def test_every_option_has_a_kind_or_is_for_python_only():
         "inner",
         "linesearch",
         "links",
-        "mask",
-        "matrix_mask",
         "muon_weight_dimension_numbers",
         "ns_coeffs",
-        "weight_decay_mask",
         "weight_dimension_numbers",
     }

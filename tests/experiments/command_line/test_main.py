@@ -549,6 +549,8 @@ def test_counts(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> N
         ("adam", "adam adam", "'adam' is given twice."),
         ("adam", "adam adam:b1=1.5", "b1 must be in [0, 1), got 1.5."),
         ("adam", "adam:beta2=0.9", "'adam' has no option 'beta2'; the nearest is 'b2'."),
+        ("adam", "adamo:matrix_mask=critics",
+         "unknown network 'critics'; the nearest is 'critic'."),
         ("adam", "adam:learning_rate=0", "learning_rate must be in (0, inf), got 0."),
         ("adam", "adam@breakout", "'adam' has no learned weights, got weights 'breakout'."),
         ("num_envs=4", "num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),
