@@ -14,7 +14,9 @@ Examples:
     >>> updates, state = optimizer.update(params, optimizer.init(params), params)
 """
 
+from optim._checks import near as near
 from optim._checks import nearest as nearest
+from optim._checks import suggestion as suggestion
 from optim.adabound import adabound as adabound
 from optim.adabound import amsbound as amsbound
 from optim.adabound import scale_by_adabound as scale_by_adabound
@@ -78,6 +80,8 @@ from optim.learned.velo import velo as velo
 from optim.learned.velo_checkpoint import load_velo_checkpoint as load_velo_checkpoint
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.network_specs import NetworkSpecs as NetworkSpecs
+from optim.network_specs import parse_spec as parse_spec
 from optim.normalize_project import normalize_kernels as normalize_kernels
 from optim.normalize_project import normalize_project as normalize_project
 from optim.parseval import parseval as parseval
@@ -127,6 +131,7 @@ __all__ = [
     "LearnedCorrection",
     "LearnedCorrectionState",
     "LinearOptim",
+    "NetworkSpecs",
     "OPENState",
     "Optim4RL",
     "OptimizerDetails",
@@ -171,6 +176,7 @@ __all__ = [
     "load_velo_checkpoint",
     "make",
     "mars",
+    "near",
     "nearest",
     "normalize_kernels",
     "normalize_project",
@@ -179,6 +185,7 @@ __all__ = [
     "optimizer_names",
     "option_names",
     "packaged_meta_params",
+    "parse_spec",
     "parseval",
     "redo",
     "regrama",
@@ -217,6 +224,7 @@ __all__ = [
     "star",
     "subset_norm",
     "subspace_momentum",
+    "suggestion",
     "swats",
     "trac",
     "trac_adam",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optim._checks import nearest
+from optim._checks import suggestion
 
 
 def is_imported(name: str) -> bool:
@@ -69,7 +69,7 @@ def imported(what: str, name: str) -> Callable[..., Any]:
     file = getattr(module, "__file__", None) or module_name
     if not hasattr(module, attribute):
         known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        hint = f"; the nearest is {nearest(attribute, known)!r}" if known else ""
+        hint = f"; {suggestion(attribute, known)}" if known else ""
         raise ValueError(
             f"{what} {name!r} must name something in {file}, which has no {attribute!r}{hint}."
         )

@@ -1,5 +1,6 @@
 """Optimizers by name."""
 
+import dataclasses
 import functools
 import inspect
 import types
@@ -12,10 +13,12 @@ import optax.contrib
 
 from optim import _by_name
 from optim._batching import in_turn
-from optim._checks import check_learning_rate, nearest
+from optim._checks import check_learning_rate, suggestion
 from optim._leaves import key_of_seed
 from optim._promotion import with_standard_promotion
+from optim.by_network import by_network
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
+from optim.chains import chained
 from optim.extra_args import with_only_extra_args
 from optim.importing import imported, is_imported, made, parameters_of
 from optim.learned.meta_params import (
@@ -24,13 +27,14 @@ from optim.learned.meta_params import (
     transform_options,
     without_weights,
 )
+from optim.masks import with_masks
+from optim.network_specs import NetworkSpecs, parse_spec
 from optim.spec import (
     OptimizerSpec,
     Option,
     check_option_names,
     check_options,
     parse_options,
-    with_masks,
 )
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
@@ -208,12 +212,58 @@ def option_names(name: OptimizerSpec | str) -> list[str]:
         >>> option_names("linear_optim")
         ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
     """
+    return list(option_parameters(name))
+
+
+def option_parameters(name: OptimizerSpec | str) -> dict[str, inspect.Parameter]:
+    """What a spec of an optimizer may set, with defaults and annotations.
+
+    Args:
+        name: see `option_names`.
+
+    Returns:
+        Parameters by name.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> option_parameters("adam")["b1"].default
+        0.9
+    """
     spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
     if spec.name in ARCHITECTURES:
-        return list(transform_options(spec.name, dict(spec.options)))
+        return transform_options(spec.name, dict(spec.options))
+    if not _wraps(spec.name):
+        return {**_parameters(spec.name), **DECAY_OPTIONS}
+    kind, default = inspect.Parameter.KEYWORD_ONLY, OWN[spec.name].base
+    base = {"base": inspect.Parameter("base", kind, default=default, annotation=str)}
+    return {**_own_options(spec.name), **base, **option_parameters(base_name(spec))}
+
+
+def documented(name: OptimizerSpec | str) -> list[Any]:
+    """What has docstrings of the options of an optimizer, the most telling last.
+
+    Args:
+        name: see `option_names`.
+
+    Returns:
+        Functions and methods.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> [function.__name__ for function in documented("parseval:base=lion")]
+        ['with_weight_decay', 'lion', 'parseval']
+    """
+    spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
+    if spec.name in ARCHITECTURES:
+        return [with_weight_decay, ARCHITECTURES[spec.name].transform, LEARNED[spec.name].factory]
     if _wraps(spec.name):
-        return [*_own_options(spec.name), "base", *option_names(base_name(spec))]
-    return [*_parameters(spec.name), *DECAY_OPTIONS]
+        return [*documented(base_name(spec)), OWN[spec.name].factory]
+    factory = _factory(spec.name)
+    return [with_weight_decay, getattr(factory, "func", factory)]
 
 
 def base_name(spec: OptimizerSpec | str) -> str:
@@ -292,12 +342,13 @@ def base_parameters(name: str, base: Any) -> dict[str, inspect.Parameter]:
 
 
 def make(
-    spec: OptimizerSpec | str, learning_rate: optax.ScalarOrSchedule | None = None
+    spec: OptimizerSpec | NetworkSpecs | str,
+    learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer from its name or spec.
 
     Args:
-        spec: a spec, or its text; a bare name is one.
+        spec: a spec, or specs of several networks, or a text of either; a bare name is one.
         learning_rate: number greater than 0, tracer or schedule. A learning rate among the spec's
             options comes first. Learned optimizers, which set their own steps, are given none.
 
@@ -309,6 +360,12 @@ def make(
     An optimizer that wraps another takes the option `base`, the name of that other, which is Adam
     without it: `weight_clipping:base=lion,b1=0.95,kappa=2`. Options that it does not know are the
     base's; so are the learning rate and weight decay.
+
+    A name of the form `MODULE:NAME` is a function of a user's own that returns an optimizer; if it
+    takes an argument `learning_rate` it is given one. In a chain, `clip:0.5|l2:1e-4|adam`, the
+    gradients go through the pieces before the optimizer and the updates through those after it, see
+    `optim.chains`. Specs of networks, `actor=adam+critic=adamo:kappa=1`, make `by_network` of them;
+    the learning rate is for those that take one.
 
     Returns:
         The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
@@ -326,9 +383,23 @@ def make(
         >>> updates, _ = optimizer.update(params, state, params, value=jnp.ones(()))
         >>> print(updates)
         [-0.1 -0.1]
+        >>> optimizer = make("actor=sgd+critic=clip:1|sgd:learning_rate=1", 0.1)
+        >>> params = {"actor": jnp.ones(1), "critic": 3 * jnp.ones(1)}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> print(updates["actor"], updates["critic"])
+        [-0.1] [-1.]
     """
     if isinstance(spec, str):
-        spec = OptimizerSpec.parse(spec)
+        spec = parse_spec(spec)
+    if isinstance(spec, NetworkSpecs):
+        return by_network(
+            {
+                name: make(part, None if sets_own_steps(part) else learning_rate)
+                for name, part in spec.specs
+            }
+        )
+    if spec.before or spec.after:
+        return _make_chain(spec, learning_rate)
     if spec.name in ARCHITECTURES:
         return _make_learned(spec, learning_rate)
     _check_name(spec.name)
@@ -367,6 +438,20 @@ def make(
     if spec.name in _IN_TURN:
         optimizer = _updated_in_turn(optimizer)
     return with_weight_decay(optimizer, **decay, learning_rate=rate)
+
+
+def _make_chain(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    optimizer = make(dataclasses.replace(spec, before=(), after=()), learning_rate)
+    if spec.after and base_name(spec) in _OWN_COPIES:
+        raise ValueError(
+            f"{spec.after[0][0]} must not stand after {base_name(spec)!r}, which works out the "
+            "parameters from copies of its own and would undo it."
+        )
+    rate = learning_rate if spec.learning_rate is None else spec.learning_rate
+    no_rate = rate is None or sets_own_steps(spec)
+    return chained(spec.before, optimizer, spec.after, 1.0 if no_rate else rate)
 
 
 def _make_around_base(
@@ -524,8 +609,8 @@ def _factory(name: str) -> Factory:
         return imported("optimizer", name)
     if name in _EXCLUDED:
         raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
-    hint = nearest(name, [*factories, *ARCHITECTURES])
-    raise ValueError(f"unknown optimizer {name!r}; the nearest is {hint!r}.")
+    hint = suggestion(name, [*factories, *ARCHITECTURES])
+    raise ValueError(f"unknown optimizer {name!r}; {hint}.")
 
 
 _by_name.enter(_by_name.Names(make, check_base, base_parameters))

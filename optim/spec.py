@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim._checks import check_learning_rate, check_range, nearest
-from optim.by_network import network_mask
+from optim._checks import check_learning_rate, check_range, suggestion
+from optim.chains import Piece, ends_in_piece, split_chain, written_chain
+from optim.masks import allowed_mask, is_mask
 from optim.weight_decay import DECAY_OPTIONS
 
 Option = bool | int | float | str | None
@@ -25,11 +26,15 @@ _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 class OptimizerSpec:
     """An optimizer as named on the command line: `NAME[@WEIGHTS][:key=value,...]`.
 
+    It may stand in a chain, `clip:0.5|l2:1e-4|NAME...|decoupled_decay:0.1`, see `optim.chains`.
+
     Attributes:
         name: name of the optimizer, see `optimizer_names`; or `MODULE:NAME` for a function of your
             own that makes one.
         weights: name or path of learned weights, or None.
         options: pairs of an argument's name and its value, in the order given; or a mapping.
+        before: pairs of the name and number of what stands before it in a chain.
+        after: the same of what stands after it.
 
     Raises:
         ValueError: if an option is given twice.
@@ -44,11 +49,15 @@ class OptimizerSpec:
         'breakout'
         >>> OptimizerSpec.parse("my_module:my_optimizer:decay=0.5").name
         'my_module:my_optimizer'
+        >>> OptimizerSpec.parse("clip:0.5|adam").before
+        (('clip', 0.5),)
     """
 
     name: str
     weights: str | None = None
     options: tuple[tuple[str, Option], ...] = ()
+    before: tuple[Piece, ...] = ()
+    after: tuple[Piece, ...] = ()
 
     def __post_init__(self) -> None:
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
@@ -76,7 +85,8 @@ class OptimizerSpec:
             The spec. Its `str` is a text that reads as the same spec.
 
         Raises:
-            ValueError: if the text is not of the form `NAME[@WEIGHTS][:key=value,...]`.
+            ValueError: if the text is not of the form `NAME[@WEIGHTS][:key=value,...]`, alone or in
+                a chain.
 
         Examples:
             >>> OptimizerSpec.parse("open@seed:1/b=c.safetensors").weights
@@ -89,7 +99,8 @@ class OptimizerSpec:
             './file:key=2'
         """
         form = "the form NAME[@WEIGHTS][:key=value,...]"
-        match = re.fullmatch(rf"({_OWN_NAME}|\w+)(?:([@:])(.+))?", text.strip(), re.DOTALL)
+        before, own, after = split_chain(text.strip())
+        match = re.fullmatch(rf"({_OWN_NAME}|\w+)(?:([@:])(.+))?", own.strip(), re.DOTALL)
         if match is None:
             raise ValueError(f"optimizer must have {form}, got {text!r}.")
         name, mark, tail = match.groups()
@@ -98,7 +109,8 @@ class OptimizerSpec:
             weights, tail = _split(tail)
             if not weights:
                 raise ValueError(f"optimizer must have {form}, got {text!r}.")
-        return cls(name, weights, parse_options(name, tail) if tail else ())
+        options = parse_options(name, tail) if tail else ()
+        return cls(name, weights, options, before, after)
 
     @property
     def learning_rate(self) -> float | None:
@@ -110,13 +122,14 @@ class OptimizerSpec:
         return float(value)
 
     def __str__(self) -> str:
-        text = self.name
-        if self.weights:
-            text += f"@{self.weights}"
-            if not self.options and _split(self.weights.rstrip()) != (self.weights, ""):
-                return f"{text}:"
-        options = ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
-        return text + (f":{options}" if options else "")
+        text = self.name + (f"@{self.weights}" if self.weights else "")
+        if self.options:
+            text += ":" + ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
+        elif self.weights and (
+            _split(self.weights.rstrip()) != (self.weights, "") or ends_in_piece(self.weights)
+        ):
+            text += ":"  # which ends the path
+        return written_chain(self.before, text, self.after)
 
 
 def parse_options(name: str, text: str) -> tuple[tuple[str, Option], ...]:
@@ -198,8 +211,26 @@ def check_option_names(name: str, options: Iterable[str], parameters: Iterable[s
     """
     for key in options:
         if key not in parameters:
-            hint = f"the nearest is {nearest(key, parameters)!r}"
-            raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
+            raise ValueError(f"{name!r} has no option {key!r}; {suggestion(key, parameters)}.")
+
+
+def takes(parameter: inspect.Parameter) -> str | None:
+    """Says in words what an option takes from a text; None if it can be set in Python only.
+
+    Args:
+        parameter: of the factory.
+
+    Examples:
+        >>> import optim
+        >>> parameters = inspect.signature(optim.adamo).parameters
+        >>> takes(parameters["heads"]), takes(parameters["tau"])
+        ('true or false', 'a number or none')
+    """
+    if parameter.name == "learning_rate":
+        return "a number"
+    nullable = parameter.default is None or type(None) in _union_members(parameter.annotation)
+    allowed = _allowed(parameter)
+    return None if allowed is None else allowed[0] + (" or none" if nullable else "")
 
 
 def _parse_value(text: str) -> Option:
@@ -253,7 +284,7 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
     members = _union_members(parameter.annotation)
     default = parameter.default
     if is_mask(parameter.name):
-        return _allowed_mask(parameter)
+        return allowed_mask(parameter, bool in members)
     if "dtype" in parameter.name:
         return "the name of a floating-point dtype", _is_float_dtype
     if get_origin(parameter.annotation) is Literal:
@@ -276,63 +307,6 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
             lambda value: isinstance(value, int | float) and not isinstance(value, bool),
         )
     return None
-
-
-def is_mask(name: str) -> bool:
-    """Whether an option is a mask, which a text gives by names of networks.
-
-    Examples:
-        >>> is_mask("matrix_mask"), is_mask("mask"), is_mask("unmasked")
-        (True, True, False)
-    """
-    return name == "mask" or name.endswith("_mask")
-
-
-def with_masks(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes masks of the networks that options name: `matrix_mask=critic`, `actor+critic`.
-
-    Args:
-        options: of an optimizer, which have been checked.
-
-    Returns:
-        The options, with functions of the parameters in the place of texts.
-
-    Examples:
-        >>> mask = with_masks({"kappa": 1.0, "matrix_mask": "critic"})["matrix_mask"]
-        >>> mask({"actor": 1.0, "critic": 2.0})
-        {'actor': False, 'critic': True}
-    """
-    return {
-        key: network_mask(key, value.split("+"))
-        if is_mask(key) and isinstance(value, str)
-        else value
-        for key, value in options.items()
-    }
-
-
-def masked_networks(options: Mapping[str, Any]) -> set[str]:
-    """The networks that masks among the options name.
-
-    Examples:
-        >>> sorted(masked_networks({"matrix_mask": "actor+critic", "kappa": 1.0}))
-        ['actor', 'critic']
-    """
-    texts = [value for key, value in options.items() if is_mask(key) and isinstance(value, str)]
-    return {network for text in texts for network in text.split("+")}
-
-
-def _allowed_mask(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool]]:
-    """What a mask takes from a spec; some take a truth value for all leaves too."""
-    takes_bool = isinstance(parameter.default, bool)
-    takes_bool = takes_bool or bool in _union_members(parameter.annotation)
-    words = "names of networks joined by +, e.g. critic or actor+critic"
-
-    def is_allowed(value: Option) -> bool:
-        if isinstance(value, bool):
-            return takes_bool
-        return isinstance(value, str) and all(value.split("+"))
-
-    return f"true, false or {words}" if takes_bool else words, is_allowed
 
 
 def _union_members(annotation: Any) -> tuple[Any, ...]:

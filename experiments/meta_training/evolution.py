@@ -162,6 +162,6 @@ def _strategy(text: str) -> dict[str, Any]:
     options = dict(parse_options("strategy", tail)) if colon else {}
     for key in options:
         if key not in STRATEGY_OPTIONS:
-            hint = f"the nearest is {optim.nearest(key, STRATEGY_OPTIONS)!r}"
+            hint = optim.suggestion(key, STRATEGY_OPTIONS)
             raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
     return {"strategy": name} | options

@@ -80,6 +80,14 @@ _PENDULUM = dataclasses.replace(
     normalize_rewards=True,
 )
 
+FAMILIES = {
+    "MinAtar": _MINATAR,
+    "classic control": _CLASSIC,
+    "with continuous actions": _PENDULUM,
+    "gridworlds": _GRIDWORLD,
+    "Brax": _BRAX,
+}
+
 
 def _adam(**options: float) -> dict[str, dict[str, float]]:
     tuned = options | {"eps": 1e-5}
@@ -127,6 +135,12 @@ def parse_environment(text: str) -> tuple[str, dict[str, Any]]:
     name, colon, tail = text.partition(":")
     if name not in TASKS:
         own = re.fullmatch(r"([\w.]+:\w+)(?:(:)(.*))?", text, re.DOTALL)
+        if name in environments.GYMNASIUM:
+            raise ValueError(
+                f"environment {name!r} is Gymnasium's, which rl-optim offline and collect take; "
+                "agents are trained on Brax's tasks, with other physics, and Gymnax's: rl-optim "
+                "list envs."
+            )
         if own is None or not is_imported(own[1]):
             raise unknown("environment", name, TASKS)
         name, colon, tail = own[1], own[2] or "", own[3] or ""
@@ -177,7 +191,7 @@ def make_environment(text: str) -> Environment:
     defaults = _default_options(name)
     for key, value in options.items():
         if key not in defaults:
-            hint = f"the nearest is {optim.nearest(key, defaults)!r}"
+            hint = optim.suggestion(key, defaults)
             raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
         _check_option(name, key, value, defaults[key])
     return environments.make(name, **options)
@@ -239,11 +253,11 @@ def _check_option(name: str, key: str, value: Any, default: Any) -> None:
         raise ValueError(f"{option} must be at least 0; got {value!r}.")
 
 
-def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:
+def resolve_optimizer(text: str | optim.OptimizerSpec, task: Task) -> optim.OptimizerSpec:
     """Fills up an optimizer's spec with what is tuned for it on the task.
 
     Args:
-        text: the spec, e.g. `"adam"` or `"adam:learning_rate=3e-4"`.
+        text: the spec or its text, e.g. `"adam"` or `"adam:learning_rate=3e-4"`.
         task: the task, which gives a learning rate and perhaps more.
 
     Returns:
@@ -251,7 +265,7 @@ def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:
         learning rate gets nothing from the task, nor does one that sets its own steps. An optimizer
         that wraps another gets what is tuned for that other.
     """
-    spec = optim.OptimizerSpec.parse(text)
+    spec = optim.OptimizerSpec.parse(text) if isinstance(text, str) else text
     if spec.learning_rate is not None or optim.sets_own_steps(spec):
         return spec
     options = {"learning_rate": task.learning_rate} | dict(

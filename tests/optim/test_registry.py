@@ -11,7 +11,7 @@ from quick import quick_jit
 
 import optim
 from optim import registry
-from optim._checks import nearest
+from optim._checks import near, nearest, suggestion
 
 NAMES = optim.optimizer_names()
 
@@ -398,6 +398,8 @@ ENVIRONMENTS = ["Asterix-MinAtar", "Breakout-MinAtar", "CartPole-v1", "ant", "hu
         ("humanoids", ENVIRONMENTS, "humanoid"),
         ("springs", ["generalized", "positional", "spring", "mjx"], "spring"),
         ("env", ["--out", "--envs"], "--envs"),
+        ("lr", ["eps_r", "kappa", "learning_rate"], "learning_rate"),
+        ("LR", ["--layers", "--learning-rate"], "--learning-rate"),
         ("zzz", ["sgd"], "sgd"),
         ("", ["sgd"], "sgd"),
     ],
@@ -406,9 +408,28 @@ def test_nearest(name, choices, found):
     assert nearest(name, choices) == nearest(name, choices[::-1]) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "choices", "found"),
+    [
+        ("lr", ["eps_r", "learning_rate"], "the nearest is 'learning_rate'"),
+        ("beta2", ["b1", "b2"], "the nearest is 'b2'"),
+        ("--devices", ["--lives", "--out"], "choose from --lives, --out"),
+        ("learning_rate", ["nonlinearity", "clip"], "choose from clip, nonlinearity"),
+        ("", ["sgd", "adam"], "choose from adam, sgd"),
+        ("r2", ["one"], "the nearest is 'one'"),
+        ("zzz", [f"name{i}" for i in range(99)], "none is like it"),
+    ],
+)
+def test_suggestions_are_near_or_all(name, choices, found):
+    assert suggestion(name, choices) == found
+    assert near(name, []) is None
+
+
 def test_nearest_of_nothing():
     with pytest.raises(ValueError, match="choices"):
         nearest("adam", [])
+    with pytest.raises(ValueError, match="choices"):
+        suggestion("adam", [])
 
 
 @pytest.mark.slow
