@@ -46,7 +46,9 @@ class Compare(Command):
     """Optimizers to compare, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; learned ones are
     NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors. See `rl-optim list optimizers`.
     Without a learning rate, an optimizer uses the one tuned for Adam on the environment; learned
-    optimizers use none. LABEL=OPTIMIZER gives one a name of its own in reports."""
+    optimizers use none. LABEL=OPTIMIZER gives one a name of its own in reports;
+    actor=OPTIMIZER+critic=OPTIMIZER trains the two networks with different ones, and
+    'clip:0.5|OPTIMIZER' is a chain. MODULE:NAME is a function of your own."""
     steps: Annotated[int | None, count("--steps"), option("STEPS", "the preset's, or 1e6")] = None
     """Environment steps per seed, rounded up to whole iterations."""
     seeds: Annotated[
