@@ -20,7 +20,7 @@ def unknown(what: str, given: str, choices: Iterable[str]) -> ValueError:
 
 
 def optimizer_option(key: str) -> str | None:
-    """The option of optimizers that a key may have been meant for; None if it is like none.
+    """The option of common optimizers that a key may have been meant for; None if it is like none.
 
     Examples:
         >>> optimizer_option("lr"), optimizer_option("num_envs")
@@ -28,7 +28,7 @@ def optimizer_option(key: str) -> str | None:
     """
     import optim
 
-    known = {option for name in optim.optimizer_names() for option in optim.option_names(name)}
+    known = {option for name in ("adamw", "sgd") for option in optim.option_names(name)}
     return optim.near(key, known)
 
 

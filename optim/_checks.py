@@ -64,7 +64,7 @@ def near(name: str, choices: Iterable[str]) -> str | None:
         ('learning_rate', None)
     """
     found = max(sorted(choices), key=lambda choice: _likeness(name, choice), default=None)
-    if found is None or not name.strip("-"):
+    if found is None or len(name.strip("-")) < 2:
         return None
     *certain, ratio = _likeness(name, found)
     return found if any(certain) or ratio > _NEAR else None

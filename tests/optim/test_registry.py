@@ -415,6 +415,7 @@ def test_nearest(name, choices, found):
         ("beta2", ["b1", "b2"], "the nearest is 'b2'"),
         ("--devices", ["--lives", "--out"], "choose from --lives, --out"),
         ("learning_rate", ["nonlinearity", "clip"], "choose from clip, nonlinearity"),
+        ("a", ["sgd", "adam"], "choose from adam, sgd"),
         ("", ["sgd", "adam"], "choose from adam, sgd"),
         ("r2", ["one"], "the nearest is 'one'"),
         ("zzz", [f"name{i}" for i in range(99)], "none is like it"),

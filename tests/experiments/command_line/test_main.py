@@ -515,8 +515,8 @@ def test_help_is_wrapped_by_the_terminal_alone(
          "unknown option '--lr'; optimizers have one: OPTIMIZER:learning_rate=VALUE."),
         ("compare --num-envs 4",
          "unknown option '--num-envs'; it is a setting: --set num_envs=VALUE."),
-        ("convert --devices 4", "unknown option '--devices'; choose from --architecture, --gru-features, --help, "
-         "--hidden-size, --overwrite, --training-tasks."),
+        ("convert --devices 4", "unknown option '--devices'; choose from --architecture, "
+         "--gru-features, --help, --hidden-size, --overwrite, --training-tasks."),
         ("compare --cache", "unknown option '--cache'; the nearest is '--no-cache'."),
         ("compare --out", "--out needs a value."),
         ("compare --set a=1 --set b=2", "--set is given twice; give it once, with all its values."),
