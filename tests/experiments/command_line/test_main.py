@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -594,6 +595,15 @@ def test_names_and_values_are_checked_before_anything_is_written(
     command = COMPARE.replace(replaced, by, 1)
     assert fails(capsys, f"{command} --out {tmp_path / 'runs'}") == line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was logged, so nothing is said to be kept."""
+    for command in (COMPARE, TRAIN):
+        line = fails(capsys, f"{command} --out {tmp_path / ('x' * 300)}", 1)
+        assert re.fullmatch(rf"File name too long: {tmp_path}/x{{300}}\S*\.", line)
 
 
 def test_a_box_that_is_not_understood_is_put_on_one_line() -> None:

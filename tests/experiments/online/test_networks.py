@@ -81,7 +81,7 @@ def test_weights_of_one_network(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("actor=adam", "optimizers of networks must be given for both, actor=OPTIMIZER+critic="),
-        ("actor=adam+value=adam", "unknown network 'value'; the nearest is "),
+        ("actor=adam+value=adam", "unknown network 'value'; choose from actor, critic."),
         ("actor=adam+critic=adamo:matrix_mask=critics", "unknown network 'critics'; the nearest"),
         ("actor=adam+critic=adamo:kapa=1", "'adamo' has no option 'kapa'; the nearest is 'kappa'."),
         ("actor=adam+critic=open", "'open' is learned and needs weights: "),
