@@ -67,6 +67,7 @@ def schedule(count):
     return 0.1 / (1.0 + jnp.float32(count))
 
 
+@pytest.mark.slow
 def test_learned_optimizers_and_their_decay_without_a_rate():
     plain, decayed = step("open@breakout", None), step("open@breakout|decoupled_decay:0.5", None)
     params = np.concatenate([PARAMS["actor"], PARAMS["critic"]])
