@@ -13,12 +13,23 @@ from typing import Any
 
 
 def unknown(what: str, given: str, choices: Iterable[str]) -> ValueError:
-    """The error for a name that is not among the choices, which names the nearest that is."""
+    """The error for a name that is not among the choices, which says what may have been meant."""
     import optim
 
-    return ValueError(
-        f"unknown {what} {given!r}; the nearest is {optim.nearest(given, choices)!r}."
-    )
+    return ValueError(f"unknown {what} {given!r}; {optim.suggestion(given, choices)}.")
+
+
+def optimizer_option(key: str) -> str | None:
+    """The option of common optimizers that a key may have been meant for; None if it is like none.
+
+    Examples:
+        >>> optimizer_option("lr"), optimizer_option("num_envs")
+        ('learning_rate', None)
+    """
+    import optim
+
+    known = {option for name in ("adamw", "sgd") for option in optim.option_names(name)}
+    return optim.near(key, known)
 
 
 LEARNERS = ("ppo", "a2c")
@@ -144,12 +155,23 @@ def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
         if not equals:
             raise ValueError(f"a setting must have the form key=value; got {assignment!r}.")
         if key not in types_of:
-            raise unknown("setting", key, types_of)
+            raise _no_setting(key, text, types_of)
         changes[key] = parse_value(key, text, types_of[key])
     if changes.get("learner", settings.learner) == "a2c":
         _check_a2c(changes)
         changes = {"epochs": 1, "minibatches": 1, "clip": math.inf} | changes
     return dataclasses.replace(settings, **changes)
+
+
+def _no_setting(key: str, text: str, choices: Iterable[str]) -> ValueError:
+    import optim
+
+    option = optimizer_option(key)
+    if option is None or (option != key and optim.near(key, choices) is not None):
+        return unknown("setting", key, choices)
+    return ValueError(
+        f"{key!r} is no setting but an option of optimizers: OPTIMIZER:{option}={text}."
+    )
 
 
 def whole_number(text: str) -> int:

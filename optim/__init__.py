@@ -14,7 +14,9 @@ Examples:
     >>> updates, state = optimizer.update(params, optimizer.init(params), params)
 """
 
+from optim._checks import near as near
 from optim._checks import nearest as nearest
+from optim._checks import suggestion as suggestion
 from optim.adabound import adabound as adabound
 from optim.adabound import amsbound as amsbound
 from optim.adabound import scale_by_adabound as scale_by_adabound
@@ -35,6 +37,7 @@ from optim.adamp import scale_by_sgdp as scale_by_sgdp
 from optim.adamp import sgdp as sgdp
 from optim.aegd import aegd as aegd
 from optim.aegd import scale_by_aegd as scale_by_aegd
+from optim.by_network import by_network as by_network
 from optim.catalogue import OptimizerDetails as OptimizerDetails
 from optim.cautious import cautious as cautious
 from optim.cautious import cautious_adamw as cautious_adamw
@@ -77,6 +80,8 @@ from optim.learned.velo import velo as velo
 from optim.learned.velo_checkpoint import load_velo_checkpoint as load_velo_checkpoint
 from optim.mars import mars as mars
 from optim.mars import scale_by_mars as scale_by_mars
+from optim.network_specs import NetworkSpecs as NetworkSpecs
+from optim.network_specs import parse_spec as parse_spec
 from optim.normalize_project import normalize_kernels as normalize_kernels
 from optim.normalize_project import normalize_project as normalize_project
 from optim.parseval import parseval as parseval
@@ -91,6 +96,7 @@ from optim.registry import learned_names as learned_names
 from optim.registry import make as make
 from optim.registry import optimizer_names as optimizer_names
 from optim.registry import option_names as option_names
+from optim.registry import sets_own_steps as sets_own_steps
 from optim.regrama import regrama as regrama
 from optim.sania import sania as sania
 from optim.sania import scale_by_sania as scale_by_sania
@@ -125,6 +131,7 @@ __all__ = [
     "LearnedCorrection",
     "LearnedCorrectionState",
     "LinearOptim",
+    "NetworkSpecs",
     "OPENState",
     "Optim4RL",
     "OptimizerDetails",
@@ -144,6 +151,7 @@ __all__ = [
     "aegd",
     "amsbound",
     "base_name",
+    "by_network",
     "cautious",
     "cautious_adamw",
     "cbp",
@@ -168,6 +176,7 @@ __all__ = [
     "load_velo_checkpoint",
     "make",
     "mars",
+    "near",
     "nearest",
     "normalize_kernels",
     "normalize_project",
@@ -176,6 +185,7 @@ __all__ = [
     "optimizer_names",
     "option_names",
     "packaged_meta_params",
+    "parse_spec",
     "parseval",
     "redo",
     "regrama",
@@ -205,6 +215,7 @@ __all__ = [
     "scale_by_swats",
     "scale_by_tvlars",
     "scale_by_upgd",
+    "sets_own_steps",
     "sgdp",
     "shrink_and_perturb",
     "shrink_perturb",
@@ -213,6 +224,7 @@ __all__ = [
     "star",
     "subset_norm",
     "subspace_momentum",
+    "suggestion",
     "swats",
     "trac",
     "trac_adam",

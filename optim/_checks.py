@@ -6,6 +6,7 @@ Every message names the argument, the value it got and the values it takes.
 import difflib
 import math
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,12 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_NEAR = 0.5  # share of letters in common, in order, from which one name is meant for another
+_MOST_LISTED = 40
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Finds the choice that is spelled most like `name`, whatever the case.
 
-    First come choices that begin with `name`, then those that contain it, then those with the
-    same letters in another order.
+    First come choices that begin with `name`, then those whose words begin with its letters, as
+    `learning_rate` with those of `lr`, then those that contain it, then those with the same letters
+    in another order.
 
     Args:
         name: what was asked for.
@@ -35,18 +40,68 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         'adam'
         >>> nearest("break", ["freeway", "Asterix-MinAtar", "Breakout-MinAtar"])
         'Breakout-MinAtar'
+        >>> nearest("lr", ["eps_r", "learning_rate"])
+        'learning_rate'
     """
     choices = sorted(choices)
     if not choices:
         raise ValueError(f"choices must hold at least one name, got none for {name!r}.")
-    wanted = name.lower()
+    return max(choices, key=lambda choice: _likeness(name, choice))
 
-    def likeness(choice: str) -> tuple[bool, bool, bool, float]:
-        text = choice.lower()
-        ratio = difflib.SequenceMatcher(None, text, wanted).ratio()
-        return text.startswith(wanted), wanted in text, sorted(text) == sorted(wanted), ratio
 
-    return max(choices, key=likeness)
+def near(name: str, choices: Iterable[str]) -> str | None:
+    """The nearest choice if it is so near that it may have been meant.
+
+    Args:
+        name: what was asked for.
+        choices: the valid names.
+
+    Returns:
+        What `nearest` finds, if the two have more than the odd letter in common; else None.
+
+    Examples:
+        >>> near("lr", ["b1", "learning_rate"]), near("devices", ["lives", "steps"])
+        ('learning_rate', None)
+    """
+    found = max(sorted(choices), key=lambda choice: _likeness(name, choice), default=None)
+    if found is None or len(name.strip("-")) < 2:
+        return None
+    *certain, ratio = _likeness(name, found)
+    return found if any(certain) or ratio > _NEAR else None
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """The end of a sentence that says a name is unknown: what may have been meant.
+
+    Args:
+        name: what was asked for.
+        choices: the valid names, at least one.
+
+    Returns:
+        The nearest choice; or all of them, if none is near and they are not too many.
+
+    Raises:
+        ValueError: if there are no choices.
+
+    Examples:
+        >>> suggestion("adamm", ["sgd", "adam"]), suggestion("x", ["sgd", "adam"])
+        ("the nearest is 'adam'", 'choose from adam, sgd')
+    """
+    choices = sorted(choices)
+    found = near(name, choices) or (nearest(name, choices) if len(choices) < 2 else None)
+    if found is not None:
+        return f"the nearest is {found!r}"
+    many = len(choices) > _MOST_LISTED
+    return "none is like it" if many else f"choose from {', '.join(choices)}"
+
+
+def _likeness(name: str, choice: str) -> tuple[bool, bool, bool, bool, float]:
+    """How a choice is like a name, the most telling likeness first."""
+    wanted, text = name.lower().strip("-"), choice.lower().strip("-")
+    initials = "".join(word[:1] for word in re.split(r"[_.-]", text))
+    ratio = difflib.SequenceMatcher(None, text, wanted).ratio()
+    is_short = len(wanted) > 1 and wanted == initials
+    return text.startswith(wanted), is_short, wanted in text, sorted(text) == sorted(wanted), ratio
 
 
 def check_range(

@@ -1,5 +1,6 @@
 """Optimizers by name."""
 
+import dataclasses
 import functools
 import inspect
 import types
@@ -12,18 +13,29 @@ import optax.contrib
 
 from optim import _by_name
 from optim._batching import in_turn
-from optim._checks import check_learning_rate, nearest
+from optim._checks import check_learning_rate, suggestion
 from optim._leaves import key_of_seed
 from optim._promotion import with_standard_promotion
+from optim.by_network import by_network
 from optim.catalogue import LEARNED, OWN, Factory, OptimizerDetails
+from optim.chains import chained
 from optim.extra_args import with_only_extra_args
+from optim.importing import imported, is_imported, made, parameters_of
 from optim.learned.meta_params import (
     ARCHITECTURES,
     load_weights,
     transform_options,
     without_weights,
 )
-from optim.spec import OptimizerSpec, Option, check_option_names, check_options
+from optim.masks import with_masks
+from optim.network_specs import NetworkSpecs, parse_spec
+from optim.spec import (
+    OptimizerSpec,
+    Option,
+    check_option_names,
+    check_options,
+    parse_options,
+)
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
 # What optax offers besides, and why it is no name here.
@@ -103,6 +115,9 @@ def describe(name: str) -> str:
     if known := details(name):
         return known.summary
     factory = _factory(name)
+    if is_imported(name):
+        text = inspect.getdoc(factory) or f"{name}, which has no docstring."
+        return " ".join(text.split("\n\n")[0].split())
     if isinstance(factory, functools.partial):
         fixed = ", ".join(f"{key}={value}" for key, value in factory.keywords.items())
         return f"optax.{factory.func.__name__} with {fixed}."
@@ -117,7 +132,7 @@ def details(name: str) -> OptimizerDetails | None:
         name: one of `optimizer_names` or `learned_names`.
 
     Returns:
-        The details; None if the optimizer is optax's.
+        The details; None if the optimizer is optax's or a user's.
 
     Raises:
         ValueError: if the name is unknown.
@@ -130,7 +145,8 @@ def details(name: str) -> OptimizerDetails | None:
     """
     if name in LEARNED:
         return LEARNED[name]
-    _factory(name)
+    if not is_imported(name):
+        _factory(name)
     return OWN.get(name)
 
 
@@ -152,10 +168,29 @@ def accepts_schedule(name: OptimizerSpec | str) -> bool:
         (True, False)
     """
     spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
-    if spec.name in ARCHITECTURES:
-        return False
-    _factory(spec.name)
-    return base_name(spec) not in _WITHOUT_SCHEDULE
+    _check_name(spec.name)
+    return not sets_own_steps(spec) and base_name(spec) not in _WITHOUT_SCHEDULE
+
+
+def sets_own_steps(spec: OptimizerSpec | str) -> bool:
+    """Says whether an optimizer is given no learning rate, as learned ones are not.
+
+    Args:
+        spec: a spec, or its text.
+
+    Returns:
+        Whether it is learned, or a user's own that takes no argument `learning_rate`.
+
+    Raises:
+        ValueError: if it is a user's own that is not found.
+
+    Examples:
+        >>> sets_own_steps("open@breakout"), sets_own_steps("adam")
+        (True, False)
+    """
+    spec = OptimizerSpec.parse(spec) if isinstance(spec, str) else spec
+    name = base_name(spec)
+    return "learning_rate" not in _parameters(name) if is_imported(name) else name in ARCHITECTURES
 
 
 def option_names(name: OptimizerSpec | str) -> list[str]:
@@ -177,12 +212,58 @@ def option_names(name: OptimizerSpec | str) -> list[str]:
         >>> option_names("linear_optim")
         ['learning_rate', 'grad_clip', 'l2', 'decoupled_decay']
     """
+    return list(option_parameters(name))
+
+
+def option_parameters(name: OptimizerSpec | str) -> dict[str, inspect.Parameter]:
+    """What a spec of an optimizer may set, with defaults and annotations.
+
+    Args:
+        name: see `option_names`.
+
+    Returns:
+        Parameters by name.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> option_parameters("adam")["b1"].default
+        0.9
+    """
     spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
     if spec.name in ARCHITECTURES:
-        return list(transform_options(spec.name, dict(spec.options)))
+        return transform_options(spec.name, dict(spec.options))
+    if not _wraps(spec.name):
+        return {**_parameters(spec.name), **DECAY_OPTIONS}
+    kind, default = inspect.Parameter.KEYWORD_ONLY, OWN[spec.name].base
+    base = {"base": inspect.Parameter("base", kind, default=default, annotation=str)}
+    return {**_own_options(spec.name), **base, **option_parameters(base_name(spec))}
+
+
+def documented(name: OptimizerSpec | str) -> list[Any]:
+    """What has docstrings of the options of an optimizer, the most telling last.
+
+    Args:
+        name: see `option_names`.
+
+    Returns:
+        Functions and methods.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Examples:
+        >>> [function.__name__ for function in documented("parseval:base=lion")]
+        ['with_weight_decay', 'lion', 'parseval']
+    """
+    spec = OptimizerSpec.parse(name) if isinstance(name, str) else name
+    if spec.name in ARCHITECTURES:
+        return [with_weight_decay, ARCHITECTURES[spec.name].transform, LEARNED[spec.name].factory]
     if _wraps(spec.name):
-        return [*_own_options(spec.name), "base", *option_names(base_name(spec))]
-    return [*inspect.signature(_factory(spec.name)).parameters, *DECAY_OPTIONS]
+        return [*documented(base_name(spec)), OWN[spec.name].factory]
+    factory = _factory(spec.name)
+    return [with_weight_decay, getattr(factory, "func", factory)]
 
 
 def base_name(spec: OptimizerSpec | str) -> str:
@@ -257,16 +338,17 @@ def base_parameters(name: str, base: Any) -> dict[str, inspect.Parameter]:
         ['learning_rate', 'b1', 'b2']
     """
     check_base(name, base)
-    return dict(inspect.signature(_factory(base)).parameters)
+    return _parameters(base)
 
 
 def make(
-    spec: OptimizerSpec | str, learning_rate: optax.ScalarOrSchedule | None = None
+    spec: OptimizerSpec | NetworkSpecs | str,
+    learning_rate: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer from its name or spec.
 
     Args:
-        spec: a spec, or its text; a bare name is one.
+        spec: a spec, or specs of several networks, or a text of either; a bare name is one.
         learning_rate: number greater than 0, tracer or schedule. A learning rate among the spec's
             options comes first. Learned optimizers, which set their own steps, are given none.
 
@@ -278,6 +360,12 @@ def make(
     An optimizer that wraps another takes the option `base`, the name of that other, which is Adam
     without it: `weight_clipping:base=lion,b1=0.95,kappa=2`. Options that it does not know are the
     base's; so are the learning rate and weight decay.
+
+    A name of the form `MODULE:NAME` is a function of a user's own that returns an optimizer; if it
+    takes an argument `learning_rate` it is given one. In a chain, `clip:0.5|l2:1e-4|adam`, the
+    gradients go through the pieces before the optimizer and the updates through those after it, see
+    `optim.chains`. Specs of networks, `actor=adam+critic=adamo:kappa=1`, make `by_network` of them;
+    the learning rate is for those that take one.
 
     Returns:
         The optimizer. It accepts any extra argument and also runs under strict dtype promotion.
@@ -295,17 +383,34 @@ def make(
         >>> updates, _ = optimizer.update(params, state, params, value=jnp.ones(()))
         >>> print(updates)
         [-0.1 -0.1]
+        >>> optimizer = make("actor=sgd+critic=clip:1|sgd:learning_rate=1", 0.1)
+        >>> params = {"actor": jnp.ones(1), "critic": 3 * jnp.ones(1)}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> print(updates["actor"], updates["critic"])
+        [-0.1] [-1.]
     """
     if isinstance(spec, str):
-        spec = OptimizerSpec.parse(spec)
+        spec = parse_spec(spec)
+    if isinstance(spec, NetworkSpecs):
+        return by_network(
+            {
+                name: make(part, None if sets_own_steps(part) else learning_rate)
+                for name, part in spec.specs
+            }
+        )
+    if spec.before or spec.after:
+        return _make_chain(spec, learning_rate)
     if spec.name in ARCHITECTURES:
         return _make_learned(spec, learning_rate)
-    factory = _factory(spec.name)
+    _check_name(spec.name)
     if spec.weights is not None:
         raise ValueError(f"{spec.name!r} has no learned weights, got weights {spec.weights!r}.")
     if _wraps(spec.name):
         return _make_around_base(spec, learning_rate)
-    check_options(spec, {**inspect.signature(factory).parameters, **DECAY_OPTIONS})
+    if is_imported(spec.name):
+        return _make_imported(spec, learning_rate)
+    factory = _factory(spec.name)
+    check_options(spec, {**_parameters(spec.name), **DECAY_OPTIONS})
     own, decay = split_decay(dict(spec.options))
     options: dict[str, Any] = _DEFAULTS.get(spec.name, {}) | own
     options.setdefault("learning_rate", learning_rate)
@@ -323,7 +428,7 @@ def make(
             "copies of its own and would undo it; l2 has an effect."
         )
     try:
-        optimizer = with_standard_promotion(factory(**options))
+        optimizer = with_standard_promotion(factory(**with_masks(options)))
     except ImportError as error:
         raise ValueError(str(error)) from error
     if spec.name in _ONLY_EXTRAS:
@@ -335,6 +440,20 @@ def make(
     return with_weight_decay(optimizer, **decay, learning_rate=rate)
 
 
+def _make_chain(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    optimizer = make(dataclasses.replace(spec, before=(), after=()), learning_rate)
+    if spec.after and base_name(spec) in _OWN_COPIES:
+        raise ValueError(
+            f"{spec.after[0][0]} must not stand after {base_name(spec)!r}, which works out the "
+            "parameters from copies of its own and would undo it."
+        )
+    rate = learning_rate if spec.learning_rate is None else spec.learning_rate
+    no_rate = rate is None or sets_own_steps(spec)
+    return chained(spec.before, optimizer, spec.after, 1.0 if no_rate else rate)
+
+
 def _make_around_base(
     spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
 ) -> optax.GradientTransformationExtraArgs:
@@ -344,7 +463,26 @@ def _make_around_base(
     check_options(OptimizerSpec(spec.name, None, tuple(own.items())), parameters)
     rest = {key: value for key, value in spec.options if key not in {*parameters, "base"}}
     inner = make(OptimizerSpec(base, None, tuple(rest.items())), learning_rate)
-    return with_standard_promotion(OWN[spec.name].factory(inner, **own))
+    return with_standard_promotion(OWN[spec.name].factory(inner, **with_masks(own)))
+
+
+def _make_imported(
+    spec: OptimizerSpec, learning_rate: optax.ScalarOrSchedule | None
+) -> optax.GradientTransformationExtraArgs:
+    """A user's own, which is given a learning rate if it takes one."""
+    parameters = _parameters(spec.name)
+    check_options(spec, {**parameters, **DECAY_OPTIONS})
+    options, decay = split_decay(dict(spec.options))
+    if "learning_rate" in parameters and learning_rate is not None:
+        options.setdefault("learning_rate", learning_rate)
+    elif learning_rate is not None:
+        raise ValueError(
+            f"learning_rate must be None for {spec.name!r}, which takes none, got "
+            f"{learning_rate!r}."
+        )
+    optimizer = made("optimizer", spec.name, optax.GradientTransformation, with_masks(options))
+    rate = options.get("learning_rate", 1.0)
+    return with_weight_decay(with_standard_promotion(optimizer), **decay, learning_rate=rate)
 
 
 def _wraps(name: str) -> bool:
@@ -446,14 +584,33 @@ def _is_optimizer(name: str, member: Any) -> bool:
     return "learning_rate" in parameters and required <= {"learning_rate"}
 
 
+def _check_name(name: str) -> None:
+    """Refuses a name that is unknown."""
+    if name not in ARCHITECTURES:
+        _factory(name)
+
+
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
+    """What an optimizer that is not learned takes, but for weight decay."""
+    factory = _factory(name)
+    return (
+        parameters_of(factory) if is_imported(name) else dict(inspect.signature(factory).parameters)
+    )
+
+
 def _factory(name: str) -> Factory:
     factories = _factories()
     if name in factories:
         return factories[name]
+    if is_imported(name):
+        known, _, option = name.partition(":")
+        if known in factories or known in ARCHITECTURES:  # a word where an option was meant
+            parse_options(known, option)
+        return imported("optimizer", name)
     if name in _EXCLUDED:
         raise ValueError(f"optimizer {name!r} cannot be used by name: {_EXCLUDED[name]}.")
-    known = [*factories, *ARCHITECTURES]
-    raise ValueError(f"unknown optimizer {name!r}; the nearest is {nearest(name, known)!r}.")
+    hint = suggestion(name, [*factories, *ARCHITECTURES])
+    raise ValueError(f"unknown optimizer {name!r}; {hint}.")
 
 
 _by_name.enter(_by_name.Names(make, check_base, base_parameters))

@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim._checks import check_learning_rate, check_range, nearest
+from optim._checks import check_learning_rate, check_range, suggestion
+from optim.chains import Piece, ends_in_piece, split_chain, written_chain
+from optim.masks import allowed_mask, is_mask
 from optim.weight_decay import DECAY_OPTIONS
 
 Option = bool | int | float | str | None
 
+_OWN_NAME = r"\w+(?:\.\w+)*:[^\W\d]\w*"  # MODULE:NAME, see `optim.importing`
 _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 
 
@@ -23,10 +26,15 @@ _DECAY_RATES = frozenset({"b1", "b2", "b3", "adam_b1", "adam_b2"})
 class OptimizerSpec:
     """An optimizer as named on the command line: `NAME[@WEIGHTS][:key=value,...]`.
 
+    It may stand in a chain, `clip:0.5|l2:1e-4|NAME...|decoupled_decay:0.1`, see `optim.chains`.
+
     Attributes:
-        name: name of the optimizer, see `optimizer_names`.
+        name: name of the optimizer, see `optimizer_names`; or `MODULE:NAME` for a function of your
+            own that makes one.
         weights: name or path of learned weights, or None.
         options: pairs of an argument's name and its value, in the order given; or a mapping.
+        before: pairs of the name and number of what stands before it in a chain.
+        after: the same of what stands after it.
 
     Raises:
         ValueError: if an option is given twice.
@@ -39,11 +47,17 @@ class OptimizerSpec:
         'adam:learning_rate=0.0003,b2=0.99'
         >>> OptimizerSpec.parse("open@breakout").weights
         'breakout'
+        >>> OptimizerSpec.parse("my_module:my_optimizer:decay=0.5").name
+        'my_module:my_optimizer'
+        >>> OptimizerSpec.parse("clip:0.5|adam").before
+        (('clip', 0.5),)
     """
 
     name: str
     weights: str | None = None
     options: tuple[tuple[str, Option], ...] = ()
+    before: tuple[Piece, ...] = ()
+    after: tuple[Piece, ...] = ()
 
     def __post_init__(self) -> None:
         pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
@@ -71,7 +85,8 @@ class OptimizerSpec:
             The spec. Its `str` is a text that reads as the same spec.
 
         Raises:
-            ValueError: if the text is not of the form `NAME[@WEIGHTS][:key=value,...]`.
+            ValueError: if the text is not of the form `NAME[@WEIGHTS][:key=value,...]`, alone or in
+                a chain.
 
         Examples:
             >>> OptimizerSpec.parse("open@seed:1/b=c.safetensors").weights
@@ -84,7 +99,8 @@ class OptimizerSpec:
             './file:key=2'
         """
         form = "the form NAME[@WEIGHTS][:key=value,...]"
-        match = re.fullmatch(r"(\w+)(?:([@:])(.+))?", text.strip(), re.DOTALL)
+        before, own, after = split_chain(text.strip())
+        match = re.fullmatch(rf"({_OWN_NAME}|\w+)(?:([@:])(.+))?", own.strip(), re.DOTALL)
         if match is None:
             raise ValueError(f"optimizer must have {form}, got {text!r}.")
         name, mark, tail = match.groups()
@@ -93,13 +109,8 @@ class OptimizerSpec:
             weights, tail = _split(tail)
             if not weights:
                 raise ValueError(f"optimizer must have {form}, got {text!r}.")
-        options = []
-        for item in tail.split(",") if tail else []:
-            if not _is_option(item):
-                raise ValueError(f"options of {name!r} must have the form key=value, got {item!r}.")
-            key, _, value = item.partition("=")
-            options.append((key.strip(), _parse_value(value.strip())))
-        return cls(name, weights, tuple(options))
+        options = parse_options(name, tail) if tail else ()
+        return cls(name, weights, options, before, after)
 
     @property
     def learning_rate(self) -> float | None:
@@ -111,13 +122,40 @@ class OptimizerSpec:
         return float(value)
 
     def __str__(self) -> str:
-        text = self.name
-        if self.weights:
-            text += f"@{self.weights}"
-            if not self.options and _split(self.weights.rstrip()) != (self.weights, ""):
-                return f"{text}:"
-        options = ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
-        return text + (f":{options}" if options else "")
+        text = self.name + (f"@{self.weights}" if self.weights else "")
+        if self.options:
+            text += ":" + ",".join(f"{key}={_format_value(value)}" for key, value in self.options)
+        elif self.weights and (
+            _split(self.weights.rstrip()) != (self.weights, "") or ends_in_piece(self.weights)
+        ):
+            text += ":"  # which ends the path
+        return written_chain(self.before, text, self.after)
+
+
+def parse_options(name: str, text: str) -> tuple[tuple[str, Option], ...]:
+    """Reads `key=value,...`, as it stands after an optimizer's name.
+
+    Args:
+        name: of what has the options, for the message.
+        text: the options.
+
+    Returns:
+        Pairs of name and value, in the order given.
+
+    Raises:
+        ValueError: if the text is not of that form.
+
+    Examples:
+        >>> parse_options("adam", "b1=0.5,nesterov=true")
+        (('b1', 0.5), ('nesterov', True))
+    """
+    options = []
+    for item in text.split(","):
+        if not _is_option(item):
+            raise ValueError(f"options of {name!r} must have the form key=value, got {item!r}.")
+        key, _, value = item.partition("=")
+        options.append((key.strip(), _parse_value(value.strip())))
+    return tuple(options)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -173,8 +211,26 @@ def check_option_names(name: str, options: Iterable[str], parameters: Iterable[s
     """
     for key in options:
         if key not in parameters:
-            hint = f"the nearest is {nearest(key, parameters)!r}"
-            raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
+            raise ValueError(f"{name!r} has no option {key!r}; {suggestion(key, parameters)}.")
+
+
+def takes(parameter: inspect.Parameter) -> str | None:
+    """Says in words what an option takes from a text; None if it can be set in Python only.
+
+    Args:
+        parameter: of the factory.
+
+    Examples:
+        >>> import optim
+        >>> parameters = inspect.signature(optim.adamo).parameters
+        >>> takes(parameters["heads"]), takes(parameters["tau"])
+        ('true or false', 'a number or none')
+    """
+    if parameter.name == "learning_rate":
+        return "a number"
+    nullable = parameter.default is None or type(None) in _union_members(parameter.annotation)
+    allowed = _allowed(parameter)
+    return None if allowed is None else allowed[0] + (" or none" if nullable else "")
 
 
 def _parse_value(text: str) -> Option:
@@ -206,7 +262,11 @@ def _check_option(key: str, value: Option, parameter: inspect.Parameter) -> None
         return
     allowed = _allowed(parameter)
     if allowed is None:
-        raise ValueError(f"{key} must be set in Python, it takes no value from a spec.")
+        is_told = parameter.annotation is not parameter.empty
+        raise ValueError(
+            f"{key} must be set in Python: "
+            f"{'no text says its value' if is_told else 'its parameter has no type annotation'}."
+        )
     words, is_allowed = allowed
     if not is_allowed(value):
         alternative = " or none" if nullable else ""
@@ -223,19 +283,24 @@ def _allowed(parameter: inspect.Parameter) -> tuple[str, Callable[[Option], bool
     """What a parameter takes from a spec, in words and as a test; None if nothing."""
     members = _union_members(parameter.annotation)
     default = parameter.default
+    if is_mask(parameter.name):
+        return allowed_mask(parameter, bool in members)
     if "dtype" in parameter.name:
         return "the name of a floating-point dtype", _is_float_dtype
     if get_origin(parameter.annotation) is Literal:
         choices = get_args(parameter.annotation)
         return f"one of {', '.join(choices)}", lambda value: value in choices
-    if isinstance(default, str):
+    is_required = default is parameter.empty
+    if isinstance(default, str) or (is_required and members[0] is str):
         return "a name", lambda value: isinstance(value, str)
-    if isinstance(default, bool) or (default is None and members[0] is bool):
+    if isinstance(default, bool) or ((default is None or is_required) and members[0] is bool):
         return "true or false", lambda value: isinstance(value, bool)
     is_tree = any(get_origin(member) in (Iterable, Mapping) for member in members)
-    takes_number = isinstance(default, float) or (default is None and not is_tree)
+    takes_number = isinstance(default, float) or ((default is None or is_required) and not is_tree)
     if isinstance(default, int) or (takes_number and int in members and float not in members):
         return "an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, float) and parameter.annotation is parameter.empty:
+        members = (float,)
     if takes_number and (float in members or jax.Array in members):
         return (
             "a number",

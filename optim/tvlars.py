@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_params, check_range, nearest, static_integer
+from optim._checks import check_learning_rate, check_params, check_range, static_integer, suggestion
 from optim._leaves import norm, working_dtype
 from optim._paths import as_mask, match_tree
 from optim._trained import on_trained_leaves
@@ -76,7 +76,7 @@ def scale_by_tvlars(
     if variant not in variants:
         raise ValueError(
             f"variant must be one of {', '.join(variants)}, got {variant!r}; "
-            f"the nearest is {nearest(str(variant), variants)!r}."
+            f"{suggestion(str(variant), variants)}."
         )
 
     def init_fn(params: optax.Params) -> ScaleByTvlarsState:

@@ -46,7 +46,9 @@ class Compare(Command):
     """Optimizers to compare, NAME[:key=value,...], e.g. adam:learning_rate=3e-4; learned ones are
     NAME@WEIGHTS[:key=value,...], e.g. open@weights.safetensors. See `rl-optim list optimizers`.
     Without a learning rate, an optimizer uses the one tuned for Adam on the environment; learned
-    optimizers use none. LABEL=OPTIMIZER gives one a name of its own in reports."""
+    optimizers use none. LABEL=OPTIMIZER gives one a name of its own in reports;
+    actor=OPTIMIZER+critic=OPTIMIZER trains the two networks with different ones, and
+    'clip:0.5|OPTIMIZER' is a chain. MODULE:NAME is a function of your own."""
     steps: Annotated[int | None, count("--steps"), option("STEPS", "the preset's, or 1e6")] = None
     """Environment steps per seed, rounded up to whole iterations."""
     seeds: Annotated[
@@ -274,12 +276,12 @@ class Plan:
             ValueError: if anything in them is unknown or not allowed.
         """
         from experiments.online.run import RunConfig
-        from experiments.online.tasks import TASKS, parse_environment
+        from experiments.online.tasks import task_of
         from experiments.settings import change_settings
 
         configs = {}
         for path, (env, arm) in self.runs.items():
-            published = TASKS[parse_environment(env)[0]].settings
+            published = task_of(env).settings
             settings = change_settings(published, (*self.settings, *arm.settings))
             run = RunConfig(
                 env,

@@ -1,9 +1,10 @@
-"""`rl-optim list`: environments, optimizers and presets."""
+"""`rl-optim list`: environments, optimizers and their options, settings and presets."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import inspect
 import shutil
 import textwrap
 from collections.abc import Mapping
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments.command_line.arguments import Command, UsageError, option, read_by
-from experiments.settings import unknown
+from experiments.command_line.docstrings import described
+from experiments.settings import Settings, describe, unknown
 
 if TYPE_CHECKING:
     import optim
 
-LISTS = ("envs", "optimizers", "presets")
+LISTS = ("envs", "optimizers", "options", "presets", "settings")
 # Of our own optimizers, by what the catalogue calls them; optax's come last.
 _GROUPS = {
     "rl": "For reinforcement learning:",
@@ -38,7 +40,7 @@ def _read_list(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class List(Command):
-    """List environments, optimizers or presets, all or those whose name matches a pattern.
+    """List environments, optimizers and their options, settings or presets.
 
     Example: rl-optim list optimizers adam
     """
@@ -47,7 +49,7 @@ class List(Command):
     """What to list."""
     pattern: Annotated[str, tyro.conf.Positional, option("[PATTERN]", "all")] = ""
     """Only names that contain this text, in upper or lower case; with wildcards, names that match
-    as a whole, e.g. 'adam*'."""
+    as a whole, e.g. 'adam*'. For options, the optimizer, e.g. adamo or redo:base=adamo."""
 
     def run(self) -> None:
         """Prints a table for each group that has a name that matches.
@@ -55,10 +57,14 @@ class List(Command):
         Raises:
             ValueError: if no name does.
         """
+        if self.what == "options":
+            print(_options(self.pattern))
+            return
         kind, read = {
             "envs": ("environment", _environments),
             "optimizers": ("optimizer", _optimizers),
             "presets": ("preset", _presets),
+            "settings": ("setting", _settings),
         }[self.what]
         groups, note = read()
         names = [name for rows in groups.values() for name in rows]
@@ -66,8 +72,8 @@ class List(Command):
         if not chosen:
             import optim
 
-            nearest = optim.nearest(self.pattern, names)
-            raise ValueError(f"no {kind} matches {self.pattern!r}; the nearest is {nearest!r}.")
+            hint = optim.suggestion(self.pattern, names)
+            raise ValueError(f"no {kind} matches {self.pattern!r}; {hint}.")
         for heading, rows in groups.items():
             if found := sorted(set(rows) & set(chosen), key=str.lower):
                 print(f"{heading}\n\n{table({name: rows[name] for name in found})}\n")
@@ -161,7 +167,11 @@ def _optimizers() -> tuple[Groups, str]:
         "Unless stated otherwise, our own optimizers need no extra inputs and cost about as much "
         "as Adam.\n"
         "Options follow the name: adam:learning_rate=3e-4,b2=0.99 or "
-        "open@weights.safetensors:key=1.\n"
+        "open@weights.safetensors:key=1; rl-optim list options adam explains them.\n"
+        "Actor and critic can have optimizers of their own: actor=adam+critic=adamo:kappa=1. In a "
+        "chain, 'clip:0.5|l2:1e-4|adam|decoupled_decay:0.1', clip and l2 change the gradient, "
+        "clip and decoupled_decay the update. MODULE:NAME is a function of your own. A mask names "
+        "networks: adamo:matrix_mask=critic.\n"
         "All of them, learned ones too, take weight decay: l2=1e-4 adds 1e-4 times the parameters "
         "to the gradient that the optimizer gets; decoupled_decay=1e-4 takes 1e-4 times the "
         "learning rate times the parameters (for learned optimizers 1e-4 times the parameters) "
@@ -184,6 +194,56 @@ def _presets() -> tuple[Groups, str]:
         for command, known in presets.items()
     }
     return groups, "Options on the command line override the preset's."
+
+
+def _settings() -> tuple[Groups, str]:
+    from agents.ppo import PPOConfig
+    from experiments.online.tasks import FAMILIES
+
+    texts = described(PPOConfig) | described(Settings)
+    rows = {}
+    for field in dataclasses.fields(Settings):
+        values = [getattr(family, field.name) for family in FAMILIES.values()]
+        as_json = [[*value] if isinstance(value, tuple) else value for value in values]
+        first, *others = (describe(field.name, value) for value in as_json)
+        named = zip([*FAMILIES][1:], others, strict=True)
+        differ = "".join(f", {family} {value}" for family, value in named if value != first)
+        rows[field.name] = f"({first}{differ}) {texts[field.name].removeprefix('static; ')}."
+    return {"rl-optim compare, train and sweep --set KEY=VALUE:": rows}, (
+        "In brackets the defaults, MinAtar's first. Learning rates and the like are options of the "
+        "optimizer, adam:learning_rate=3e-4: see rl-optim list options adam."
+    )
+
+
+def _options(text: str) -> str:
+    """What an optimizer takes after its name."""
+    from optim.registry import documented, option_parameters
+
+    if not text:
+        raise ValueError("list options needs an optimizer, e.g. rl-optim list options adamo.")
+    parameters = option_parameters(text)
+    said = {"base": "the name of the optimizer that this one wraps"}
+    for function in documented(text):
+        said |= described(function)
+    rows = {
+        name: _default(parameter) + (f"\n  {said[name]}." if name in said else "")
+        for name, parameter in parameters.items()
+    }
+    heading = f"Options of {text}, with (default) and what they take in NAME:key=value,...:"
+    return f"{wrapped(heading)}\n\n{table(rows)}"
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    """What an option takes, and what it is unless it is given."""
+    from optim.spec import takes
+
+    default = parameter.default
+    if default is parameter.empty:
+        shown = "the environment's" if parameter.name == "learning_rate" else "no default"
+    else:
+        shown = default.__name__ if callable(default) else describe(parameter.name, default)
+    kind = takes(parameter)
+    return f"({shown}) {kind}" if kind else f"({shown}) in Python only"
 
 
 def _details(details: optim.OptimizerDetails) -> str:

@@ -34,7 +34,7 @@ from experiments.command_line.report import Report
 from experiments.command_line.streams import STANDARD_OUTPUT, lasting_streams
 from experiments.command_line.sweep import Sweep
 from experiments.runs.stopping import Stopped, Terminated, listening
-from experiments.settings import unknown
+from experiments.settings import Settings, optimizer_option, unknown
 from rl_optim import MissingExtraError
 
 # No jax at import: `--help` answers at once, and XLA's settings have to be made before jax starts.
@@ -54,6 +54,11 @@ COMMANDS: dict[str, type[Command]] = {
 _ABOUT = (
     "Compare optimizers for reinforcement learning, on PPO agents and on critics trained from data "
     "sets, and meta-train new ones."
+)
+_MORE = (
+    "Each command explains its options: rl-optim COMMAND --help. Settings and the options of an "
+    "optimizer: rl-optim list settings, rl-optim list options OPTIMIZER. The version: rl-optim "
+    "--version."
 )
 _WATCHING = {
     "  tail -f runs/x/metrics.csv": "what it logs; meta-train writes meta_metrics.csv; compare, "
@@ -201,6 +206,9 @@ def _parse(arguments: list[str]) -> Command:
     if arguments and arguments[0] in ("-h", "--help"):
         print(_help())
         raise SystemExit(0)
+    if arguments == ["--version"]:
+        print(f"rl-optim {_version()}")
+        raise SystemExit(0)
     name, *arguments = _led_by_a_command(arguments)
     if {"-h", "--help"} & set(arguments):
         _unwrap_help(COMMANDS[name])
@@ -208,7 +216,7 @@ def _parse(arguments: list[str]) -> Command:
     options = [argument.partition("=")[0] for argument in arguments if argument[:2] == "--"]
     for option in options:
         if option.replace("_", "-") not in _options(name):
-            raise UsageError(str(unknown("option", option, _options(name))))
+            raise UsageError(_about_unknown(option, name))
         if options.count(option) > 1:
             raise UsageError(f"{option} is given twice; give it once, with all its values.")
     errors = io.StringIO()
@@ -226,6 +234,15 @@ def _parse(arguments: list[str]) -> Command:
         raise
 
 
+def _version() -> str:
+    import importlib.metadata  # which takes as long as all the rest of the help
+
+    try:
+        return importlib.metadata.version("rl-optim")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a copy that is not installed"
+
+
 def _help() -> str:
     """What `rl-optim --help` prints."""
     purposes = {
@@ -237,7 +254,7 @@ def _help() -> str:
             "usage: rl-optim COMMAND [OPTIONS]",
             wrapped(_ABOUT),
             table({name: " ".join(purpose.split()) for name, purpose in purposes.items()}),
-            "Each command explains its options: rl-optim COMMAND --help.",
+            wrapped(_MORE),
             wrapped(_LONG_RUNS[0]),
             table(_WATCHING),
             wrapped(_LONG_RUNS[1]),
@@ -329,7 +346,20 @@ def _as_option(field: str, negated: bool = False) -> str:
 def _about_unknown(given: str, command: str) -> str:
     if not given.startswith("-"):
         return f"unexpected argument {given!r}; see rl-optim {command} --help."
-    return str(unknown("option", given, _options(command)))
+    return _elsewhere(given, command) or str(unknown("option", given, _options(command)))
+
+
+def _elsewhere(given: str, command: str) -> str | None:
+    """Says what an option is that stands within another one; None if it does not."""
+    import optim
+
+    names, key = _options(command), given.strip("-").replace("-", "_")
+    if "--set" in names and key in typing.get_type_hints(Settings):
+        return f"unknown option {given!r}; it is a setting: --set {key}=VALUE."
+    option = optimizer_option(key) if {"--optimizer", "--optimizers"} & set(names) else None
+    if option is None or (option != key and optim.near(given, names) is not None):
+        return None
+    return f"unknown option {given!r}; optimizers have one: OPTIMIZER:{option}=VALUE."
 
 
 def _about_value(option: str, command: str, arguments: Sequence[str]) -> str:

@@ -51,6 +51,8 @@ class LearnedOptimizer:
             ValueError: if the name or an option is unknown, or a value is not allowed.
         """
         spec = optim.OptimizerSpec.parse(text)
+        if spec.before or spec.after:
+            raise ValueError(f"a learned optimizer must stand alone, not in a chain; got {text!r}.")
         check_option_names(spec.name, dict(spec.options), option_names(spec))
         known = ARCHITECTURES[spec.name]
         sizes = inspect.signature(known).parameters

@@ -17,6 +17,7 @@ from meta.randomised import randomised_lifetimes
 from meta.strategies import STRATEGIES, EvolutionConfig
 from meta.task import FITNESS, Lifetimes
 from meta.trainer import Build, Trainer
+from optim.spec import parse_options
 
 STRATEGY_OPTIONS = ("sigma", "sigma_decay", "learning_rate", "learning_rate_decay", "shaping")
 _STRETCHES = 10  # per lifetime, for strategies that cut lifetimes
@@ -158,9 +159,9 @@ def _strategy(text: str) -> dict[str, Any]:
     if colon and not tail:
         raise ValueError(f"strategy must have the form NAME[:key=value,...], got {text!r}.")
     # After the colon, the syntax is that of optimizers.
-    options = dict(optim.OptimizerSpec.parse(f"strategy:{tail}").options) if colon else {}
+    options = dict(parse_options("strategy", tail)) if colon else {}
     for key in options:
         if key not in STRATEGY_OPTIONS:
-            hint = f"the nearest is {optim.nearest(key, STRATEGY_OPTIONS)!r}"
+            hint = optim.suggestion(key, STRATEGY_OPTIONS)
             raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
     return {"strategy": name} | options

@@ -17,6 +17,7 @@ from experiments.meta_training.presets import with_preset
 from experiments.meta_training.request import MetaRequest
 from experiments.runs.grid import Axis, Place, Values, grid, places
 from experiments.settings import Settings, unknown
+from optim.spec import parse_options
 
 # The learning rate of the meta-trainer, which is at another place in each method.
 META_RATE = "meta_learning_rate"
@@ -101,14 +102,14 @@ def _with(request: MetaRequest, place: str, name: str, value: str) -> MetaReques
 def _with_option(optimizer: str, name: str, value: str) -> str:
     """An optimizer's text with a value for an option, in the place of the one that it has."""
     spec = optim.OptimizerSpec.parse(optimizer)
-    ((_, read),) = optim.OptimizerSpec.parse(f"{spec.name}:{name}={value}").options
+    ((_, read),) = parse_options(spec.name, f"{name}={value}")
     options = dict(spec.options) | {name: read}
     return str(dataclasses.replace(spec, options=tuple(options.items())))
 
 
 def _strategy_options(strategy: str) -> dict[str, Any]:
     _, _, tail = strategy.partition(":")
-    return dict(optim.OptimizerSpec.parse(f"strategy:{tail}").options) if tail else {}
+    return dict(parse_options("strategy", tail)) if tail else {}
 
 
 def _keys(assignments: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import optim
 from experiments.meta_training.request import MetaRequest
 from experiments.meta_training.tasks import MetaTask, meta_tasks
 from experiments.meta_training.training import MetaRun, asked_of_all
-from experiments.online.tasks import TASKS, parse_environment, resolve_optimizer
+from experiments.online.tasks import resolve_optimizer, task_of
 from experiments.online.training import without_learning_rate
 from experiments.runs import weights as weights_files
 from experiments.settings import read_options
@@ -98,7 +98,7 @@ class ImitationRunConfig(MetaRun):
         )
 
     def _target(self, task: MetaTask) -> optax.GradientTransformation:
-        spec = resolve_optimizer(self.target, TASKS[parse_environment(task.environment)[0]])
+        spec = resolve_optimizer(self.target, task_of(task.environment))
         learner = task.task(1).config
         updates = task.iterations(1) * learner.epochs * learner.minibatches
         rate: optax.ScalarOrSchedule = spec.learning_rate

@@ -13,7 +13,7 @@ import optax
 import optim
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.request import MetaRequest
-from experiments.online.tasks import TASKS, make_environment, parse_environment
+from experiments.online.tasks import make_environment, parse_environment, task_of
 from experiments.online.training import ppo_config
 from experiments.settings import (
     LEARNERS,
@@ -205,8 +205,7 @@ def _one_for_each(
 
 
 def _published(task: str, alone: bool) -> float:
-    name, options = parse_environment(task)
-    normaliser = TASKS[name].normaliser(options)
+    normaliser = task_of(task).normaliser(parse_environment(task)[1])
     if normaliser is None and not alone:
         raise ValueError(
             f"no return is published for {task!r}; several tasks need --normalisers, one for each."
@@ -229,7 +228,7 @@ def task_settings(task: str, assignments: Sequence[str], learner: str) -> Settin
         key, _, text = assignment.partition("=")
         if key in _ELSEWHERE:
             raise _elsewhere(key, text)
-    settings = dataclasses.replace(TASKS[parse_environment(task)[0]].settings, anneal=False)
+    settings = dataclasses.replace(task_of(task).settings, anneal=False)
     if learner == "a2c":
         assignments = [*assignments, "learner=a2c"]
     settings = change_settings(settings, assignments)

@@ -199,7 +199,7 @@ def resolve(text: str, learning_rate: float, critic: bool) -> optim.OptimizerSpe
         'parseval:learning_rate=0.0003,eps=0.0001,base=adamw'
     """
     spec = optim.OptimizerSpec.parse(text)
-    if spec.name in optim.learned_names():
+    if optim.sets_own_steps(spec):
         return spec
     options: dict[str, Any] = {"learning_rate": learning_rate}
     if critic and optim.base_name(spec) in _SAME_EPS:

@@ -28,6 +28,7 @@ def arms(optimizer: str, axes: Sequence[Axis], fixed: Sequence[str]) -> dict[Val
         ValueError: if a key is unknown, could be both, or is given a value elsewhere as well.
     """
     import optim
+    from optim.spec import parse_options
 
     spec = optim.OptimizerSpec.parse(optimizer)
     known = {
@@ -46,7 +47,7 @@ def arms(optimizer: str, axes: Sequence[Axis], fixed: Sequence[str]) -> dict[Val
             if place == "set":
                 settings.append(f"{name}={value}")
             else:  # the syntax of values is the optimizers'
-                options += optim.OptimizerSpec.parse(f"{spec.name}:{name}={value}").options
+                options += parse_options(spec.name, f"{name}={value}")
         text = str(dataclasses.replace(spec, options=tuple(options)))
         label = f"{text} {','.join(settings)}" if settings else None
         return Arm(label, text, tuple(settings))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+
+NETWORKS = ("actor", "critic")  # of an agent's parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +26,34 @@ class Arm:
 
     @classmethod
     def parse(cls, text: str) -> Arm:
-        """Reads `[LABEL=]OPTIMIZER`. No optimizer has an = before its first @ or colon.
+        """Reads `[LABEL=]OPTIMIZER`.
+
+        No optimizer has an = before its first @ or colon, but those of networks, which are no
+        labels: `actor=OPTIMIZER+critic=OPTIMIZER`.
 
         Raises:
-            ValueError: if the label or the optimizer is empty.
+            ValueError: if the label or the optimizer is empty, or one network has none.
 
         Examples:
+            >>> Arm.parse("actor=adam+critic=adamo:kappa=1").label is None
+            True
+            >>> Arm.parse("mine=actor=adam+critic=adamo:kappa=1").label
+            'mine'
             >>> Arm.parse("equal betas=adam:b1=0.99,b2=0.99")
             Arm(label='equal betas', optimizer='adam:b1=0.99,b2=0.99', settings=())
             >>> Arm.parse("open@a=b.safetensors").label is None
             True
         """
         before, equals, after = text.partition("=")
-        if not equals or "@" in before or ":" in before:
+        if not equals or "@" in before or ":" in before or "|" in before:
+            return cls(None, text)
+        if before.strip() in NETWORKS:
+            other = NETWORKS[1 - NETWORKS.index(before.strip())]
+            if not re.search(rf"\+\s*{other}\s*=", after):
+                raise ValueError(
+                    f"the {before.strip()}'s optimizer must have the {other}'s in the same text, "
+                    f"{text}+{other}=OPTIMIZER; as a label, take another word."
+                )
             return cls(None, text)
         if not (before.strip() and after.strip()):
             raise ValueError(

@@ -11,12 +11,20 @@ from typing import Any
 import optim
 from agents.environment import Environment
 from agents.restarts import phase_iterations
-from experiments.online.tasks import TASKS, make_environment, parse_environment, resolve_optimizer
+from experiments.online.presets import NETWORKS
+from experiments.online.tasks import (
+    make_environment,
+    parse_environment,
+    resolve_optimizer,
+    task_of,
+)
 from experiments.runs import weights as weights_files
 from experiments.runs.identity import earlier_ends
 from experiments.runs.reading import FORMAT
 from experiments.runs.training import check_seeds, divided_up
 from experiments.settings import Settings, unknown
+from optim.masks import masked_networks
+from optim.network_specs import parts_of
 
 POINTS = 100  # logged points in a run, at most, unless it is prolonged or its task changes
 PHASE_POINTS = 20  # in each phase of a task that changes, at least, if it has as many iterations
@@ -67,7 +75,16 @@ class RunConfig:
             phase_iterations(environment, self.steps_per_iteration)  # says if there are no phases
         if self.label is not None and not self.label.strip():
             raise ValueError(f"a label must be a text that is not empty; got {self.label!r}.")
-        weights_files.make(self.spec, self.weights_content)  # says what is not allowed
+        for name, spec in self.specs.items():
+            weights_files.make(spec, self.weights.get(name))  # says what is not allowed
+            for network in masked_networks(dict(spec.options)) | {name} - {""}:
+                if network not in NETWORKS:
+                    raise unknown("network", network, NETWORKS)
+        if set(self.specs) not in ({""}, set(NETWORKS)):
+            raise ValueError(
+                "optimizers of networks must be given for both, actor=OPTIMIZER+critic=OPTIMIZER; "
+                f"got {self.optimizer!r}."
+            )
         check_seeds(self.seeds)
         if self.evaluation_actions not in EVALUATION_ACTIONS:
             raise unknown("kind of evaluation", self.evaluation_actions, EVALUATION_ACTIONS)
@@ -87,9 +104,20 @@ class RunConfig:
                 raise ValueError("diagnostics_every needs networks with a hidden layer; got none.")
 
     @property
-    def spec(self) -> optim.OptimizerSpec:
+    def spec(self) -> optim.OptimizerSpec | optim.NetworkSpecs:
         """The optimizer with everything filled in that the task knows better than its defaults."""
-        return resolve_optimizer(self.optimizer, TASKS[parse_environment(self.environment)[0]])
+        task = task_of(self.environment)
+        spec = optim.parse_spec(self.optimizer)
+        if isinstance(spec, optim.OptimizerSpec):
+            return resolve_optimizer(spec, task)
+        return optim.NetworkSpecs(
+            tuple((name, resolve_optimizer(part, task)) for name, part in spec.specs)
+        )
+
+    @property
+    def specs(self) -> dict[str, optim.OptimizerSpec]:
+        """The same by network; by an empty name if one optimizer trains all."""
+        return parts_of(self.spec)
 
     @property
     def _task(self) -> Environment:
@@ -165,6 +193,7 @@ class RunConfig:
         name, options = parse_environment(self.environment)
         environment = self._task
         dynamics = ["last", *(["first"] if self.evaluate_first else [])]
+        rates = {spec.learning_rate for spec in self.specs.values()}
         return {
             "format": FORMAT,
             "environment": name,
@@ -174,7 +203,7 @@ class RunConfig:
             "optimizer": self.optimizer,
             "label": self.label,
             "resolved_optimizer": str(self.spec),
-            "learning_rate": self.spec.learning_rate,
+            "learning_rate": rates.pop() if len(rates) == 1 else None,
             "annealed": self._annealed,
             "steps": self.iterations * self.steps_per_iteration,
             "seeds": list(self.seeds),
@@ -184,22 +213,20 @@ class RunConfig:
             "evaluation_episodes": EVALUATION_EPISODES,
             "evaluation_actions": self.evaluation_actions,
             "diagnostics_every": self.diagnostics_every,
-            "normaliser": TASKS[name].normaliser(options),
+            "normaliser": task_of(self.environment).normaliser(options),
             **({"evaluation_dynamics": dynamics} if environment.changes else {}),
-            **({"weights_sha256": self.weights} if self.weights else {}),
+            **{
+                f"{name}_weights_sha256".removeprefix("_"): weights_files.sha256(content)
+                for name, content in self.weights.items()
+            },
         }
 
-    @property
-    def weights(self) -> str | None:
-        """Digest of the file of a learned optimizer's weights; None if it is not learned."""
-        content = self.weights_content
-        return None if content is None else weights_files.sha256(content)
-
     @functools.cached_property
-    def weights_content(self) -> bytes | None:
-        """Content of that file, which is read once."""
-        return weights_files.read(self.spec)
+    def weights(self) -> dict[str, bytes]:
+        """Contents of the files of learned optimizers' weights, which are read once, by network."""
+        contents = {name: weights_files.read(spec) for name, spec in self.specs.items()}
+        return {name: content for name, content in contents.items() if content is not None}
 
     @property
     def _annealed(self) -> bool:
-        return self.settings.anneal and optim.accepts_schedule(self.spec)
+        return self.settings.anneal and any(map(optim.accepts_schedule, self.specs.values()))

@@ -6,14 +6,17 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import optim
 from agents import environments
 from agents.changes import parse_span, span_text
-from agents.environment import Environment
+from agents.environment import Discrete, Environment
 from experiments.settings import Settings, unknown
+from optim.importing import imported, is_imported, made, parameters_of
+from optim.spec import check_options, parse_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,14 @@ _PENDULUM = dataclasses.replace(
     normalize_rewards=True,
 )
 
+FAMILIES = {
+    "MinAtar": _MINATAR,
+    "classic control": _CLASSIC,
+    "with continuous actions": _PENDULUM,
+    "gridworlds": _GRIDWORLD,
+    "Brax": _BRAX,
+}
+
 
 def _adam(**options: float) -> dict[str, dict[str, float]]:
     tuned = options | {"eps": 1e-5}
@@ -117,14 +128,26 @@ _SPANS = ("friction", "wear")
 
 
 def parse_environment(text: str) -> tuple[str, dict[str, Any]]:
-    """Splits `NAME[:key=value,...]`, e.g. `ant:backend=spring`, into a name and options."""
+    """Splits `NAME[:key=value,...]`, e.g. `ant:backend=spring`, into a name and options.
+
+    The name of a user's own environment is `MODULE:NAME`.
+    """
     name, colon, tail = text.partition(":")
     if name not in TASKS:
-        raise unknown("environment", name, TASKS)
+        own = re.fullmatch(r"([\w.]+:\w+)(?:(:)(.*))?", text, re.DOTALL)
+        if name in environments.GYMNASIUM:
+            raise ValueError(
+                f"environment {name!r} is Gymnasium's, which rl-optim offline and collect take; "
+                "agents are trained on Brax's tasks, with other physics, and Gymnax's: rl-optim "
+                "list envs."
+            )
+        if own is None or not is_imported(own[1]):
+            raise unknown("environment", name, TASKS)
+        name, colon, tail = own[1], own[2] or "", own[3] or ""
     if colon and not tail:
         raise ValueError(f"environment must have the form NAME[:key=value,...], got {text!r}.")
     # The syntax after the colon is the optimizers'.
-    given = optim.OptimizerSpec.parse(f"environment:{tail}").options if colon else ()
+    given = parse_options("environment", tail) if colon else ()
     return name, {key: _canonical(key, value) for key, value in given}
 
 
@@ -140,6 +163,21 @@ def _canonical(key: str, value: Any) -> Any:
     return value
 
 
+def task_of(text: str) -> Task:
+    """The task that an environment's text names.
+
+    A user's own has the settings of classic control, for its kind of actions.
+
+    Raises:
+        ValueError: see `make_environment`.
+    """
+    name, _ = parse_environment(text)
+    if name in TASKS:
+        return TASKS[name]
+    is_discrete = isinstance(make_environment(text).action_space, Discrete)
+    return Task(_CLASSIC if is_discrete else _PENDULUM, 1e-3, published=False)
+
+
 @functools.cache
 def make_environment(text: str) -> Environment:
     """Builds the environment that `NAME[:key=value,...]` names, once.
@@ -148,13 +186,28 @@ def make_environment(text: str) -> Environment:
         ValueError: if the name or an option is unknown, or a value is not allowed.
     """
     name, options = parse_environment(text)
+    if name not in TASKS:
+        return _own_environment(name, options)
     defaults = _default_options(name)
     for key, value in options.items():
         if key not in defaults:
-            hint = f"the nearest is {optim.nearest(key, defaults)!r}"
+            hint = optim.suggestion(key, defaults)
             raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
         _check_option(name, key, value, defaults[key])
     return environments.make(name, **options)
+
+
+def _own_environment(name: str, options: Mapping[str, Any]) -> Environment:
+    """What a user's `MODULE:NAME` makes."""
+    parameters = parameters_of(imported("environment", name))
+    check_options(optim.OptimizerSpec(name, None, tuple(options.items())), parameters)
+    environment = made("environment", name, Environment, options)
+    needed = ("name", "observation_shape", "action_space", "max_episode_steps")
+    if missing := [key for key in needed if not hasattr(environment, key)]:
+        raise ValueError(
+            f"environment {name!r} must have {', '.join(needed)}; got no {missing[0]}."
+        )
+    return environment
 
 
 def _default_options(name: str) -> dict[str, Any]:
@@ -200,20 +253,20 @@ def _check_option(name: str, key: str, value: Any, default: Any) -> None:
         raise ValueError(f"{option} must be at least 0; got {value!r}.")
 
 
-def resolve_optimizer(text: str, task: Task) -> optim.OptimizerSpec:
+def resolve_optimizer(text: str | optim.OptimizerSpec, task: Task) -> optim.OptimizerSpec:
     """Fills up an optimizer's spec with what is tuned for it on the task.
 
     Args:
-        text: the spec, e.g. `"adam"` or `"adam:learning_rate=3e-4"`.
+        text: the spec or its text, e.g. `"adam"` or `"adam:learning_rate=3e-4"`.
         task: the task, which gives a learning rate and perhaps more.
 
     Returns:
         The spec with a learning rate. What the text says comes first; a text that names its own
-        learning rate gets nothing from the task, nor does a learned optimizer. An optimizer that
-        wraps another gets what is tuned for that other.
+        learning rate gets nothing from the task, nor does one that sets its own steps. An optimizer
+        that wraps another gets what is tuned for that other.
     """
-    spec = optim.OptimizerSpec.parse(text)
-    if spec.learning_rate is not None or spec.name in optim.learned_names():
+    spec = optim.OptimizerSpec.parse(text) if isinstance(text, str) else text
+    if spec.learning_rate is not None or optim.sets_own_steps(spec):
         return spec
     options = {"learning_rate": task.learning_rate} | dict(
         task.tuned.get(optim.base_name(spec), {})

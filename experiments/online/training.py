@@ -78,12 +78,14 @@ def train(
     """
     if resume:
         run = run.as_begun(path)
-    content = run.weights_content
     train_seeds(
         path,
         run.config(),
         lambda: _program(run),
-        files={} if content is None else {"weights.safetensors": content},
+        files={
+            f"{name}_weights.safetensors".removeprefix("_"): content
+            for name, content in run.weights.items()
+        },
         points=run.points,
         step=run.step,
         resume=resume,
@@ -140,22 +142,32 @@ def compiled(run: RunConfig) -> tuple[Compiled, Numbers, jax.Array]:
         keys than seeds, so that every device has equally many: the surplus is computed and dropped.
     """
     mesh = seed_mesh(len(run.seeds))
-    weights, spec, rate = run.weights_content, run.spec, run.spec.learning_rate
-    if weights is None:
-        spec = without_learning_rate(spec)
-    else:  # a learned optimizer takes no notice of a rate, nor of what its file is called
-        spec, rate = dataclasses.replace(spec, weights=""), 1.0
+    parts = tuple((name, _shared(spec)) for name, spec in run.specs.items())
     greedy = run.evaluation_actions == "greedy"
-    program = _compiled(run.environment, spec, weights, run.settings, greedy, mesh)
+    weights = tuple(run.weights.items())
+    program = _compiled(run.environment, parts, weights, run.settings, greedy, mesh)
     keys = seed_keys(run.seeds, mesh)
-    learning_rates = jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)
-    return program, Numbers(learning_rates, jnp.int32(run.iterations)), keys
+
+    def rates(spec: optim.OptimizerSpec) -> jax.Array:
+        # Of one that sets its own steps no notice is taken.
+        rate = 1.0 if optim.sets_own_steps(spec) else spec.learning_rate
+        return jax.device_put(np.full(len(keys), rate, np.float32), keys.sharding)
+
+    by_part = {name: rates(spec) for name, spec in run.specs.items()}
+    return program, Numbers(by_part.get("", by_part), jnp.int32(run.iterations)), keys
+
+
+def _shared(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:
+    """What runs that share a program have in common: no rate, no name of a file of weights."""
+    if spec.weights is not None:
+        spec = dataclasses.replace(spec, weights="")
+    return spec if optim.sets_own_steps(spec) else without_learning_rate(spec)
 
 
 class Numbers(NamedTuple):
     """What a compiled program takes as data, so that many runs share it."""
 
-    learning_rate: Any  # shape=(seeds,), dtype=float32
+    learning_rate: Any  # shape=(seeds,), dtype=float32; or several, by network
     iterations: Any  # shape=(), dtype=int32
 
 
@@ -172,22 +184,32 @@ class Compiled(NamedTuple):
 @functools.cache
 def _compiled(
     environment_text: str,
-    spec: optim.OptimizerSpec,
-    weights: bytes | None,  # a file of the same name may hold others later
+    parts: tuple[tuple[str, optim.OptimizerSpec], ...],  # by network, or one by an empty name
+    weights: tuple[tuple[str, bytes], ...],  # files of the same name may hold others later
     settings: Settings,
     greedy: bool,
     mesh: Mesh,
 ) -> Compiled:
     environment = make_environment(environment_text)
 
+    def chained(config: PPOConfig, rate: Any) -> optax.GradientTransformation:
+        contents = dict(weights)
+        rates = rate if isinstance(rate, dict) else {"": rate}
+        optimizers = {
+            name: scheduled(spec, settings, config, rates[name], contents.get(name))
+            for name, spec in parts
+        }
+        optimizer = optimizers[""] if "" in optimizers else optim.by_network(optimizers)
+        return optax.chain(optim.clip_by_network_norm(settings.max_grad_norm), optimizer)
+
     def learner(numbers: Numbers) -> Learner:  # of one seed
         config = ppo_config(settings, numbers.iterations)
         rate, steps = numbers.learning_rate, config.steps_per_iteration
         if not settings.restart:
-            return ppo(environment, config, chain(spec, settings, config, rate, weights))
+            return ppo(environment, config, chained(config, rate))
         phase = phase_iterations(environment, steps)  # it is all of an agent's life
         life = dataclasses.replace(config, iterations=phase)
-        optimizer = chain(spec, settings, life, rate, weights)
+        optimizer = chained(life, rate)
         optimizer = with_progress_of_phase(optimizer, config.updates_per_iteration, phase)
         return with_restarts(ppo(environment, config, optimizer), environment, steps)
 
@@ -273,24 +295,35 @@ def chain(
     learning_rate: float | jax.Array,
     weights: bytes | None = None,
 ) -> optax.GradientTransformation:
-    """Gradient clipping, then the optimizer, with its learning rate annealed if that is set.
+    """Gradient clipping, then the optimizer, see `scheduled`."""
+    clip = optim.clip_by_network_norm(settings.max_grad_norm)
+    return optax.chain(clip, scheduled(spec, settings, config, learning_rate, weights))
+
+
+def scheduled(
+    spec: optim.OptimizerSpec,
+    settings: Settings,
+    config: PPOConfig,
+    learning_rate: float | jax.Array,
+    weights: bytes | None = None,
+) -> optax.GradientTransformation:
+    """An optimizer with its learning rate annealed if that is set.
 
     The learning rate of iteration i of n is (1 - i / n) times the full one; i is counted by the
     optimizer's state, n is that of the config. Optimizers that take no
     schedule keep it constant. Learned ones set their own steps, and are given none; they are made
     from the content of the file of their weights, which is read unless it is given.
     """
-    clip = optim.clip_by_network_norm(settings.max_grad_norm)
     if spec.weights is not None:
         content = weights_files.read(spec) if weights is None else weights
-        return optax.chain(clip, weights_files.make(spec, content))
+        return weights_files.make(spec, content)
 
     def annealed(count: jax.Array) -> jax.Array:
         iteration = count // config.updates_per_iteration
         return learning_rate * (1.0 - iteration / config.iterations)
 
-    schedule = annealed if settings.anneal and optim.accepts_schedule(spec) else learning_rate
-    return optax.chain(clip, optim.make(spec, schedule))
+    schedule: Any = annealed if settings.anneal and optim.accepts_schedule(spec) else learning_rate
+    return optim.make(spec, None if optim.sets_own_steps(spec) else schedule)
 
 
 def without_learning_rate(spec: optim.OptimizerSpec) -> optim.OptimizerSpec:

@@ -51,7 +51,8 @@ RULES = (
 )
 
 # Keys of config.json that say what is compared, that have notes of their own, or that follow.
-_OPTIMIZER_KEYS = ("resolved_optimizer", "learning_rate", "weights_sha256")
+_WEIGHTS_KEYS = ("weights_sha256", "actor_weights_sha256", "critic_weights_sha256")
+_OPTIMIZER_KEYS = ("resolved_optimizer", "learning_rate", *_WEIGHTS_KEYS)
 _OTHER_KEYS = (
     *(
         "format",

@@ -8,8 +8,9 @@
 - `timing.csv`: seconds of wall time since the start, per logged point;
 - `agents.safetensors`: the trained policies of all seeds, see `agents.load_policy`;
 - `evaluation.csv`: fresh episodes after training. It is written last: a run that has it is done;
-- `weights.safetensors`, and offline those of other networks than the critic: learned optimizers'
-  weights, as they were when the run began; `start.safetensors`: where meta-training began;
+- `weights.safetensors`, and `actor_weights.safetensors` and the like where networks have optimizers
+  of their own: learned optimizers' weights, as they were when the run began;
+  `start.safetensors`: where meta-training began;
 - `meta_params.safetensors`, `best_meta_params.safetensors`: of meta-training, what was learned up
   to the last evaluation, and the best of what was evaluated;
 - `returns_by_age.csv`: of pipeline training, what agents of each age reached, from the metrics;
@@ -57,6 +58,7 @@ _FILES = (
     "agents.safetensors",
     "weights.safetensors",
     "actor_weights.safetensors",
+    "critic_weights.safetensors",
     "value_weights.safetensors",
     "start.safetensors",
     "meta_params.safetensors",

@@ -11,9 +11,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.settings import LATER, describe
+
+if TYPE_CHECKING:
+    import optim
 
 # No jax at import, see `experiments.runs.directory`.
 
@@ -140,7 +143,8 @@ def _words(key: str, old: Any, new: Any) -> str:
 def _digests(key: str) -> tuple[str, ...]:
     """Where the digest of the weights may stand that an optimizer's text names."""
     if key in ("optimizer", "resolved_optimizer"):
-        return "weights_sha256", "critic_weights_sha256", "start_sha256"
+        networks = ("actor_weights_sha256", "critic_weights_sha256")
+        return "weights_sha256", *networks, "start_sha256"
     if key == "target":  # of imitation
         return ("target_sha256",)
     group, _, name = key.partition(".")
@@ -150,8 +154,10 @@ def _digests(key: str) -> tuple[str, ...]:
 def _without_path(text: str) -> str:
     """An optimizer's text without the file of its weights."""
     import optim
+    from optim.network_specs import parts_of
 
-    return str(dataclasses.replace(optim.OptimizerSpec.parse(text), weights=None))
+    parts = parts_of(optim.parse_spec(text)).items()
+    return str([(name, str(dataclasses.replace(spec, weights=None))) for name, spec in parts])
 
 
 def _why_not_longer(found: Mapping[str, Any], is_meta: bool) -> str | None:
@@ -163,14 +169,29 @@ def _why_not_longer(found: Mapping[str, Any], is_meta: bool) -> str | None:
     if found.get("settings.cosine_actor"):
         return "its actor's learning rate falls to 0 over the whole run"
     import optim
+    from optim.network_specs import parts_of
 
-    for key, text in found.items():
-        if key == "resolved_optimizer" or key.startswith("other_optimizers."):
-            name = optim.OptimizerSpec.parse(text).name
-            details = optim.details(name)
-            inputs = details.inputs if details is not None else ""
-            if "training_progress" in inputs or "num_updates" in inputs:
-                return f"{name} is told how much of the run is over"
+    specs = [
+        spec
+        for key, text in found.items()
+        if key == "resolved_optimizer" or key.startswith("other_optimizers.")
+        for spec in parts_of(optim.parse_spec(text)).values()
+    ]
+    return next(filter(None, map(_progress_of, specs)), None)
+
+
+def _progress_of(spec: optim.OptimizerSpec) -> str | None:
+    """What an optimizer is told of a run's length, as a clause; None if nothing."""
+    import optim
+    from optim.importing import is_imported
+
+    for taken in (spec.name, str(dict(spec.options).get("base"))):
+        if is_imported(taken):
+            return f"{taken} may be told how much of the run is over"
+    details = optim.details(spec.name)
+    inputs = details.inputs if details is not None else ""
+    if "training_progress" in inputs or "num_updates" in inputs:
+        return f"{spec.name} is told how much of the run is over"
     return None
 
 

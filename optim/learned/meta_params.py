@@ -21,7 +21,7 @@ import optax
 import safetensors
 import safetensors.numpy
 
-from optim._checks import nearest
+from optim._checks import suggestion
 from optim.learned.l2lgd2 import L2LGD2
 from optim.learned.learned_correction import LearnedCorrection
 from optim.learned.linear_optim import LinearOptim
@@ -29,6 +29,7 @@ from optim.learned.open import OPEN
 from optim.learned.optim4rl import Optim4RL
 from optim.learned.star import STAR
 from optim.learned.velo import VeLO
+from optim.masks import with_masks
 from optim.spec import OptimizerSpec, check_option_names, check_options
 from optim.weight_decay import DECAY_OPTIONS, split_decay, with_weight_decay
 
@@ -334,7 +335,7 @@ def transform(
         0
     """
     own, decay = split_decay(options)
-    return with_weight_decay(architecture.transform(meta_params, **own), **decay)
+    return with_weight_decay(architecture.transform(meta_params, **with_masks(own)), **decay)
 
 
 def transform_options(
@@ -451,8 +452,7 @@ def _is_path(text: str) -> bool:
 
 def _unknown(name: str, where: str) -> ValueError:
     return ValueError(
-        f"{where} must name a known architecture, got {name!r}; the nearest is "
-        f"{nearest(name, ARCHITECTURES)!r}."
+        f"{where} must name a known architecture, got {name!r}; {suggestion(name, ARCHITECTURES)}."
     )
 
 

@@ -211,7 +211,8 @@ class OPEN:
                 top-level entry (or the whole tree, if it has but two levels) the layers count from
                 0 to 1 in the order of their names, with `Dense_10` after `Dense_9`; a parameter
                 that stands beside the layers, as `log_std`, counts as a layer.
-            noise_mask: factor of the noise of each leaf, given in the same way; False is none.
+            noise_mask: factor of the noise of each leaf, given in the same way or as a function
+                from the parameters to that; False is none.
                 `None` gives noise to the top-level entry `actor` and to nothing else.
             key: seed or key of the noise; may be traced. `init` mixes it with the initial
                 parameters: agents that start from different parameters draw different noise, under
@@ -265,7 +266,9 @@ class OPEN:
                     carry=carry,
                     dormancies=_dormancies(activations, paths, leaves),
                     positions=_positions(layer_proportion, paths),
-                    noise_factors=_noise_factors(noise_mask, paths),
+                    noise_factors=_noise_factors(
+                        noise_mask(params) if callable(noise_mask) else noise_mask, paths
+                    ),
                     progress=jnp.stack([share(training_progress), share(batch_progress)]),
                 ),
                 state.key,
@@ -451,10 +454,11 @@ def _noise_factors(given: Any, paths: Sequence[Path]) -> list[jax.Array | None]:
     if given is None:
         return [jnp.ones([]) if path[:1] == ("actor",) else None for path in paths]
     factors = _scalars("noise_mask", given, paths)
-    known = [not isinstance(factor, jax.core.Tracer) for factor in factors]
+    values = match_leaves("noise_mask", given, paths)
+    known = [not isinstance(value, jax.core.Tracer) for value in values]
     return [
-        None if is_known and not factor else factor
-        for factor, is_known in zip(factors, known, strict=True)
+        None if is_known and not value else factor
+        for factor, value, is_known in zip(factors, values, known, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from quick import quick_jit
 
 import optim
 from optim import registry
-from optim._checks import nearest
+from optim._checks import near, nearest, suggestion
 
 NAMES = optim.optimizer_names()
 
@@ -295,7 +295,10 @@ def test_the_specs_learning_rate_comes_first():
         ("opne@x", "unknown optimizer 'opne'; the nearest is 'open'"),
         ("open@x:subtract_means=false", "no option 'subtract_means'; the nearest is 'subtract_m"),
         ("open@x:subtract_mean=1", "subtract_mean must be true or false, got 1"),
-        ("open@x:noise_mask=2", "noise_mask must be true or false or none, got 2"),
+        (
+            "open@x:noise_mask=2",
+            "noise_mask must be true, false or names .* or none, got 2",
+        ),
         ("open@x:key=none", "key must be an integer, got none"),
         ("open@x:layer_proportion=1", "layer_proportion must be set in Python"),
         ("open@x:learning_rate=0.1", "'open' has no option 'learning_rate'"),
@@ -320,7 +323,12 @@ def test_the_specs_learning_rate_comes_first():
         ("muon:adam_learning_rate=inf", r"adam_learning_rate must be in \(0, inf\), got inf"),
         ("muon:adam_learning_rate=fast", "adam_learning_rate must be a number or none, got fast"),
         ("muon:preconditioning=fro", "preconditioning must be one of frobenius, .* got fro"),
-        ("adamw:mask=true", "mask must be set in Python"),
+        (
+            "adamw:mask=true",
+            r"mask must be names of networks joined by \+, .*, got true",
+        ),
+        ("adamw:mask=actor+", "mask must be names of networks .*, got actor\\+"),
+        ("muon:muon_weight_dimension_numbers=1", "must be set in Python: no text says its value"),
         ("adamw:weight_decay=none", "weight_decay must be a number, got none"),
         ("adam:learning_rate=0", r"learning_rate must be in \(0, inf\), got 0"),
         ("adam:learning_rate=none", "learning_rate must be in"),
@@ -339,7 +347,7 @@ def test_the_specs_learning_rate_comes_first():
         ("weight_clipping:base=sgd,b1=0.9", "'weight_clipping' has no option 'b1'"),
         ("weight_clipping:b1=1.5", r"b1 must be in \[0, 1\), got 1.5"),
         ("weight_clipping:kappa=0", "kappa must be in"),
-        ("weight_clipping:matrix_mask=true", "matrix_mask must be set in Python"),
+        ("weight_clipping:matrix_mask=true", "matrix_mask must be names of networks joined by"),
         ("weight_clipping:inner=adam", "'weight_clipping' has no option 'inner'"),
     ],
 )
@@ -390,6 +398,8 @@ ENVIRONMENTS = ["Asterix-MinAtar", "Breakout-MinAtar", "CartPole-v1", "ant", "hu
         ("humanoids", ENVIRONMENTS, "humanoid"),
         ("springs", ["generalized", "positional", "spring", "mjx"], "spring"),
         ("env", ["--out", "--envs"], "--envs"),
+        ("lr", ["eps_r", "kappa", "learning_rate"], "learning_rate"),
+        ("LR", ["--layers", "--learning-rate"], "--learning-rate"),
         ("zzz", ["sgd"], "sgd"),
         ("", ["sgd"], "sgd"),
     ],
@@ -398,9 +408,29 @@ def test_nearest(name, choices, found):
     assert nearest(name, choices) == nearest(name, choices[::-1]) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "choices", "found"),
+    [
+        ("lr", ["eps_r", "learning_rate"], "the nearest is 'learning_rate'"),
+        ("beta2", ["b1", "b2"], "the nearest is 'b2'"),
+        ("--devices", ["--lives", "--out"], "choose from --lives, --out"),
+        ("learning_rate", ["nonlinearity", "clip"], "choose from clip, nonlinearity"),
+        ("a", ["sgd", "adam"], "choose from adam, sgd"),
+        ("", ["sgd", "adam"], "choose from adam, sgd"),
+        ("r2", ["one"], "the nearest is 'one'"),
+        ("zzz", [f"name{i}" for i in range(99)], "none is like it"),
+    ],
+)
+def test_suggestions_are_near_or_all(name, choices, found):
+    assert suggestion(name, choices) == found
+    assert near(name, []) is None
+
+
 def test_nearest_of_nothing():
     with pytest.raises(ValueError, match="choices"):
         nearest("adam", [])
+    with pytest.raises(ValueError, match="choices"):
+        suggestion("adam", [])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`rl-optim list`: what it prints, in which order, and how wide."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -7,10 +8,12 @@ import pytest
 
 import optim
 from experiments.command_line import main as cli
+from experiments.command_line.docstrings import described
 from experiments.meta_training.presets import PIPELINE_PRESETS
 from experiments.offline.presets import OFFLINE_PRESETS
 from experiments.online.presets import PRESETS
 from experiments.online.tasks import TASKS
+from experiments.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +125,60 @@ def test_what_an_entry_says(capsys: pytest.CaptureFixture[str]) -> None:
     ) in " ".join(capsys.readouterr().out.split())
     cli.main(["list", "envs", "Acrobot"])
     assert "Acrobot-v1  0.001  family defaults, not tuned" in capsys.readouterr().out
+
+
+def test_settings_with_defaults_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = listed(capsys, "settings")
+    assert sorted(*groups.values()) == sorted(field.name for field in dataclasses.fields(Settings))
+    cli.main(["list", "settings", "num_envs"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(64, classic control 4, with continuous actions 16, Brax 2048) environments " in text
+    cli.main(["list", "settings", "widths"])
+    assert "(64x64, gridworlds 32) units of each network's hidden" in capsys.readouterr().out
+
+
+def test_options_of_an_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(text: str) -> str:
+        cli.main(["list", "options", text])
+        return " ".join(capsys.readouterr().out.split())
+
+    for text in ("adamo", "redo:base=adamo", "lion", "open", "learned_correction"):
+        printed = shown(text)
+        assert all(f" {name} (" in printed for name in optim.option_names(text))
+    printed = shown("adamo")
+    assert "learning_rate (the environment's) a number step size, greater than 0" in printed
+    assert "kappa (0.0001) a number size of the correction relative to Adam's" in printed
+    assert (
+        "matrix_mask (none) names of networks joined by +, e.g. critic or actor+critic" in printed
+    )
+    assert "l2 (0.0) a number" in printed
+    assert "base (adam_gnt) a name the name of the optimizer that this one wraps." in shown("redo")
+    with pytest.raises(SystemExit):
+        cli.main(["list", "options", "adma"])
+    assert capsys.readouterr().err == "rl-optim: unknown optimizer 'adma'; the nearest is 'adam'.\n"
+    with pytest.raises(SystemExit):
+        cli.main(["list", "options"])
+    assert "list options needs an optimizer, e.g. " in capsys.readouterr().err
+
+
+def test_what_docstrings_say() -> None:
+    def documented(first: int, second: int) -> None:
+        """A function.
+
+        Args:
+            first: one thing. And
+                more, :class:`~a.b.C` and ``code``.
+            second (int): the last: of them.
+
+        Returns:
+            Nothing: at all.
+        """
+
+    assert described(documented) == {
+        "first": "one thing. And more, a.b.C and `code`",
+        "second": "the last: of them",
+    }
+    assert described(lambda: None) == {}
 
 
 def test_a_list_needs_neither_rich_nor_other_commands_parsers() -> None:

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import gc
+import importlib.metadata
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -468,6 +470,13 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert "rl-optim report runs/x" in text
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"rl-optim {importlib.metadata.version('rl-optim')}\n"
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_is_wrapped_by_the_terminal_alone(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -496,7 +505,7 @@ def test_help_is_wrapped_by_the_terminal_alone(
          "unknown option '--foo'; the commands are compare, train, sweep, meta-train, meta-sweep, "
          "convert, offline, collect, list, report."),
         ("--steps 5 compare", "--steps must come after compare."),
-        ("list", "list needs one of envs, optimizers, presets."),
+        ("list", "list needs one of envs, optimizers, options, presets, settings."),
         ("list env", "unknown list 'env'; the nearest is 'envs'."),
         ("list envs antt", "no environment matches 'antt'; the nearest is 'ant'."),
         ("list envs a more", "unexpected argument 'more'; see rl-optim list --help."),
@@ -506,6 +515,14 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("compare --envs", "compare needs --envs, --optimizers and --out, or a --preset."),
         ("compare --envs ant --out x", "compare needs --optimizers, or a --preset."),
         ("compare --envz ant", "unknown option '--envz'; the nearest is '--envs'."),
+        ("compare --learning-rate 1",
+         "unknown option '--learning-rate'; optimizers have one: OPTIMIZER:learning_rate=VALUE."),
+        ("train --lr=1",
+         "unknown option '--lr'; optimizers have one: OPTIMIZER:learning_rate=VALUE."),
+        ("compare --num-envs 4",
+         "unknown option '--num-envs'; it is a setting: --set num_envs=VALUE."),
+        ("convert --devices 4", "unknown option '--devices'; choose from --architecture, "
+         "--gru-features, --help, --hidden-size, --overwrite, --training-tasks."),
         ("compare --cache", "unknown option '--cache'; the nearest is '--no-cache'."),
         ("compare --out", "--out needs a value."),
         ("compare --set a=1 --set b=2", "--set is given twice; give it once, with all its values."),
@@ -554,9 +571,21 @@ def test_counts(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> N
         ("adam", "adam adam", "'adam' is given twice."),
         ("adam", "adam adam:b1=1.5", "b1 must be in [0, 1), got 1.5."),
         ("adam", "adam:beta2=0.9", "'adam' has no option 'beta2'; the nearest is 'b2'."),
+        ("adam", "adamo:matrix_mask=critics",
+         "unknown network 'critics'; the nearest is 'critic'."),
         ("adam", "adam:learning_rate=0", "learning_rate must be in (0, inf), got 0."),
         ("adam", "adam@breakout", "'adam' has no learned weights, got weights 'breakout'."),
         ("num_envs=4", "num_env=4", "unknown setting 'num_env'; the nearest is 'num_envs'."),
+        ("num_envs=4", "lr=0.1",
+         "'lr' is no setting but an option of optimizers: OPTIMIZER:learning_rate=0.1."),
+        ("num_envs=4", "eps=1e-5",
+         "'eps' is no setting but an option of optimizers: OPTIMIZER:eps=1e-5."),
+        ("num_envs=4", "learning_rate=0.1",
+         "'learning_rate' is no setting but an option of optimizers: OPTIMIZER:learning_rate=0.1."),
+        ("adam", "adamo:lr=0.1", "'adamo' has no option 'lr'; the nearest is 'learning_rate'."),
+        ("CartPole-v1", "Hopper-v5",
+         "environment 'Hopper-v5' is Gymnasium's, which rl-optim offline and collect take; agents "
+         "are trained on Brax's tasks, with other physics, and Gymnax's: rl-optim list envs."),
         ("num_envs=4", "num_envs=x", "setting 'num_envs' must be a whole number; got 'x'."),
         ("minibatches=2", "minibatches=7",
          "setting 'minibatches' must be a divisor of num_envs * num_steps = 64; got 7."),
@@ -571,6 +600,15 @@ def test_names_and_values_are_checked_before_anything_is_written(
     command = COMPARE.replace(replaced, by, 1)
     assert fails(capsys, f"{command} --out {tmp_path / 'runs'}") == line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was logged, so nothing is said to be kept."""
+    for command in (COMPARE, TRAIN):
+        line = fails(capsys, f"{command} --out {tmp_path / ('x' * 300)}", 1)
+        assert re.fullmatch(rf"File name too long: {tmp_path}/x{{300}}\S*\.", line)
 
 
 def test_a_box_that_is_not_understood_is_put_on_one_line() -> None:

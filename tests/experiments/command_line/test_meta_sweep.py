@@ -307,7 +307,8 @@ def test_many_compiled_programs_are_forgotten_between_runs(
         ("--method pipeline", "--method pipelin",
          "unknown method 'pipelin'; the nearest is 'pipeline'."),
         ("tiny:scale=2", "adam",
-         "unknown learned optimizer 'adam'; the nearest is 'linear_optim'."),
+         "unknown learned optimizer 'adam'; choose from l2lgd2, learned_correction, linear_optim, "
+         "open, optim4rl, star, tiny, velo."),
         ("--seeds 2", "--resume --overwrite",
          "--resume and --overwrite cannot be used together."),
     ],

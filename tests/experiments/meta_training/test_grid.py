@@ -109,7 +109,7 @@ def test_of_imitation() -> None:
          "unknown key of --over 'pipeline.windows'; the nearest is 'pipeline.window'."),
         (PIPELINE, "window=2,4", "'window' is given twice, by --over and by --pipeline."),
         (PIPELINE, "set.widths=2,4", "'widths' is given twice, by --over and by --set."),
-        (PIPELINE, "sigma=1,2", "unknown key of --over 'sigma'; the nearest is 'restart'."),
+        (PIPELINE, "sigma=1,2", "unknown key of --over 'sigma'; none is like it."),
         (MetaRequest(**vars(PIPELINE) | {"pipeline": ("optimizer=adam:learning_rate=1",)}),
          "meta_learning_rate=1,2",
          "'meta_learning_rate' is given twice, by --over and by --pipeline."),
@@ -123,7 +123,8 @@ def test_of_imitation() -> None:
         (IMITATION, "learning_rate=1,2", "key 'learning_rate' of --over could be of --imitation or "
          "--optimizer; write imitation.learning_rate or optimizer.learning_rate."),
         (MetaRequest(optimizer="adam", method="pipeline"), "eps=1,2",
-         "unknown learned optimizer 'adam'; the nearest is 'linear_optim'."),
+         "unknown learned optimizer 'adam'; choose from l2lgd2, learned_correction, linear_optim, "
+         "open, optim4rl, star, velo."),
         (MetaRequest(optimizer="optim4rl", method="pipelin"), "eps=1,2",
          "unknown method 'pipelin'; the nearest is 'pipeline'."),
     ],

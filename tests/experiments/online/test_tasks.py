@@ -39,15 +39,15 @@ def test_parse() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "unknown environment ''; the nearest is "),
+        ("", "unknown environment ''; choose from Acrobot-v1, "),
         ("breakout", "unknown environment 'breakout'; the nearest is 'Breakout-MinAtar'."),
         ("Ant", "unknown environment 'Ant'; the nearest is 'ant'."),
         ("ant:", "environment must have the form NAME[:key=value,...], got 'ant:'."),
         ("ant:spring", "options of 'environment' must have the form key=value, got 'spring'."),
         ("ant:backend=springs", "unknown backend 'springs'; the nearest is 'spring'."),
-        ("ant:backend=3", "unknown backend '3'; the nearest is "),
+        ("ant:backend=3", "unknown backend '3'; choose from generalized, mjx, positional, spring."),
         ("ant:backed=spring", "'ant' has no option 'backed'; the nearest is 'backend'."),
-        ("ant:name=ant", "'ant' has no option 'name'; the nearest is "),
+        ("ant:name=ant", "'ant' has no option 'name'; choose from backend, "),
         ("ant:max_episode_steps=0", "option 'max_episode_steps' of 'ant' must be a whole number, "),
         ("CartPole-v1:gravty=1", "'CartPole-v1' has no option 'gravty'; the nearest is 'gravity'."),
         ("CartPole-v1:gravity=nan", "option 'gravity' of 'CartPole-v1' must be a finite number; "),

@@ -242,9 +242,9 @@ def test_options_of_a_text_are_read_by_load(path):
     ("text", "options", "message"),
     [
         ("{}", {"subtract_means": 1}, "no option 'subtract_means'; the nearest is 'subtract_mean'"),
-        ("open@{}", {"learning_rate": 1}, "'open' has no option 'learning_rate'; the nearest is '"),
-        ("open@{}", {"self": 1}, "'open' has no option 'self'; the nearest is '"),
-        ("open@{}", {"meta_params": 1}, "'open' has no option 'meta_params'; the nearest is '"),
+        ("open@{}", {"learning_rate": 1}, "'open' has no option 'learning_rate'; choose from "),
+        ("open@{}", {"self": 1}, "'open' has no option 'self'; choose from "),
+        ("open@{}", {"meta_params": 1}, "'open' has no option 'meta_params'; choose from "),
         ("open@{}:keys=1", {}, "'open' has no option 'keys'; the nearest is 'key'."),
         ("open@{}:key=none", {}, "key must be an integer, got none."),
         ("open@{}:key=1,key=2", {}, "option 'key' of 'open' must be given once."),
