@@ -14,7 +14,7 @@ from optim._checks import check_learning_rate, check_params, check_range, check_
 from optim._leaves import at_count, working_dtype, working_zeros
 from optim._noise import noise_key
 from optim._parameter_map import initial_copy
-from optim._paths import Path, layer_positions, leaf_paths, match_leaves
+from optim._paths import ACTORS, CRITICS, Path, layer_positions, leaf_paths, match_leaves
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 from optim.learned import _correction, _recurrent
@@ -28,7 +28,7 @@ _RATE = 1e-3  # of a base that is named, unless one is given
 # Optimizers whose updates are in proportion to their learning rate. It is multiplied with at the
 # very end, as they do: compilers may fuse that with the sum of parameter and update.
 _PROPORTIONAL = frozenset({"adamo", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd"})
-_ROLES: dict[Path, int] = {("actor",): 1, ("critic",): -1}
+_ROLES = dict.fromkeys(ACTORS, 1) | dict.fromkeys(CRITICS, -1)
 _DORMANT = 0.025  # share of the layer's mean activation up to which a unit counts as dormant
 
 
@@ -153,7 +153,7 @@ class LearnedCorrection:
                 transformation whose updates are to be added.
             learning_rate: factor of the updates, greater than 0, or a schedule. `None` is 1e-3 for
                 a base that is named and 1 for a transformation, which has one of its own.
-            noise: whether noise is drawn for the top-level entry `actor`.
+            noise: whether noise is drawn for the top-level entry `actor` or `policy`.
             key: seed or key of the noise; may be traced. It is mixed with the initial parameters.
             **options: names of features with False, which the network then sees as 0; all others
                 are the base's, if that is a name.
@@ -203,12 +203,14 @@ class LearnedCorrection:
             leaves, paths = jax.tree.leaves(params), leaf_paths(params)
             known = {
                 "layer": jnp.array(layer_positions(paths), float),
-                "role": jnp.array([_ROLES.get(path[:1], 0) for path in paths], float),
+                "role": jnp.array([_ROLES.get(path[0], 0) if path else 0 for path in paths], float),
                 "matrix": jnp.array([1 if leaf.ndim > 1 else -1 for leaf in leaves], float),
                 "dormancy": _dormancy(activations, paths),
                 **{name: jnp.full(len(leaves), share(given)) for name, given in shares.items()},
             }
-            noisy = [jnp.ones([]) if noise and path[:1] == ("actor",) else None for path in paths]
+            noisy = [
+                jnp.ones([]) if noise and path and path[0] in ACTORS else None for path in paths
+            ]
 
             def compute(known: Any, count: Any, key: Any, *trees: Any) -> Any:
                 draws = draw_noise(trees[0], noisy, key, count)
@@ -321,8 +323,8 @@ def learned_correction(
       \lVert\theta_0\rVert^2)`, the hyperbolic tangent of the logarithm of the ratio;
     - `distance`: :math:`\lVert\theta - \theta_0\rVert / \sqrt{\lVert\theta\rVert^2 +
       \lVert\theta - \theta_0\rVert^2}`;
-    - `layer`: the position in its network, as in `OPEN`; `role`: 1 for the top-level entry `actor`,
-      -1 for `critic`; `matrix`: 1, or -1 for what has fewer than two axes;
+    - `layer`: the position in its network, as in `OPEN`; `role`: 1 for the top-level entry `actor`
+      or `policy`, -1 for `critic` or `value`; `matrix`: 1, or -1 for what has fewer than two axes;
     - `dormancy`: the share of its output units whose mean activation is at most 0.025 of the
       layer's; `training_progress` and `batch_progress`. Each is 0 if it is not passed to `update`.
 

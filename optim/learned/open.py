@@ -14,7 +14,7 @@ import optax
 from optim._checks import check_params, check_real
 from optim._leaves import widest_dtype, working_dtype
 from optim._noise import noise_key, normals
-from optim._paths import Path, layer_positions, leaf_paths, match_leaves
+from optim._paths import ACTORS, Path, layer_positions, leaf_paths, match_leaves
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
 from optim.learned._blocks import unsharded
@@ -210,9 +210,11 @@ class OPEN:
                 parameters or is a prefix of them. `None` takes it from the names: within each
                 top-level entry (or the whole tree, if it has but two levels) the layers count from
                 0 to 1 in the order of their names, with `Dense_10` after `Dense_9`; a parameter
-                that stands beside the layers, as `log_std`, counts as a layer.
+                that stands beside the layers, as `log_std`, counts as a layer. `optim.explain`
+                prints what comes of it.
             noise_mask: factor of the noise of each leaf, given in the same way; False is none.
-                `None` gives noise to the top-level entry `actor` and to nothing else.
+                `None` gives noise to the top-level entry `actor`, or `policy` as Brax calls it, and
+                to nothing else.
             key: seed or key of the noise; may be traced. `init` mixes it with the initial
                 parameters: agents that start from different parameters draw different noise, under
                 `vmap` too, without being given keys of their own.
@@ -449,7 +451,7 @@ def _positions(given: Any, paths: Sequence[Path]) -> list[jax.Array]:
 def _noise_factors(given: Any, paths: Sequence[Path]) -> list[jax.Array | None]:
     """None where it is certain that there is no noise."""
     if given is None:
-        return [jnp.ones([]) if path[:1] == ("actor",) else None for path in paths]
+        return [jnp.ones([]) if path and path[0] in ACTORS else None for path in paths]
     factors = _scalars("noise_mask", given, paths)
     known = [not isinstance(factor, jax.core.Tracer) for factor in factors]
     return [
