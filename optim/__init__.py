@@ -46,6 +46,7 @@ from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
 from optim.evaluation import evaluation_params as evaluation_params
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
+from optim.explain import explain as explain
 from optim.extra_args import with_only_extra_args as with_only_extra_args
 from optim.fire import fire as fire
 from optim.fire import fire_projection as fire_projection
@@ -153,6 +154,7 @@ __all__ = [
     "details",
     "evaluation_params",
     "exadam",
+    "explain",
     "fire",
     "fire_projection",
     "kron",

@@ -66,6 +66,16 @@ def networks(paths: Sequence[Path]) -> list[Path]:
     return [path[:1] if several else () for path in paths]
 
 
+def is_actor(path: Path) -> bool:
+    """Whether a leaf is the actor's, which is what gets noise unless something else is said.
+
+    Examples:
+        >>> is_actor(("policy", "hidden_0", "bias")), is_actor(("Dense_0", "bias"))
+        (True, False)
+    """
+    return bool(path) and path[0] in ACTORS
+
+
 def layer_positions(paths: Sequence[Path]) -> list[float]:
     """Where each leaf's layer stands in its network: 0 for the first one, 1 for the last.
 

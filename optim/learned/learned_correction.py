@@ -14,7 +14,7 @@ from optim._checks import check_learning_rate, check_params, check_range, check_
 from optim._leaves import at_count, working_dtype, working_zeros
 from optim._noise import noise_key
 from optim._parameter_map import initial_copy
-from optim._paths import ACTORS, CRITICS, Path, layer_positions, leaf_paths, match_leaves
+from optim._paths import ACTORS, CRITICS, Path, is_actor, layer_positions, leaf_paths, match_leaves
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 from optim.learned import _correction, _recurrent
@@ -208,9 +208,7 @@ class LearnedCorrection:
                 "dormancy": _dormancy(activations, paths),
                 **{name: jnp.full(len(leaves), share(given)) for name, given in shares.items()},
             }
-            noisy = [
-                jnp.ones([]) if noise and path and path[0] in ACTORS else None for path in paths
-            ]
+            noisy = [jnp.ones([]) if noise and is_actor(path) else None for path in paths]
 
             def compute(known: Any, count: Any, key: Any, *trees: Any) -> Any:
                 draws = draw_noise(trees[0], noisy, key, count)

@@ -14,7 +14,7 @@ import optax
 from optim._checks import check_params, check_real
 from optim._leaves import widest_dtype, working_dtype
 from optim._noise import noise_key, normals
-from optim._paths import ACTORS, Path, layer_positions, leaf_paths, match_leaves
+from optim._paths import Path, is_actor, layer_positions, leaf_paths, match_leaves
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
 from optim.learned._blocks import unsharded
@@ -451,7 +451,7 @@ def _positions(given: Any, paths: Sequence[Path]) -> list[jax.Array]:
 def _noise_factors(given: Any, paths: Sequence[Path]) -> list[jax.Array | None]:
     """None where it is certain that there is no noise."""
     if given is None:
-        return [jnp.ones([]) if path and path[0] in ACTORS else None for path in paths]
+        return [jnp.ones([]) if is_actor(path) else None for path in paths]
     factors = _scalars("noise_mask", given, paths)
     known = [not isinstance(factor, jax.core.Tracer) for factor in factors]
     return [
