@@ -50,6 +50,8 @@ from optim.explain import explain as explain
 from optim.extra_args import with_only_extra_args as with_only_extra_args
 from optim.fire import fire as fire
 from optim.fire import fire_projection as fire_projection
+from optim.keep_params import KeepParamsState as KeepParamsState
+from optim.keep_params import keep_params as keep_params
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
 from optim.l2_init import l2_init as l2_init
@@ -123,6 +125,7 @@ __all__ = [
     "L2LGD2",
     "OPEN",
     "STAR",
+    "KeepParamsState",
     "LearnedCorrection",
     "LearnedCorrectionState",
     "LinearOptim",
@@ -157,6 +160,7 @@ __all__ = [
     "explain",
     "fire",
     "fire_projection",
+    "keep_params",
     "kron",
     "l2_init",
     "l2lgd2",

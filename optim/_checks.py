@@ -200,7 +200,8 @@ def check_params(optimizer: str, params: Any) -> None:
     """
     if params is None:
         raise ValueError(
-            f"params must be the current parameters in {optimizer}'s update, got None."
+            f"params must be the current parameters in {optimizer}'s update, got None; a loop that "
+            "passes none needs optim.keep_params around the whole optimizer."
         )
 
 
