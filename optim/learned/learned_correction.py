@@ -10,12 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from optim import _by_name
-from optim._checks import check_learning_rate, check_params, check_range, check_real
+from optim._checks import (
+    check_learning_rate,
+    check_params,
+    check_range,
+    check_real,
+    check_steps_between,
+)
 from optim._leaves import at_count, working_dtype, working_zeros
 from optim._noise import noise_key
 from optim._parameter_map import initial_copy
 from optim._paths import ACTORS, CRITICS, Path, is_actor, layer_positions, leaf_paths, match_leaves
 from optim._promotion import with_standard_promotion
+from optim._told import Listener, share_done
 from optim._trained import on_trained_leaves
 from optim.learned import _correction, _recurrent
 from optim.learned._blocks import unsharded
@@ -143,6 +150,7 @@ class LearnedCorrection:
         *,
         noise: bool = False,
         key: jax.Array | int = 0,
+        total_updates: int | jax.Array | None = None,
         **options: Any,
     ) -> optax.GradientTransformationExtraArgs:
         """Builds the optimizer with given meta-parameters.
@@ -155,6 +163,8 @@ class LearnedCorrection:
                 a base that is named and 1 for a transformation, which has one of its own.
             noise: whether noise is drawn for the top-level entry `actor` or `policy`.
             key: seed or key of the noise; may be traced. It is mixed with the initial parameters.
+            total_updates: calls of `update` in the whole training, an integer of at least 1: where
+                `update` is given no `training_progress`, it is counted from 0 to 1 over these.
             **options: names of features with False, which the network then sees as 0; all others
                 are the base's, if that is a name.
 
@@ -169,6 +179,9 @@ class LearnedCorrection:
         check_meta_params(str(self), meta_params, self.shapes())
         seen = [name for name in FEATURES if options.pop(name, True)]
         inner, adam, rate = _base(base, learning_rate, options)
+        if total_updates is not None:
+            check_steps_between("total_updates", total_updates)
+        listener = Listener("LearnedCorrection")
 
         def init_fn(params: optax.Params) -> LearnedCorrectionState:
             return LearnedCorrectionState(
@@ -195,6 +208,12 @@ class LearnedCorrection:
         ) -> tuple[optax.Updates, LearnedCorrectionState]:
             check_params("LearnedCorrection", params)
             check_real("LearnedCorrection", updates)
+            if training_progress is None and total_updates is not None:
+                training_progress = share_done(state.count, total_updates)
+            wanted = {"training_progress": training_progress}
+            if "dormancy" in seen:
+                wanted = {"activations": activations} | wanted
+            listener.check(**wanted)
             shares = {"training_progress": training_progress, "batch_progress": batch_progress}
             steps, base_state = inner.update(
                 updates, state.base, params, activations=activations, **shares, **extra_args
@@ -280,6 +299,7 @@ def learned_correction(
     *,
     noise: bool = False,
     key: jax.Array | int = 0,
+    total_updates: int | jax.Array | None = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""A learned correction of a hand-crafted optimizer, which starts exactly as that optimizer.
@@ -336,13 +356,16 @@ def learned_correction(
         noise: whether noise is drawn; it takes longer than all the rest.
         key: seed or key of the noise; may be traced. It is mixed with the initial parameters, as
             OPEN's is.
+        total_updates: calls of `update` in the whole training, an integer of at least 1: where
+            `update` is given no `training_progress`, it is counted from 0 to 1 over these.
         **options: names of features with False, which the network then sees as 0; all others are
             those of the base, if that is a name.
 
     Returns:
         The optimizer. `update` needs the parameters and takes `activations`, `training_progress`
-        and `batch_progress` as `OPEN.transform` says, each optional; the base is given all extra
-        arguments. Updates have the dtype of the parameters; moments are kept in float32 at least.
+        and `batch_progress` as `OPEN.transform` says, each optional, and warns as it does; the base
+        is given all extra arguments. Updates have the dtype of the parameters; moments are kept in
+        float32 at least.
 
     Raises:
         ValueError: if the meta-parameters are not those of `LearnedCorrection`, an option is
@@ -389,4 +412,12 @@ def learned_correction(
     except (AttributeError, IndexError, KeyError, TypeError):
         widths = LearnedCorrection.mlp_widths
     architecture = LearnedCorrection(widths)
-    return architecture.transform(meta_params, base, learning_rate, noise=noise, key=key, **options)
+    return architecture.transform(
+        meta_params,
+        base,
+        learning_rate,
+        noise=noise,
+        key=key,
+        total_updates=total_updates,
+        **options,
+    )

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim._checks import check_params, check_real
+from optim._checks import check_params, check_real, check_steps_between
 from optim._leaves import widest_dtype, working_dtype
 from optim._noise import noise_key, normals
 from optim._paths import Path, is_actor, layer_positions, leaf_paths, match_leaves
+from optim._told import Listener, share_done
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
 from optim.learned._blocks import unsharded
@@ -191,6 +192,7 @@ class OPEN:
         noise_mask: bool | Any = None,
         key: jax.Array | int = 0,
         subtract_mean: bool = True,
+        total_updates: int | jax.Array | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with given meta-parameters.
 
@@ -201,7 +203,9 @@ class OPEN:
           units count as equally active.
         - `training_progress` and `batch_progress`: numbers, clipped to [0, 1], 0 by default.
 
-        Any other extra argument is ignored. What concerns single leaves is matched to them by
+        It warns once if `activations` or `training_progress` does not come: weights that were
+        trained with them may do worse without. `optim.extras` helps to compute them. Any other
+        extra argument is ignored. What concerns single leaves is matched to them by
         path; levels called `params` do not count.
 
         Args:
@@ -219,6 +223,8 @@ class OPEN:
                 parameters: agents that start from different parameters draw different noise, under
                 `vmap` too, without being given keys of their own.
             subtract_mean: whether updates are centred over all parameters, as the authors do.
+            total_updates: calls of `update` in the whole training, an integer of at least 1: where
+                `update` is given no `training_progress`, it is counted from 0 to 1 over these.
 
         Returns:
             The optimizer. Its updates have the dtype of the parameters; the computation and the
@@ -229,6 +235,9 @@ class OPEN:
                 `params` is missing, gradients are complex, or a tree does not match the parameters.
         """
         check_meta_params(str(self), meta_params, self.shapes())
+        if total_updates is not None:
+            check_steps_between("total_updates", total_updates)
+        listener = Listener("OPEN")
 
         def init_fn(params: optax.Params) -> OPENState:
             def rows(leaf: jax.Array, count: int) -> jax.Array:
@@ -247,13 +256,16 @@ class OPEN:
             params: optax.Params | None = None,
             *,
             activations: Any = None,
-            training_progress: jax.typing.ArrayLike = 0.0,
-            batch_progress: jax.typing.ArrayLike = 0.0,
+            training_progress: jax.typing.ArrayLike | None = None,
+            batch_progress: jax.typing.ArrayLike | None = None,
             **extra_args: Any,
         ) -> tuple[optax.Updates, OPENState]:
             del extra_args
             check_params("OPEN", params)
             check_real("OPEN", updates)
+            if training_progress is None and total_updates is not None:
+                training_progress = share_done(state.count, total_updates)
+            listener.check(activations=activations, training_progress=training_progress)
             treedef: Any = jax.tree.structure(params)
             leaves = jax.tree.leaves(params)
             paths = leaf_paths(params)
@@ -287,6 +299,7 @@ def open_optimizer(
     noise_mask: bool | Any = None,
     key: jax.Array | int = 0,
     subtract_mean: bool = True,
+    total_updates: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """OPEN with given meta-parameters, its sizes read from their shapes.
 
@@ -299,6 +312,8 @@ def open_optimizer(
         noise_mask: factor of the noise of each leaf, or None.
         key: seed or key of the noise; may be traced.
         subtract_mean: whether updates are centred over all parameters.
+        total_updates: calls of `update` in the whole training, in the place of a
+            `training_progress` that `update` is not given; or None.
 
     Returns:
         The optimizer.
@@ -325,6 +340,7 @@ def open_optimizer(
         noise_mask=noise_mask,
         key=key,
         subtract_mean=subtract_mean,
+        total_updates=total_updates,
     )
 
 
@@ -382,6 +398,8 @@ def compute_updates(
         inputs: everything else.
         draws: normal numbers for each leaf; None for no noise.
         subtract_mean: whether updates are centred over all parameters.
+        total_updates: calls of `update` in the whole training, in the place of a
+            `training_progress` that `update` is not given; or None.
 
     Returns:
         Updates, momenta and carries, with the dtypes of the parameters and of the old state.
