@@ -188,6 +188,28 @@ def check_real(name: str, tree: Any) -> None:
             )
 
 
+def check_optimizer(name: str, value: Any) -> None:
+    """Refuses what is no transformation of optax, as a learning rate in the place of an optimizer.
+
+    Args:
+        name: name of the argument, for the message.
+        value: the argument.
+
+    Raises:
+        ValueError: if `value` lacks `init` or `update`.
+
+    Examples:
+        >>> check_optimizer("inner", 1e-2)
+        Traceback (most recent call last):
+        ...
+        ValueError: inner must be an optax transformation, e.g. optax.adam(1e-3), got 0.01.
+    """
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise ValueError(
+            f"{name} must be an optax transformation, e.g. optax.adam(1e-3), got {value!r}."
+        )
+
+
 def check_params(optimizer: str, params: Any) -> None:
     """Refuses missing parameters.
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from optim._checks import check_optimizer
 from optim._parameter_map import initial_copy
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
@@ -34,6 +35,9 @@ def keep_params(
         The optimizer. If `update` is given parameters after all, these count, and are kept. Extra
         arguments go to the inner optimizer.
 
+    Raises:
+        ValueError: if `inner` is no transformation.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> import optax
@@ -54,6 +58,7 @@ def keep_params(
     .. note::
       The copy costs as much memory as the parameters.
     """
+    check_optimizer("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> KeepParamsState:

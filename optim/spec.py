@@ -173,6 +173,8 @@ def check_option_names(name: str, options: Iterable[str], parameters: Iterable[s
     """
     for key in options:
         if key not in parameters:
+            if key == "learning_rate":
+                raise ValueError(f"{name!r} sets its own steps and has no option 'learning_rate'.")
             hint = f"the nearest is {nearest(key, parameters)!r}"
             raise ValueError(f"{name!r} has no option {key!r}; {hint}.")
 

@@ -12,6 +12,7 @@ import optax
 from optim import _by_name
 from optim._checks import (
     check_learning_rate,
+    check_optimizer,
     check_params,
     check_range,
     check_real,
@@ -274,6 +275,7 @@ def _base(
             )
         rate: optax.ScalarOrSchedule = 1.0 if learning_rate is None else learning_rate
         check_learning_rate(rate)
+        check_optimizer("base", base)
         return with_standard_promotion(base), None, rate
     rate = _RATE if learning_rate is None else learning_rate
     check_learning_rate(rate)
