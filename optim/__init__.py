@@ -14,6 +14,7 @@ Examples:
     >>> updates, state = optimizer.update(params, optimizer.init(params), params)
 """
 
+from optim import extras as extras
 from optim._checks import nearest as nearest
 from optim.adabound import adabound as adabound
 from optim.adabound import amsbound as amsbound

@@ -76,6 +76,18 @@ def is_actor(path: Path) -> bool:
     return bool(path) and path[0] in ACTORS
 
 
+def outputs_first(path: Path, ndim: int) -> bool:
+    """Whether a leaf has its output units on the first axis, not on the last.
+
+    So have those called `weight`, as in equinox and PyTorch; flax's are called `kernel`.
+
+    Examples:
+        >>> outputs_first(("layers", "0", "weight"), 2), outputs_first(("Dense_0", "kernel"), 2)
+        (True, False)
+    """
+    return ndim > 1 and path[-1:] == ("weight",)
+
+
 def layer_positions(paths: Sequence[Path]) -> list[float]:
     """Where each leaf's layer stands in its network: 0 for the first one, 1 for the last.
 

@@ -14,7 +14,14 @@ import optax
 from optim._checks import check_params, check_real, check_steps_between
 from optim._leaves import widest_dtype, working_dtype
 from optim._noise import noise_key, normals
-from optim._paths import Path, is_actor, layer_positions, leaf_paths, match_leaves
+from optim._paths import (
+    Path,
+    is_actor,
+    layer_positions,
+    leaf_paths,
+    match_leaves,
+    outputs_first,
+)
 from optim._told import Listener, share_done
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
@@ -199,8 +206,9 @@ class OPEN:
         `update` needs the parameters and takes, each optional:
 
         - `activations`: mean absolute activation of each output unit, as a pytree that mirrors
-          the parameters with one vector of shape (units,), or (1,), for each leaf. Without it, all
-          units count as equally active.
+          the parameters with one vector of shape (units,), or (1,), for each leaf. Units are on
+          the last axis of a leaf, or on the first of one that is called `weight`, as equinox has
+          it. Without activations, all units count as equally active.
         - `training_progress` and `batch_progress`: numbers, clipped to [0, 1], 0 by default.
 
         It warns once if `activations` or `training_progress` does not come: weights that were
@@ -496,7 +504,8 @@ def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) 
     for activity, path, leaf in zip(
         match_leaves("activations", given, paths), paths, leaves, strict=True
     ):
-        units = leaf.shape[-1] if leaf.ndim else 1
+        axis = 0 if outputs_first(path, leaf.ndim) else max(leaf.ndim - 1, 0)
+        units = leaf.shape[axis] if leaf.ndim else 1
         if jnp.shape(activity) not in ((units,), (1,)):
             raise ValueError(
                 f"activations must have shape ({units},) or (1,) for {'/'.join(path)} of shape "
@@ -504,7 +513,9 @@ def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) 
             )
         activity = activity.astype(working_dtype(activity)) + 1e-11
         relative = activity / jnp.sum(jnp.abs(activity)) * activity.size
-        dormancies.append(relative.reshape((1,) * (leaf.ndim - 1) + (-1,)[: leaf.ndim]))
+        shape = [1] * leaf.ndim
+        shape[axis : axis + 1] = [-1][: leaf.ndim]
+        dormancies.append(relative.reshape(shape))
     return dormancies
 
 
