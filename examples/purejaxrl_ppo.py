@@ -8,7 +8,7 @@ from gymnax import make
 
 import optim
 
-ENVS, STEPS, EPOCHS, ITERATIONS, UPDATES = 16, 64, 4, 30, 120
+ENVS, STEPS, EPOCHS, ITERATIONS, UPDATES = 16, 64, 2, 30, 60
 
 
 class ActorCritic(nn.Module):
