@@ -14,6 +14,7 @@ Examples:
     >>> updates, state = optimizer.update(params, optimizer.init(params), params)
 """
 
+from optim import extras as extras
 from optim._checks import near as near
 from optim._checks import nearest as nearest
 from optim._checks import suggestion as suggestion
@@ -49,9 +50,12 @@ from optim.critical_momenta import scale_by_adam_cm as scale_by_adam_cm
 from optim.evaluation import evaluation_params as evaluation_params
 from optim.exadam import exadam as exadam
 from optim.exadam import scale_by_exadam as scale_by_exadam
+from optim.explain import explain as explain
 from optim.extra_args import with_only_extra_args as with_only_extra_args
 from optim.fire import fire as fire
 from optim.fire import fire_projection as fire_projection
+from optim.keep_params import KeepParamsState as KeepParamsState
+from optim.keep_params import keep_params as keep_params
 from optim.kron import kron as kron
 from optim.kron import scale_by_kron as scale_by_kron
 from optim.l2_init import l2_init as l2_init
@@ -128,6 +132,7 @@ __all__ = [
     "L2LGD2",
     "OPEN",
     "STAR",
+    "KeepParamsState",
     "LearnedCorrection",
     "LearnedCorrectionState",
     "LinearOptim",
@@ -161,8 +166,10 @@ __all__ = [
     "details",
     "evaluation_params",
     "exadam",
+    "explain",
     "fire",
     "fire_projection",
+    "keep_params",
     "kron",
     "l2_init",
     "l2lgd2",

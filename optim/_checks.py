@@ -243,6 +243,28 @@ def check_real(name: str, tree: Any) -> None:
             )
 
 
+def check_optimizer(name: str, value: Any) -> None:
+    """Refuses what is no transformation of optax, as a learning rate in the place of an optimizer.
+
+    Args:
+        name: name of the argument, for the message.
+        value: the argument.
+
+    Raises:
+        ValueError: if `value` lacks `init` or `update`.
+
+    Examples:
+        >>> check_optimizer("inner", 1e-2)
+        Traceback (most recent call last):
+        ...
+        ValueError: inner must be an optax transformation, e.g. optax.adam(1e-3), got 0.01.
+    """
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise ValueError(
+            f"{name} must be an optax transformation, e.g. optax.adam(1e-3), got {value!r}."
+        )
+
+
 def check_params(optimizer: str, params: Any) -> None:
     """Refuses missing parameters.
 
@@ -255,7 +277,8 @@ def check_params(optimizer: str, params: Any) -> None:
     """
     if params is None:
         raise ValueError(
-            f"params must be the current parameters in {optimizer}'s update, got None."
+            f"params must be the current parameters in {optimizer}'s update, got None; a loop that "
+            "passes none needs optim.keep_params around the whole optimizer."
         )
 
 

@@ -39,7 +39,7 @@ def kernel_axes(
         >>> kernel_axes({"Dense_0": layer, "Dense_1": layer}, heads=False)
         [None, 0, None, None]
     """
-    leaves, paths = jax.tree.leaves(params), _paths(params)
+    leaves, paths = jax.tree.leaves(params), leaf_paths(params)
     mask = match_tree("matrix_mask", True if matrix_mask is None else matrix_mask, params)
     given = match_tree("ensemble_axes", 0 if ensemble_axes is None else ensemble_axes, params)
     axes = [static_integer("ensemble_axes", number, 0) for number in jax.tree.leaves(given)]
@@ -78,7 +78,7 @@ def kernels_of_biases(params: Any, axes: Sequence[int | None]) -> list[int | Non
         >>> kernels_of_biases({"Dense_0": layer, "log_std": jnp.ones(2)}, [None, 0, None])
         [1, None, None]
     """
-    leaves, paths = jax.tree.leaves(params), _paths(params)
+    leaves, paths = jax.tree.leaves(params), leaf_paths(params)
     owners: dict[Path, list[int]] = {}
     for i, path in enumerate(paths):
         if axes[i] is not None:
@@ -227,11 +227,3 @@ def matrix_product(first: jax.Array, second: jax.Array) -> jax.Array:
         [[2.]]
     """
     return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
-
-
-def _paths(params: Any) -> list[Path]:
-    """Like `leaf_paths`, without the level below its name that a variable of flax nnx has."""
-    return [
-        path[:-1] if path[-1:] == ("value",) and path[-2:-1] in (("kernel",), ("bias",)) else path
-        for path in leaf_paths(params)
-    ]

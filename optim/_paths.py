@@ -1,5 +1,6 @@
 """What belongs to which leaf of a tree of networks, found by the names on the way to it."""
 
+import collections
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +10,15 @@ import jax
 
 Path = tuple[str, ...]
 
+# Top-level entries that are networks by their names; Brax says policy and value.
+ACTORS = frozenset({"actor", "policy"})
+CRITICS = frozenset({"critic", "value"})
+
 
 def leaf_paths(tree: Any) -> list[Path]:
-    """The names on the way to each leaf, in flatten order, without flax's level `params`.
+    """The names on the way to each leaf, in flatten order, without flax's own levels.
+
+    Those are `params` and, below the name of a variable of flax nnx, the attribute `value`.
 
     Args:
         tree: any pytree.
@@ -24,17 +31,69 @@ def leaf_paths(tree: Any) -> list[Path]:
         [('actor', 'Dense_0', 'bias'), ('actor', 'Dense_0', 'kernel')]
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    names = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in flat]
+    keys = [path for path, _ in flat]
+    siblings = collections.Counter(path[:-1] for path in keys)
+    alone = jax.tree_util.GetAttrKey("value")
+    keys = [
+        path[:-1] if path[1:] and path[-1] == alone and siblings[path[:-1]] == 1 else path
+        for path in keys
+    ]
+    names = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path in keys]
     return [tuple(name for name in path if name != "params") for path in names]
+
+
+def networks(paths: Sequence[Path]) -> list[Path]:
+    """The network that each leaf is of, whatever the kinds of the nodes.
+
+    The top-level entries are networks, as in `{"actor": ..., "critic": ...}`, if the tree has at
+    least three levels, or if none of them has another name than `actor`, `critic`, `policy` or
+    `value`. Otherwise the whole tree is one.
+
+    Args:
+        paths: what `leaf_paths` gives.
+
+    Returns:
+        For each leaf the path of its network, which is empty where the whole tree is one.
+
+    Examples:
+        >>> networks([("actor", "Dense_0", "bias"), ("log_std",)])
+        [('actor',), ('log_std',)]
+        >>> networks([("Dense_0", "bias"), ("Dense_1", "bias")])
+        [(), ()]
+    """
+    several = any(len(path) > 2 for path in paths)
+    several = several or all(path[:1] and path[0] in ACTORS | CRITICS for path in paths)
+    return [path[:1] if several else () for path in paths]
+
+
+def is_actor(path: Path) -> bool:
+    """Whether a leaf is the actor's, which is what gets noise unless something else is said.
+
+    Examples:
+        >>> is_actor(("policy", "hidden_0", "bias")), is_actor(("Dense_0", "bias"))
+        (True, False)
+    """
+    return bool(path) and path[0] in ACTORS
+
+
+def outputs_first(path: Path, ndim: int) -> bool:
+    """Whether a leaf has its output units on the first axis, not on the last.
+
+    So have those called `weight`, as in equinox and PyTorch; flax's are called `kernel`.
+
+    Examples:
+        >>> outputs_first(("layers", "0", "weight"), 2), outputs_first(("Dense_0", "kernel"), 2)
+        (True, False)
+    """
+    return ndim > 1 and path[-1:] == ("weight",)
 
 
 def layer_positions(paths: Sequence[Path]) -> list[float]:
     """Where each leaf's layer stands in its network: 0 for the first one, 1 for the last.
 
-    If the tree has at least three levels, its top-level entries are the networks, as in
-    `{"actor": ..., "critic": ...}`; otherwise the whole tree is one. A layer is whatever holds
-    leaves; a leaf that stands beside layers, such as `log_std`, counts as one. Layers come in
-    the order of their names, with numbers counted: `Dense_10` comes after `Dense_9`.
+    The networks are those of `networks`. A layer is whatever holds leaves; a leaf that stands
+    beside layers, such as `log_std`, counts as one. Layers come in the order of their names, with
+    numbers counted: `Dense_10` comes after `Dense_9`.
 
     Args:
         paths: what `leaf_paths` gives.
@@ -46,8 +105,8 @@ def layer_positions(paths: Sequence[Path]) -> list[float]:
         >>> layer_positions([("Dense_0", "bias"), ("Dense_0", "kernel"), ("Dense_1", "kernel")])
         [0.0, 0.0, 1.0]
     """
-    several = any(len(path) > 2 for path in paths)
-    split = [(path[:1], path[1:]) if several else ((), path) for path in paths]
+    owners = networks(paths)
+    split = [(owner, path[len(owner) :]) for owner, path in zip(owners, paths, strict=True)]
     nested = {network for network, path in split if len(path) > 1}
     layers = [
         (network, path[:-1] if len(path) > 1 or network not in nested else path)

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from optim._checks import check_optimizer
+
 
 def with_standard_promotion(
     transform: optax.GradientTransformation,
@@ -20,6 +22,9 @@ def with_standard_promotion(
     Returns:
         The same transformation, which also accepts extra arguments.
 
+    Raises:
+        ValueError: if it is none; the message calls it `inner`, as the wrappers do.
+
     Examples:
         >>> import jax, optax
         >>> adam = with_standard_promotion(optax.adam(0.1))
@@ -29,6 +34,7 @@ def with_standard_promotion(
         >>> print(updates.round(3))
         [-0.1 -0.1]
     """
+    check_optimizer("inner", transform)
     transform = optax.with_extra_args_support(transform)
 
     def init_fn(params: optax.Params) -> optax.OptState:

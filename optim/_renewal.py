@@ -12,7 +12,7 @@ import optax
 from optim._events import change_if
 from optim._leaves import working_dtype
 from optim._paths import Path, leaf_paths
-from optim._units import Link, without_value
+from optim._units import Link
 
 Initializer = Literal["xavier_uniform", "he_uniform", "lecun_uniform", "torch_uniform"]
 
@@ -146,7 +146,7 @@ def renew(
     renewed = treedef.unflatten(
         [leaf.astype(old.dtype) for leaf, old in zip(new, leaves, strict=True)]
     )
-    paths = [without_value(path) for path in leaf_paths(params)]
+    paths = leaf_paths(params)
     masks = {paths[place]: mask for place, mask in of_state.items()}
     inner_state = _with_entries_of(inner_state, inner.init(renewed), paths, masks)
     return treedef.unflatten(steps), inner_state
@@ -169,7 +169,6 @@ def _with_entries_of(
     leaves, treedef = jax.tree.flatten(state)
     mixed = []
     for path, old, new in zip(leaf_paths(state), leaves, jax.tree.leaves(other), strict=True):
-        path = without_value(path)
         # The longest of several, which a network within another one may have.
         ends = [x for x in (path[i:] for i in range(len(path))) if x in paths]
         mask = masks.get(ends[0]) if ends else None

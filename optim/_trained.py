@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim._told import check_names
+
 P = ParamSpec("P")
 
 # Extra arguments that mirror the parameters, and those that are functions of the parameters.
@@ -27,7 +29,8 @@ def on_trained_leaves(
     Those are the arrays of real or complex numbers that have a gradient. In the place of all others
     the transformation sees None, and its state holds nothing for them. Where a gradient is None so
     is the update; where it or the parameter is of integers, the update is 0. Functions of the
-    parameters, such as `obj_fn`, are still given all leaves.
+    parameters, such as `obj_fn`, are still given all leaves. `update` warns of an extra argument
+    that is spelled almost as one that counts.
 
     Args:
         factory: function or method that returns a transformation.
@@ -74,6 +77,7 @@ def _on_trained_leaves(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
+        check_names(extra_args)
         updates, params = jax.tree.map(_as_array, (updates, params))
         _check_leaves("updates", updates)
         treedef: Any

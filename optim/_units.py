@@ -119,13 +119,7 @@ def _is_kernel(leaf: Any) -> bool:
 
 def _owner(path: Path, names: Iterable[str]) -> Path | None:
     """The node that holds this leaf if it has one of the names."""
-    path = without_value(path)
     return path[:-1] if path and path[-1] in names else None
-
-
-def without_value(path: Path) -> Path:
-    """The path without the level that nnx puts between a variable and its array."""
-    return path[:-1] if path[-1:] == ("value",) else path
 
 
 def _layers(known: Mapping[Path, Any]) -> list[_Layer]:

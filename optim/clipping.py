@@ -1,13 +1,13 @@
 """Gradient clipping for trees that hold several networks."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
 
 from optim._checks import check_range
+from optim._paths import Path, leaf_paths, networks
 from optim._trained import on_trained_leaves
 
 
@@ -16,14 +16,17 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
     r"""Clips the global norm of each network's gradient on its own.
 
     A network is a top-level entry of the gradient tree, as in `{"actor": ..., "critic": ...}`:
-    a large gradient of the critic leaves the actor's alone. With :math:`g_k` the gradient of
-    network :math:`k` and :math:`\|g_k\|` its norm over all leaves,
+    a large gradient of the critic leaves the actor's alone. Only names count, so a dataclass, a
+    module of flax nnx or equinox, and a tree below flax's `params` are all the same. With
+    :math:`g_k` the gradient of network :math:`k` and :math:`\|g_k\|` its norm over all leaves,
 
     .. math::
 
       g_k \leftarrow g_k \min(1, \text{max\_norm} / \|g_k\|).
 
-    A tree that is not a mapping is clipped as one network.
+    A tree of two levels, such as `{"Dense_0": {"kernel": ..., "bias": ...}}`, is one network,
+    unless its entries are called `actor`, `critic`, `policy` or `value`. `optim.explain` prints
+    what is clipped together.
 
     Args:
         max_norm: largest norm of a network's gradient, greater than 0; infinity, unless it is a
@@ -49,8 +52,8 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
         <https://arxiv.org/abs/1211.5063>`_, 2012, arXiv 1211.5063.
 
     .. note::
-        Flax's `{"params": ...}` is one network. In a tree without that level, as
-        `{"kernel": ..., "bias": ...}`, each entry counts as a network.
+        A single network of three or more levels, such as a torso with modules inside, counts as
+        several: `optax.clip_by_global_norm` clips it as one.
 
     .. note::
         As under optax, a finite gradient whose squared norm overflows (in float32, a norm above
@@ -68,10 +71,14 @@ def clip_by_network_norm(max_norm: jax.typing.ArrayLike) -> optax.GradientTransf
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         del params, extra_args
-        if not isinstance(updates, Mapping):
-            return clip.update(updates, state)
-        networks, treedef = jax.tree.flatten(updates, is_leaf=lambda node: node is not updates)
-        clipped = [clip.update(network, state)[0] for network in networks]
-        return jax.tree.unflatten(treedef, clipped), state
+        leaves, treedef = jax.tree.flatten(updates)
+        groups: dict[Path, list[int]] = {}
+        for i, network in enumerate(networks(leaf_paths(updates))):
+            groups.setdefault(network, []).append(i)
+        for places in groups.values():
+            clipped, _ = clip.update([leaves[i] for i in places], state)
+            for i, leaf in zip(places, clipped, strict=True):
+                leaves[i] = leaf
+        return jax.tree.unflatten(treedef, leaves), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

@@ -5,6 +5,8 @@ from typing import Any
 
 import optax
 
+from optim._checks import check_optimizer
+
 
 def with_only_extra_args(
     optimizer: optax.GradientTransformation, names: Collection[str]
@@ -23,7 +25,7 @@ def with_only_extra_args(
         The same transformation, which accepts any extra argument.
 
     Raises:
-        ValueError: if `names` is a single text.
+        ValueError: if `names` is a single text, or `optimizer` no transformation.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -39,6 +41,7 @@ def with_only_extra_args(
     """
     if isinstance(names, str):
         raise ValueError(f"names must be several texts, e.g. ({names!r},), got {names!r}.")
+    check_optimizer("optimizer", optimizer)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def update_fn(

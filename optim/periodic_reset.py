@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_period, check_range
+from optim._checks import check_learning_rate, check_params, check_period, check_range
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 
@@ -95,8 +95,7 @@ def reset_state(
             due |= count >= jnp.asarray(period, count.dtype)
         elif (reset := extra_args.get("reset")) is not None:
             due |= jnp.asarray(reset, bool)
-        if params is None:
-            raise ValueError("params must be the current parameters to reset to, got None.")
+        check_params("a reset", params)
         inner_state = jax.tree.map(
             lambda new, old: jnp.where(due, new, old), inner.init(params), inner_state
         )

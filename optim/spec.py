@@ -211,6 +211,8 @@ def check_option_names(name: str, options: Iterable[str], parameters: Iterable[s
     """
     for key in options:
         if key not in parameters:
+            if key == "learning_rate":
+                raise ValueError(f"{name!r} sets its own steps and has no option 'learning_rate'.")
             raise ValueError(f"{name!r} has no option {key!r}; {suggestion(key, parameters)}.")
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_learning_rate, check_range, check_real
+from optim._checks import check_learning_rate, check_params, check_range, check_real
 from optim._promotion import with_standard_promotion
 from optim._trained import on_trained_leaves
 
@@ -145,8 +145,7 @@ def trac(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, TracState]:
-        if params is None:
-            raise ValueError("params must be the current parameters in TRAC's update, got None.")
+        check_params("TRAC", params)
         check_real("TRAC", updates)
         grads = updates
         steps, inner_state = inner.update(grads, state.inner_state, params, **extra_args)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim._checks import check_params, check_range
+from optim._checks import check_optimizer, check_params, check_range
 from optim._leaves import widest_dtype, working_dtype
 from optim._penalty import with_gradient, with_penalty
 from optim._trained import on_trained_leaves
@@ -50,8 +50,9 @@ def with_weight_decay(
         The optimizer; with neither it is the one that was given. `update` needs the parameters.
 
     Raises:
-        ValueError: if `l2` or `decoupled_decay` is outside its range; from `update`, if `params` is
-            missing, or with `l2` an extra argument is given that cannot be changed with the loss.
+        ValueError: if `optimizer` is none, or a number is outside its range; from `update`, if
+            `params` is missing, or with `l2` an extra argument is given that cannot be changed with
+            the loss.
 
     Examples:
         >>> optimizer = with_weight_decay(optax.sgd(0.1), l2=0.5, decoupled_decay=1.0,
@@ -65,6 +66,7 @@ def with_weight_decay(
         Loshchilov and Hutter, `Decoupled Weight Decay Regularization
         <https://arxiv.org/abs/1711.05101>`_, ICLR 2019, arXiv 1711.05101.
     """
+    check_optimizer("optimizer", optimizer)
     check_range("l2", l2, 0.0)
     check_range("decoupled_decay", decoupled_decay, 0.0)
     if not (l2 or decoupled_decay):

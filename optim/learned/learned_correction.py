@@ -10,12 +10,20 @@ import jax.numpy as jnp
 import optax
 
 from optim import _by_name
-from optim._checks import check_learning_rate, check_params, check_range, check_real
+from optim._checks import (
+    check_learning_rate,
+    check_optimizer,
+    check_params,
+    check_range,
+    check_real,
+    check_steps_between,
+)
 from optim._leaves import at_count, working_dtype, working_zeros
 from optim._noise import noise_key
 from optim._parameter_map import initial_copy
-from optim._paths import Path, layer_positions, leaf_paths, match_leaves
+from optim._paths import ACTORS, CRITICS, Path, is_actor, layer_positions, leaf_paths, match_leaves
 from optim._promotion import with_standard_promotion
+from optim._told import Listener, share_done
 from optim._trained import on_trained_leaves
 from optim.learned import _correction, _recurrent
 from optim.learned._blocks import unsharded
@@ -28,7 +36,7 @@ _RATE = 1e-3  # of a base that is named, unless one is given
 # Optimizers whose updates are in proportion to their learning rate. It is multiplied with at the
 # very end, as they do: compilers may fuse that with the sum of parameter and update.
 _PROPORTIONAL = frozenset({"adamo", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd"})
-_ROLES: dict[Path, int] = {("actor",): 1, ("critic",): -1}
+_ROLES = dict.fromkeys(ACTORS, 1) | dict.fromkeys(CRITICS, -1)
 _DORMANT = 0.025  # share of the layer's mean activation up to which a unit counts as dormant
 
 
@@ -143,6 +151,7 @@ class LearnedCorrection:
         *,
         noise: bool = False,
         key: jax.Array | int = 0,
+        total_updates: int | jax.Array | None = None,
         **options: Any,
     ) -> optax.GradientTransformationExtraArgs:
         """Builds the optimizer with given meta-parameters.
@@ -153,8 +162,10 @@ class LearnedCorrection:
                 transformation whose updates are to be added.
             learning_rate: factor of the updates, greater than 0, or a schedule. `None` is 1e-3 for
                 a base that is named and 1 for a transformation, which has one of its own.
-            noise: whether noise is drawn for the top-level entry `actor`.
+            noise: whether noise is drawn for the top-level entry `actor` or `policy`.
             key: seed or key of the noise; may be traced. It is mixed with the initial parameters.
+            total_updates: calls of `update` in the whole training, an integer of at least 1: where
+                `update` is given no `training_progress`, it is counted from 0 to 1 over these.
             **options: names of features with False, which the network then sees as 0; all others
                 are the base's, if that is a name.
 
@@ -169,6 +180,9 @@ class LearnedCorrection:
         check_meta_params(str(self), meta_params, self.shapes())
         seen = [name for name in FEATURES if options.pop(name, True)]
         inner, adam, rate = _base(base, learning_rate, options)
+        if total_updates is not None:
+            check_steps_between("total_updates", total_updates)
+        listener = Listener("LearnedCorrection")
 
         def init_fn(params: optax.Params) -> LearnedCorrectionState:
             return LearnedCorrectionState(
@@ -195,6 +209,12 @@ class LearnedCorrection:
         ) -> tuple[optax.Updates, LearnedCorrectionState]:
             check_params("LearnedCorrection", params)
             check_real("LearnedCorrection", updates)
+            if training_progress is None and total_updates is not None:
+                training_progress = share_done(state.count, total_updates)
+            wanted = {"training_progress": training_progress}
+            if "dormancy" in seen:
+                wanted = {"activations": activations} | wanted
+            listener.check(**wanted)
             shares = {"training_progress": training_progress, "batch_progress": batch_progress}
             steps, base_state = inner.update(
                 updates, state.base, params, activations=activations, **shares, **extra_args
@@ -203,12 +223,12 @@ class LearnedCorrection:
             leaves, paths = jax.tree.leaves(params), leaf_paths(params)
             known = {
                 "layer": jnp.array(layer_positions(paths), float),
-                "role": jnp.array([_ROLES.get(path[:1], 0) for path in paths], float),
+                "role": jnp.array([_ROLES.get(path[0], 0) if path else 0 for path in paths], float),
                 "matrix": jnp.array([1 if leaf.ndim > 1 else -1 for leaf in leaves], float),
                 "dormancy": _dormancy(activations, paths),
                 **{name: jnp.full(len(leaves), share(given)) for name, given in shares.items()},
             }
-            noisy = [jnp.ones([]) if noise and path[:1] == ("actor",) else None for path in paths]
+            noisy = [jnp.ones([]) if noise and is_actor(path) else None for path in paths]
 
             def compute(known: Any, count: Any, key: Any, *trees: Any) -> Any:
                 draws = draw_noise(trees[0], noisy, key, count)
@@ -255,6 +275,7 @@ def _base(
             )
         rate: optax.ScalarOrSchedule = 1.0 if learning_rate is None else learning_rate
         check_learning_rate(rate)
+        check_optimizer("base", base)
         return with_standard_promotion(base), None, rate
     rate = _RATE if learning_rate is None else learning_rate
     check_learning_rate(rate)
@@ -280,6 +301,7 @@ def learned_correction(
     *,
     noise: bool = False,
     key: jax.Array | int = 0,
+    total_updates: int | jax.Array | None = None,
     **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""A learned correction of a hand-crafted optimizer, which starts exactly as that optimizer.
@@ -321,8 +343,8 @@ def learned_correction(
       \lVert\theta_0\rVert^2)`, the hyperbolic tangent of the logarithm of the ratio;
     - `distance`: :math:`\lVert\theta - \theta_0\rVert / \sqrt{\lVert\theta\rVert^2 +
       \lVert\theta - \theta_0\rVert^2}`;
-    - `layer`: the position in its network, as in `OPEN`; `role`: 1 for the top-level entry `actor`,
-      -1 for `critic`; `matrix`: 1, or -1 for what has fewer than two axes;
+    - `layer`: the position in its network, as in `OPEN`; `role`: 1 for the top-level entry `actor`
+      or `policy`, -1 for `critic` or `value`; `matrix`: 1, or -1 for what has fewer than two axes;
     - `dormancy`: the share of its output units whose mean activation is at most 0.025 of the
       layer's; `training_progress` and `batch_progress`. Each is 0 if it is not passed to `update`.
 
@@ -336,13 +358,16 @@ def learned_correction(
         noise: whether noise is drawn; it takes longer than all the rest.
         key: seed or key of the noise; may be traced. It is mixed with the initial parameters, as
             OPEN's is.
+        total_updates: calls of `update` in the whole training, an integer of at least 1: where
+            `update` is given no `training_progress`, it is counted from 0 to 1 over these.
         **options: names of features with False, which the network then sees as 0; all others are
             those of the base, if that is a name.
 
     Returns:
         The optimizer. `update` needs the parameters and takes `activations`, `training_progress`
-        and `batch_progress` as `OPEN.transform` says, each optional; the base is given all extra
-        arguments. Updates have the dtype of the parameters; moments are kept in float32 at least.
+        and `batch_progress` as `OPEN.transform` says, each optional, and warns as it does; the base
+        is given all extra arguments. Updates have the dtype of the parameters; moments are kept in
+        float32 at least.
 
     Raises:
         ValueError: if the meta-parameters are not those of `LearnedCorrection`, an option is
@@ -389,4 +414,12 @@ def learned_correction(
     except (AttributeError, IndexError, KeyError, TypeError):
         widths = LearnedCorrection.mlp_widths
     architecture = LearnedCorrection(widths)
-    return architecture.transform(meta_params, base, learning_rate, noise=noise, key=key, **options)
+    return architecture.transform(
+        meta_params,
+        base,
+        learning_rate,
+        noise=noise,
+        key=key,
+        total_updates=total_updates,
+        **options,
+    )

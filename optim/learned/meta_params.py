@@ -121,14 +121,15 @@ def load_meta_params(path: str | Path) -> dict[str, Any]:
     """Reads meta-parameters.
 
     Args:
-        path: a file that `save_meta_params` wrote.
+        path: a file that `save_meta_params` wrote, or `NAME@WEIGHTS`, as `load` takes it but
+            without options: `"open@breakout"`.
 
     Returns:
         Nested dictionary of float32 arrays.
 
     Raises:
-        ValueError: if the file is not one of ours, does not match its checksum, or is of a feature
-            version that this package does not compute.
+        ValueError: if there are no such meta-parameters, the file is not one of ours, does not
+            match its checksum, or is of a feature version that this package does not compute.
         OSError: if it cannot be read.
 
     Examples:
@@ -139,14 +140,14 @@ def load_meta_params(path: str | Path) -> dict[str, Any]:
         >>> print(jax.tree.all(jax.tree.map(jnp.array_equal, load_meta_params(path), meta_params)))
         True
     """
-    return read(path).meta_params
+    return _read_named(path).meta_params
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
     """Reads what a file says about its meta-parameters.
 
     Args:
-        path: a file that `save_meta_params` wrote.
+        path: as `load_meta_params` takes it.
 
     Returns:
         The metadata, among it `architecture`, `sizes`, `feature_version` and
@@ -164,7 +165,7 @@ def load_metadata(path: str | Path) -> dict[str, str]:
         >>> load_metadata(path)["training_tasks"]
         'Breakout-MinAtar'
     """
-    return read(path).metadata
+    return _read_named(path).metadata
 
 
 def load_open_npy(path: str | Path, architecture: OPEN | None = None) -> dict[str, Any]:
@@ -244,8 +245,7 @@ def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
             of any characters, with a suffix or a separator.
         **options: arguments of the architecture's `transform`, and `l2` and `decoupled_decay` of
             `optim.with_weight_decay`. Those with which the meta-parameters were trained are in
-            their file; then those of the text count, and
-            before all others those given here.
+            their file; then those of the text count, and before all others those given here.
 
     Returns:
         The optimizer.
@@ -263,7 +263,16 @@ def load(text: str, **options: Any) -> optax.GradientTransformationExtraArgs:
         >>> optimizer = load(f"open@{path}", key=1)
         >>> len(optimizer.init(jnp.ones(3)))
         4
+
+    .. note::
+      `optax.inject_hyperparams` needs a function that names what it injects, such as
+      `lambda learning_rate: load("optim4rl@small", learning_rate=learning_rate)`.
     """
+    if isinstance(options.get("options"), Mapping):  # how optax passes what has no name of its own
+        raise ValueError(
+            "options must be named by the function that optax.inject_hyperparams is given, e.g. "
+            f"lambda learning_rate: optim.load({text!r}, learning_rate=learning_rate)."
+        )
     name, at, _ = text.partition("@")
     if at and name in ARCHITECTURES:
         spec = OptimizerSpec.parse(text)
@@ -299,10 +308,8 @@ def load_weights(
         ValueError: meta-parameters must be in a file that exists, got 'no/such.safetensors'.
     """
     path = find_meta_params(name, weights)
-    file = read(path)
+    file = _read_of(name, path)
     known = file.metadata["architecture"]
-    if name not in ("", known):
-        raise ValueError(f"{path} must hold meta-parameters of {name!r}, got those of {known!r}.")
     check_option_names(known, options, transform_options(known, {**file.options, **options}))
     if file.several_rates and "learning_rate" not in options:
         raise ValueError(
@@ -444,6 +451,23 @@ def packaged_meta_params(name: str) -> list[str]:
         for file in files
         if file.suffix == ".safetensors" and file.stem.startswith(f"{name}_")
     )
+
+
+def _read_named(path: str | Path) -> MetaParamsFile:
+    """Reads the file that `NAME@WEIGHTS` names, or that a path leads to."""
+    name, at, weights = str(path).partition("@")
+    if at and name in ARCHITECTURES and not Path(path).is_file():
+        return _read_of(name, find_meta_params(name, weights))
+    return read(path)
+
+
+def _read_of(name: str, path: Path) -> MetaParamsFile:
+    """Reads a file of an architecture; of any if the name is empty."""
+    file = read(path)
+    known = file.metadata["architecture"]
+    if name not in ("", known):
+        raise ValueError(f"{path} must hold meta-parameters of {name!r}, got those of {known!r}.")
+    return file
 
 
 def _is_path(text: str) -> bool:

@@ -11,10 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim._checks import check_params, check_real
+from optim._checks import check_params, check_real, check_steps_between
 from optim._leaves import widest_dtype, working_dtype
 from optim._noise import noise_key, normals
-from optim._paths import Path, layer_positions, leaf_paths, match_leaves
+from optim._paths import (
+    Path,
+    is_actor,
+    layer_positions,
+    leaf_paths,
+    match_leaves,
+    outputs_first,
+)
+from optim._told import Listener, share_done
 from optim._trained import on_trained_leaves
 from optim.learned import _open_update
 from optim.learned._blocks import unsharded
@@ -191,17 +199,21 @@ class OPEN:
         noise_mask: bool | Any = None,
         key: jax.Array | int = 0,
         subtract_mean: bool = True,
+        total_updates: int | jax.Array | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with given meta-parameters.
 
         `update` needs the parameters and takes, each optional:
 
         - `activations`: mean absolute activation of each output unit, as a pytree that mirrors
-          the parameters with one vector of shape (units,), or (1,), for each leaf. Without it, all
-          units count as equally active.
+          the parameters with one vector of shape (units,), or (1,), for each leaf. Units are on
+          the last axis of a leaf, or on the first of one that is called `weight`, as equinox has
+          it. Without activations, all units count as equally active.
         - `training_progress` and `batch_progress`: numbers, clipped to [0, 1], 0 by default.
 
-        Any other extra argument is ignored. What concerns single leaves is matched to them by
+        It warns once if `activations` or `training_progress` does not come: weights that were
+        trained with them may do worse without. `optim.extras` helps to compute them. Any other
+        extra argument is ignored. What concerns single leaves is matched to them by
         path; levels called `params` do not count.
 
         Args:
@@ -210,14 +222,18 @@ class OPEN:
                 parameters or is a prefix of them. `None` takes it from the names: within each
                 top-level entry (or the whole tree, if it has but two levels) the layers count from
                 0 to 1 in the order of their names, with `Dense_10` after `Dense_9`; a parameter
-                that stands beside the layers, as `log_std`, counts as a layer.
+                that stands beside the layers, as `log_std`, counts as a layer. `optim.explain`
+                prints what comes of it.
             noise_mask: factor of the noise of each leaf, given in the same way or as a function
                 from the parameters to that; False is none.
-                `None` gives noise to the top-level entry `actor` and to nothing else.
+                `None` gives noise to the top-level entry `actor`, or `policy` as Brax calls it, and
+                to nothing else.
             key: seed or key of the noise; may be traced. `init` mixes it with the initial
                 parameters: agents that start from different parameters draw different noise, under
                 `vmap` too, without being given keys of their own.
             subtract_mean: whether updates are centred over all parameters, as the authors do.
+            total_updates: calls of `update` in the whole training, an integer of at least 1: where
+                `update` is given no `training_progress`, it is counted from 0 to 1 over these.
 
         Returns:
             The optimizer. Its updates have the dtype of the parameters; the computation and the
@@ -228,6 +244,9 @@ class OPEN:
                 `params` is missing, gradients are complex, or a tree does not match the parameters.
         """
         check_meta_params(str(self), meta_params, self.shapes())
+        if total_updates is not None:
+            check_steps_between("total_updates", total_updates)
+        listener = Listener("OPEN")
 
         def init_fn(params: optax.Params) -> OPENState:
             def rows(leaf: jax.Array, count: int) -> jax.Array:
@@ -246,13 +265,16 @@ class OPEN:
             params: optax.Params | None = None,
             *,
             activations: Any = None,
-            training_progress: jax.typing.ArrayLike = 0.0,
-            batch_progress: jax.typing.ArrayLike = 0.0,
+            training_progress: jax.typing.ArrayLike | None = None,
+            batch_progress: jax.typing.ArrayLike | None = None,
             **extra_args: Any,
         ) -> tuple[optax.Updates, OPENState]:
             del extra_args
             check_params("OPEN", params)
             check_real("OPEN", updates)
+            if training_progress is None and total_updates is not None:
+                training_progress = share_done(state.count, total_updates)
+            listener.check(activations=activations, training_progress=training_progress)
             treedef: Any = jax.tree.structure(params)
             leaves = jax.tree.leaves(params)
             paths = leaf_paths(params)
@@ -288,6 +310,7 @@ def open_optimizer(
     noise_mask: bool | Any = None,
     key: jax.Array | int = 0,
     subtract_mean: bool = True,
+    total_updates: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """OPEN with given meta-parameters, its sizes read from their shapes.
 
@@ -300,6 +323,8 @@ def open_optimizer(
         noise_mask: factor of the noise of each leaf, or None.
         key: seed or key of the noise; may be traced.
         subtract_mean: whether updates are centred over all parameters.
+        total_updates: calls of `update` in the whole training, in the place of a
+            `training_progress` that `update` is not given; or None.
 
     Returns:
         The optimizer.
@@ -326,6 +351,7 @@ def open_optimizer(
         noise_mask=noise_mask,
         key=key,
         subtract_mean=subtract_mean,
+        total_updates=total_updates,
     )
 
 
@@ -383,6 +409,8 @@ def compute_updates(
         inputs: everything else.
         draws: normal numbers for each leaf; None for no noise.
         subtract_mean: whether updates are centred over all parameters.
+        total_updates: calls of `update` in the whole training, in the place of a
+            `training_progress` that `update` is not given; or None.
 
     Returns:
         Updates, momenta and carries, with the dtypes of the parameters and of the old state.
@@ -452,7 +480,7 @@ def _positions(given: Any, paths: Sequence[Path]) -> list[jax.Array]:
 def _noise_factors(given: Any, paths: Sequence[Path]) -> list[jax.Array | None]:
     """None where it is certain that there is no noise."""
     if given is None:
-        return [jnp.ones([]) if path[:1] == ("actor",) else None for path in paths]
+        return [jnp.ones([]) if is_actor(path) else None for path in paths]
     factors = _scalars("noise_mask", given, paths)
     values = match_leaves("noise_mask", given, paths)
     known = [not isinstance(value, jax.core.Tracer) for value in values]
@@ -480,7 +508,8 @@ def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) 
     for activity, path, leaf in zip(
         match_leaves("activations", given, paths), paths, leaves, strict=True
     ):
-        units = leaf.shape[-1] if leaf.ndim else 1
+        axis = 0 if outputs_first(path, leaf.ndim) else max(leaf.ndim - 1, 0)
+        units = leaf.shape[axis] if leaf.ndim else 1
         if jnp.shape(activity) not in ((units,), (1,)):
             raise ValueError(
                 f"activations must have shape ({units},) or (1,) for {'/'.join(path)} of shape "
@@ -488,7 +517,9 @@ def _dormancies(given: Any, paths: Sequence[Path], leaves: Sequence[jax.Array]) 
             )
         activity = activity.astype(working_dtype(activity)) + 1e-11
         relative = activity / jnp.sum(jnp.abs(activity)) * activity.size
-        dormancies.append(relative.reshape((1,) * (leaf.ndim - 1) + (-1,)[: leaf.ndim]))
+        shape = [1] * leaf.ndim
+        shape[axis : axis + 1] = [-1][: leaf.ndim]
+        dormancies.append(relative.reshape(shape))
     return dormancies
 
 

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import trees
+from flax import nnx
 from quick import quick_jit
 
 import optim
@@ -36,7 +38,45 @@ def test_a_huge_network_leaves_the_others_alone():
     jax.tree.map(np.testing.assert_array_equal, clip(huge)["actor"], clip(GRADS)["actor"])
 
 
-@pytest.mark.parametrize("tree", [jnp.full(4, 2.0), (jnp.full(2, 2.0), [jnp.full(2, 2.0)])])
+class Model(nnx.Module):
+    def __init__(self, grads):
+        for name, network in grads.items():
+            setattr(self, name, nnx.Dict({k: nnx.Param(leaf) for k, leaf in network.items()}))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda grads: {"params": grads},
+        lambda grads: {name: {"params": network} for name, network in grads.items()},
+        lambda grads: trees.Networks(**grads),
+        lambda grads: nnx.state(Model(grads), nnx.Param),
+        lambda grads: {"policy": grads["actor"], "value": grads["critic"]},
+        lambda grads: {"q0": {"Dense_0": grads["actor"]}, "q1": {"Dense_0": grads["critic"]}},
+        lambda grads: ({"a": {"Dense_0": grads["actor"]}}, {"a": {"Dense_0": grads["critic"]}}),
+    ],
+)
+def test_networks_are_told_by_path_whatever_holds_them(make):
+    clipped = clip(make(GRADS))
+    expected = make(clip(GRADS))
+    assert jax.tree.structure(clipped) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, clipped, expected)
+
+
+LAYER = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.ones(2)}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        jnp.full(4, 2.0),
+        (jnp.full(2, 2.0), [jnp.full(2, 2.0)]),
+        LAYER,
+        {"params": LAYER},
+        {"Dense_0": LAYER, "Dense_1": LAYER},
+        {"params": {"Dense_0": LAYER, "policy": LAYER, "value": LAYER}},
+    ],
+)
 def test_other_trees_are_clipped_as_one(tree):
     assert np.isclose(optax.tree.norm(clip(tree)), 1.0)
 

@@ -60,8 +60,8 @@ def test_states_of_nnx():
             self.second = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
 
     kernels, owners = chosen(nnx.state(Network(), nnx.Param), heads=False)
-    assert kernels == ["first/kernel/value"]
-    assert owners == {"first/bias/value": "first/kernel/value"}
+    assert kernels == ["first/kernel"]
+    assert owners == {"first/bias": "first/kernel"}
 
 
 def test_only_biases_of_layers():

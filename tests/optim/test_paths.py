@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import pytest
 import trees
+from flax import nnx
 
-from optim._paths import as_mask, layer_positions, leaf_paths, match_leaves, match_tree
+from optim._paths import as_mask, layer_positions, leaf_paths, match_leaves, match_tree, networks
 
 
 def dense(*names):
@@ -67,6 +68,62 @@ def test_lists_and_single_layers():
     assert positions(5) == {"": 0.0}
     assert positions({"w": 0, "b": 0}) == {"b": 0.0, "w": 0.0}
     assert positions({}) == {}
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs):
+        self.l1, self.l2 = nnx.Linear(2, 3, rngs=rngs), nnx.Linear(3, 3, rngs=rngs)
+        self.out = nnx.Linear(3, 1, rngs=rngs)
+
+
+class ActorCritic(nnx.Module):
+    def __init__(self):
+        self.actor, self.critic = Network(nnx.Rngs(0)), Network(nnx.Rngs(1))
+
+
+@pytest.mark.parametrize("make", [lambda model: model, lambda model: nnx.state(model, nnx.Param)])
+def test_variables_of_nnx(make):
+    """The attribute of a variable that holds its array is no level, nor its name a layer."""
+    layers = {"l1": 0, "l2": 0.5, "out": 1}
+    assert by_layer(make(Network(nnx.Rngs(0)))) == layers
+    tree = make(ActorCritic())
+    expected = {f"{name}/{layer}": x for name in ("actor", "critic") for layer, x in layers.items()}
+    assert by_layer(tree) == expected
+    assert leaf_paths(tree) == leaf_paths(nnx.to_pure_dict(nnx.state(ActorCritic(), nnx.Param)))
+    mask = match_tree("mask", {"actor": False, "critic": True}, tree)
+    assert jax.tree.leaves(mask) == 6 * [False] + 6 * [True]
+
+
+def test_other_levels_called_value_stay():
+    assert leaf_paths({"policy": 0, "value": 1}) == [("policy",), ("value",)]
+    assert leaf_paths({"critic": {"value": 1}}) == [("critic", "value")]
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Heads:
+        policy: int
+        value: int
+
+    assert leaf_paths([Heads(0, 1)]) == [("0", "policy"), ("0", "value")]
+
+
+def test_networks_whatever_the_nodes():
+    layer = dense("Dense_0")
+    kinds = [
+        {"actor": layer, "critic": layer},
+        {"params": {"actor": layer, "critic": layer}},
+        {"actor": {"params": layer}, "critic": {"params": layer}},
+        trees.Networks(layer, layer),
+    ]
+    for tree in kinds:
+        assert networks(leaf_paths(tree)) == 2 * [("actor",)] + 2 * [("critic",)]
+    for name, other in (("actor", "critic"), ("policy", "value")):
+        flat = {name: layer["Dense_0"], other: 0}
+        assert networks(leaf_paths(flat)) == 2 * [(name,)] + [(other,)]
+        assert layer_positions(leaf_paths(flat)) == [0, 0, 0]
+    heads = dense("Dense_0", "policy", "value")
+    for tree in (dense("Dense_0", "Dense_1"), heads, {"params": heads}, [5, 6], 5, ()):
+        assert set(networks(leaf_paths(tree))) <= {()}
 
 
 def test_order_is_that_of_names_whatever_the_order_given():

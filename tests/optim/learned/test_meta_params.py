@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 from file_names import file_names
@@ -176,6 +177,49 @@ def test_packaged_ones_are_named(path, monkeypatch):
         optim.load("open")
     with pytest.raises(ValueError, match="none are packaged"):
         optim.make("l2lgd2")
+
+
+def test_named_ones_are_read_as_load_reads_them(path, monkeypatch):
+    file = module.find_meta_params("open", "small")
+    for given in ("open@small", f"open@{file}"):
+        assert_same(optim.load_meta_params(given), optim.load_meta_params(file))
+        assert optim.load_metadata(given) == optim.load_metadata(file)
+    for read in (optim.load_meta_params, optim.load_metadata):
+        with pytest.raises(ValueError, match=r"'open' has no packaged .* 'none', it has breakout"):
+            read("open@none")
+        with pytest.raises(ValueError, match=r"must hold .* of 'star', got those of 'open'"):
+            read(f"star@{file}")
+        with pytest.raises(FileNotFoundError):
+            read("mine@small")
+    # A file of that very name comes first.
+    monkeypatch.chdir(path.parent)
+    meta_params = save(Path("open@small"))
+    assert_same(optim.load_meta_params("open@small"), meta_params)
+
+
+def test_what_load_cannot_be_given():
+    with pytest.raises(ValueError, match="'open' sets its own steps and has no option 'learning"):
+        optim.load("open@small", learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"has no option 'nois'; the nearest is 'noise_mask"):
+        optim.load("open@small", nois=0.1)
+    with pytest.raises(ValueError, match=r"named by the function that optax.inject_hyperparams"):
+        optax.inject_hyperparams(optim.load)("optim4rl@small", learning_rate=0.1).init(PARAMS)
+
+
+def test_hyperparameters_are_injected_by_a_function():
+    build = lambda learning_rate: optim.load("optim4rl@small", learning_rate=learning_rate)  # noqa: E731
+    grads = jax.tree.map(lambda leaf: jnp.cos(jnp.asarray(leaf, float)), PARAMS)
+
+    @quick_jit
+    def both():
+        injected = optax.inject_hyperparams(build)(optax.linear_schedule(0.5, 0.25, 1))
+        state = injected.init(grads)
+        first, state = injected.update(grads, state, grads)
+        plain = build(0.5)
+        return first, plain.update(grads, plain.init(grads), grads)[0]
+
+    with jax.numpy_dtype_promotion("standard"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *both())
 
 
 def test_all_that_is_packaged_loads():

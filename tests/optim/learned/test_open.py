@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -502,6 +503,29 @@ def test_only_the_actor_gets_noise(noise):
     together, _, _ = noise
     np.testing.assert_allclose(together["critic"]["a"], 0.0, atol=1e-9)  # rounding
     assert np.abs(together["actor"]["log_std"]).min() > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["open", "learned_correction"])
+def test_a_policy_is_an_actor_and_a_value_a_critic(kind):
+    """As Brax calls them, in nodes of its own."""
+    meta, options = small_open(), {}
+    if kind == "learned_correction":
+        meta, options = drawn("learned_correction", 0), {"noise": True}
+    optimizer = getattr(optim, {"open": "open_optimizer"}.get(kind, kind))(meta, **options)
+    params = make_params()
+
+    @quick_jit
+    def both():
+        renamed = Named(policy=params["actor"], value=params["critic"])
+        return last_update(optimizer, params), last_update(optimizer, renamed)
+
+    expected, renamed = both()
+    assert_close({"actor": renamed.policy, "critic": renamed.value}, expected)
+
+
+class Named(NamedTuple):
+    policy: Any
+    value: Any
 
 
 def test_noise_is_independent(noise):
