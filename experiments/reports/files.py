@@ -27,6 +27,10 @@ _AGE_FILES = (
 )
 SWEEP = "sweep.csv"
 _SWEEP_FILES = (SWEEP, "sweep.md", "sweep.png", "sweep.svg")
+META_TRAINING = "meta_training.csv"
+_META_TRAINING_FILES = (
+    *(META_TRAINING, "meta_training.md", "meta_training.png", "meta_training.svg"),
+)
 META_SWEEP = "meta_sweep.csv"
 _META_SWEEP_FILES = (META_SWEEP, "meta_sweep.md", "meta_sweep.png", "meta_sweep.svg")
 _BETWEEN = "; "  # directories of a pooled run
@@ -58,6 +62,15 @@ def check_free_for_sweep(out: Path, directories: Iterable[Path], overwrite: bool
         ValueError: if a file is in the way; the sentence names it.
     """
     _check_free(out, _SWEEP_FILES, directories, overwrite)
+
+
+def check_free_for_meta_training(out: Path, directories: Iterable[Path], overwrite: bool) -> None:
+    """The same for the files on meta-training, whose `meta_training.csv` names its runs.
+
+    Raises:
+        ValueError: if a file is in the way; the sentence names it.
+    """
+    _check_free(out, _META_TRAINING_FILES, directories, overwrite)
 
 
 def check_free_for_meta_sweep(out: Path, directories: Iterable[Path], overwrite: bool) -> None:

@@ -213,7 +213,8 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     found = directories_with(tops, "config.json", "metrics.csv")
     if not found:
         raise ValueError(
-            "paths must hold run directories (with config.json and metrics.csv), found none below "
+            "paths must hold run directories (with config.json and metrics.csv, of meta-training "
+            "meta_metrics.csv), found none below "
             f"{', '.join(repr(str(top)) for top in tops) or 'no path at all'}."
         )
     runs = _pooled(map(_read_run, found))

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments.reports import drawing, figures, statistics
+from experiments.reports import drawing, figures, meta_figures, statistics
 from experiments.reports.meta_gradients import gradient_panels
 
 LABELS = [
@@ -225,7 +225,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_doctests() -> None:
-    for module in (figures, drawing):
+    for module in (figures, meta_figures, drawing):
         results = doctest.testmod(module)
         assert results.attempted > 0
         assert results.failed == 0
@@ -251,7 +251,7 @@ def test_panels_of_meta_gradients_are_medians_of_stretches(tmp_path: Path) -> No
     assert signal.iterations.tolist() == [3 * i + 1 for i in range(100)]
     assert signal.values.tolist() == [2.0] * 50 + [math.inf] * 50
     assert np.isnan(cosine.values).all()
-    figure = figures.meta_gradients([signal, cosine])
+    figure = meta_figures.meta_gradients([signal, cosine])
     drawn = figure.axes[0].get_lines()[0].get_ydata()
     assert np.isfinite(drawn).tolist() == [True] * 50 + [False] * 50
     (tmp_path / "new" / "meta_metrics.csv").write_text("generation,gradient_snr\n0,x\n")
