@@ -28,6 +28,7 @@ from experiments.reports.summary import (
     setting_notes,
     summarise,
     title_of,
+    training_notes,
 )
 from experiments.runs.reading import Run
 
@@ -104,6 +105,7 @@ def remarks(
         *collapse_notes([run for run in runs if not has_phases(run)]),  # others have a table
         *changing.notes(runs),
         *differences,
+        *training_notes(runs),
         *normalised_scores(runs, normalisers).notes,
     ]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from experiments.reports import files, statistics
 from experiments.runs.reading import CIRCUMSTANCES, Run
@@ -185,6 +186,24 @@ def directory_notes(label: str, name: str, directory: str) -> list[str]:
     if re.search(r" \(\d+\)$", label):
         return [f"{name} is the run in {directory}."]
     return []
+
+
+def training_notes(runs: Sequence[Run]) -> list[str]:
+    """Says on which tasks the weights of learned optimizers were meta-trained, where they say it.
+
+    Args:
+        runs: in the report.
+    """
+    found: dict[str, None] = {}
+    for run in runs:
+        try:
+            with safe_open(run.directories[0] / "weights.safetensors", framework="numpy") as file:
+                tasks = (file.metadata() or {}).get("training_tasks", "").split()
+        except (OSError, SafetensorError):
+            continue  # it is not learned, or the file is not there or damaged
+        if tasks:
+            found[f"{run.label} was meta-trained on {', '.join(tasks)}."] = None
+    return list(found)
 
 
 def setting_notes(title: str, runs: Sequence[Run]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 from written_runs import HEADER, flat, load, write_run
 
 from experiments.reports import aggregate, online, statistics, summary, tables
@@ -363,6 +364,20 @@ def test_namesakes_are_told_apart_by_what_they_stand_for(tmp_path: Path) -> None
     assert summary.setting_notes("Breakout-MinAtar", runs) == [
         f'On Breakout-MinAtar, weights_sha256 is "aa" for {name} and "bb" for {name} (2).'
     ]
+
+
+def test_what_learned_optimizers_were_trained_on_is_said(tmp_path: Path) -> None:
+    for name, tasks in (("a", "Catch-bsuite ant:backend=spring"), ("b", ""), ("c", None)):
+        run = write_run(tmp_path / name, flat(1.0), optimizer=name)
+        if tasks is not None:
+            content = {"x": np.zeros(1, np.float32)}
+            save_file(content, run / "weights.safetensors", {"training_tasks": tasks})
+    damaged = write_run(tmp_path / "d", flat(1.0), optimizer="d") / "weights.safetensors"
+    damaged.write_text("no weights")
+    online.write_report(reading.load_runs([tmp_path]), tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    notes = re.findall(r"^\* (.* meta-trained .*)$", text, flags=re.MULTILINE)
+    assert notes == ["a was meta-trained on Catch-bsuite, ant:backend=spring."]
 
 
 def test_arms_are_called_by_their_labels(tmp_path: Path) -> None:
