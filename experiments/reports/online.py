@@ -71,7 +71,7 @@ def print_rows(
         steps = {row.planned_steps_per_seed for row in group}
         if len(steps) == 1:
             title += f", {steps.pop():,} steps"
-        hidden = {"Final mean", "AUC 95%", "Wall s"}
+        hidden = {"Final mean", "AUC 95%", "P(better)", "P 95%", "Wall s"}
         if not any(row.diverged_seeds for row in group):
             hidden.add("Div.")
         if all(row.finished for row in group):
@@ -201,6 +201,10 @@ def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
         "Final mean": number(row.final_return_mean),
         "Final IQM": number(row.final_return_iqm),
         "IQM 95%": tables.interval(row.final_return_iqm_low, row.final_return_iqm_high, places),
+        "P(better)": tables.number(row.improvement_probability, 2),
+        "P 95%": tables.interval(
+            row.improvement_probability_low, row.improvement_probability_high, 2
+        ),
         "AUC": number(row.auc_return_mean),
         "AUC 95%": tables.interval(row.auc_return_mean_low, row.auc_return_mean_high, places),
         evaluation: number(row.evaluation_return_mean),
@@ -210,6 +214,8 @@ def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
     }
     if all(math.isnan(r.first_evaluation_return_mean) for r in group):
         del cells["First eval."]
+    if all(r.improvement_over is None for r in group):
+        del cells["P(better)"], cells["P 95%"]
     return cells
 
 
@@ -266,7 +272,10 @@ def _markdown(
     sections = ["# Comparison of optimizers"]
     for title, group in by_title(rows):
         steps = sorted({row.planned_steps_per_seed for row in group})
-        sections.append(f"## {title}\n\n{' or '.join(f'{n:,}' for n in steps)} steps per seed.")
+        text = f"{' or '.join(f'{n:,}' for n in steps)} steps per seed."
+        if len(group) > 1:
+            text += f" P(better): over `{group[0].optimizer}`."
+        sections.append(f"## {title}\n\n{text}")
         sections.append(tables.markdown_table(_lines(group)))
     if "curves.png" in images:
         sections.append("![IQM over seeds with 95% bootstrap bands](curves.png)")

@@ -453,6 +453,39 @@ def test_no_interval_where_all_seeds_diverged(tmp_path: Path) -> None:
     ]
 
 
+def test_probability_of_improvement_is_over_the_first_of_the_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", flat(1.0, 2.0, 3.0, 4.0), optimizer="first")
+    write_run(tmp_path / "b", flat(2.5, 2.5, 4.0, 9.0), optimizer="second")
+    write_run(tmp_path / "c", flat(9.0, 9.0), optimizer="unfinished", steps=1000, iterations=10)
+    write_run(tmp_path / "d", flat(9.0, 9.0, points=2), optimizer="shorter")
+    diverged = [[(5.0, 1, 0), (5.0, 1, 0), (5.0, 1, 0), ("nan", 1, 1)]] * 2
+    write_run(tmp_path / "e", diverged, optimizer="diverged")
+    write_run(tmp_path / "f", flat(1.0), optimizer="alone", environment="Catch")
+    runs = reading.load_runs([tmp_path])
+    first, second, unfinished, shorter, worst, alone = summary.summarise(runs)
+    assert (first.improvement_over, alone.improvement_over) == (None, None)
+    assert second.improvement_over == "first"
+    # Of 16 pairs: 2, 2, 3 and a half, 4.
+    assert second.improvement_probability == pytest.approx(11.5 / 16)
+    scores = runs[1].final_returns(), runs[0].final_returns()
+    low, high = statistics.stratified_bootstrap(scores, statistics.probability_of_improvement)
+    assert (second.improvement_probability_low, second.improvement_probability_high) == (low, high)
+    for row in (first, unfinished, shorter, alone):
+        assert np.isnan(row.improvement_probability)
+    assert worst.improvement_probability == 1.0  # the lowest that was logged is 5
+    assert np.isnan(worst.improvement_probability_low)
+    online.write_report(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    cells = next(line for line in text.splitlines() if line.startswith("| `second`")).split(" | ")
+    assert cells[8:10] == ["0.72", f"[{low:.2f}, {high:.2f}]"]
+    (row,) = [line for line in text.splitlines() if line.startswith("| `alone`")]
+    assert row.count("|") == cells_in_a_row(text, "`second`") - 2
+
+
+def cells_in_a_row(text: str, name: str) -> int:
+    return next(line.count("|") for line in text.splitlines() if line.startswith(f"| {name}"))
+
+
 # Reports
 
 
@@ -522,14 +555,16 @@ def test_csv(suite: list[reading.Run], tmp_path: Path) -> None:
 def test_markdown(suite: list[reading.Run], tmp_path: Path) -> None:
     online.write_report(suite, tmp_path)
     text = (tmp_path / "summary.md").read_text()
-    assert "## Breakout-MinAtar\n\n10,000,000 steps per seed." in text
+    over = "P(better): over `adam:learning_rate=0.01`."
+    assert f"## Breakout-MinAtar\n\n10,000,000 steps per seed. {over}\n" in text
+    assert "## Catch\n\n10,000,000 steps per seed.\n" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[:12] if "| `" in line}
     cells = [cell.strip() for cell in lines["`adamo`"].split("|")[2:-1]]
     assert cells[:6] == ["0.01", "4", "0", "4/4", "63.75", "62.50"]
     assert re.fullmatch(r"\[\d\d\.\d\d, \d\d\.\d\d\]", cells[6])
     assert cells[-2:] == ["40", "1M"]
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {tables[0].count("|"), tables[-1].count("|")}
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "probability of improvement over `adam:learning_rate=0.01`" in text
     assert "* Versions: jax 1.2.3.\n* Revision: abc1234.\n" in text
     for rule in summary.RULES:
