@@ -31,7 +31,7 @@ class MetaSweep(MetaOptions):
     It takes the options of meta-train. Each setting and seed is a run directory of meta-train's. At
     the end, the share of settings within 10 % of the best is printed, by the last evaluation of the
     mean weights, and written with all scores to meta_sweep.csv and meta_sweep.md, and a heat map to
-    meta_sweep.png and meta_sweep.svg.
+    meta_sweep.png, .svg and .pdf.
 
     Example: rl-optim meta-sweep --optimizer optim4rl --method pipeline --preset catch --over
     meta_learning_rate=3e-4,1e-3,3e-3 reset_interval=8,32 --evaluation-steps 2560 --out runs/meta

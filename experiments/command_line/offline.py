@@ -74,9 +74,9 @@ def _several(read: Callable[[Sequence[str]], Any]) -> PrimitiveConstructorSpec[A
 class Offline(Command):
     """Train offline learners on a data set under several critic optimizers and compare them.
 
-    At the end there is a table, also as summary.csv and summary.md, and figures: critic.png and
-    critic.svg show mean |Q|, with the line above which a critic has collapsed, and the critic's
-    loss; curves.png and curves.svg show returns, if the data set's environment can be made.
+    At the end there is a table, also as summary.csv, summary.md and summary.tex, and figures (.png,
+    .svg and .pdf): critic.png shows mean |Q|, with the line above which a critic has collapsed, and
+    the critic's loss; curves.png shows returns, if the data set's environment can be made.
 
     Example: rl-optim offline --algorithm td3_bc --dataset mujoco/hopper/medium-v0
     --critic-optimizer adam --critic-optimizer adamo:kappa=1,tau=0.05 --out runs/hopper

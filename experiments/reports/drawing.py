@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: searchable, editable, in the reader's font
     "svg.hashsalt": "rl-optim",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the other kind
 }
 # Okabe and Ito's colours, told apart by colour-blind readers; their yellow is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -236,9 +236,10 @@ def performance_profiles(
     if not scores:
         raise ValueError("scores must name at least one optimizer, got none.")
     arrays = {label: np.asarray(array, dtype=np.float64) for label, array in scores.items()}
-    lowest = min(0.0, *(array.min() for array in arrays.values()))
-    highest = max(1.0, *(array.max() for array in arrays.values()))
-    thresholds = np.linspace(lowest, highest + 0.05 * (highest - lowest), 201)
+    lowest = min(0.0, *(float(array.min()) for array in arrays.values()))
+    highest = max(float(array.max()) for array in arrays.values())
+    width = highest - lowest or 1.0  # where all score 0
+    thresholds = np.linspace(lowest, highest + 0.05 * width, 201)
     profile = partial(statistics.performance_profile, thresholds=thresholds)
     styles = styles_of(arrays)
     with matplotlib.rc_context(STYLE):
@@ -259,29 +260,29 @@ def performance_profiles(
     return figure
 
 
-def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+def render(figure: Figure, kind: str) -> bytes:
     r"""Renders a figure, the same bytes each time.
 
     Args:
         figure: from this module.
-        kind: "png" (200 dots per inch) or "svg" (with text as text).
+        kind: "png" (300 dots per inch), "svg" (with text as text) or "pdf" (with its fonts).
 
     Returns:
         The image file's content, without a date in it.
 
     Raises:
-        ValueError: kind is neither.
+        ValueError: kind is none of these.
 
     Examples:
         >>> render(performance_profiles({"adam": [[0.5, 1.0]]}), "png")[:4]
         b'\x89PNG'
     """
-    if kind not in ("png", "svg"):
-        raise ValueError(f"kind must be 'png' or 'svg', got {kind!r}.")
+    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    if kind not in undated:
+        raise ValueError(f"kind must be 'png', 'svg' or 'pdf', got {kind!r}.")
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=300, metadata=undated[kind])
     return buffer.getvalue()
 
 
@@ -317,6 +318,20 @@ def _draw_mean(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int) 
     ax.plot(steps, mean[drawn], **style_for(style, len(steps)))
     if np.isfinite(low).any():
         ax.fill_between(steps, low[drawn], high[drawn], alpha=0.18, lw=0, color=style["color"])
+
+
+def spans_decades(curves: Sequence[Curve]) -> bool:
+    """Whether values reach over three powers of ten, so that a linear axis would hide most of them.
+
+    Examples:
+        >>> steps = np.array([1, 2])
+        >>> wide, narrow = np.array([[0.01, 20.0]]), np.array([[0.0, 20.0]])
+        >>> spans_decades([Curve("a", steps, wide)]), spans_decades([Curve("a", steps, narrow)])
+        (True, False)
+    """
+    values = np.concatenate([curve.returns.ravel() for curve in curves])
+    values = values[np.isfinite(values)]
+    return bool(values.size and values.min() > 0.0 and values.max() >= 1e3 * values.min())
 
 
 def _finish(ax: Axes, panel: Panel, unit: tuple[float, str]) -> None:

@@ -31,9 +31,8 @@ def report(
     """Prints the table, writes tables and figures, and says where.
 
     Of meta-training, there are `meta_training.csv` and `.md` with a row for each, and its curves,
-    `meta_training.png` and `.svg`; of pipeline training also a figure of return against age,
-    `returns_by_age.png` and `.svg`, and one of what the meta-gradient was worth,
-    `meta_gradient.png` and `.svg`.
+    `meta_training.png`, `.svg` and `.pdf`; of pipeline training also a figure of return against
+    age, `returns_by_age.png`, and one of what the meta-gradient was worth, `meta_gradient.png`.
 
     Args:
         directories: where run directories are looked for, at any depth, through links as well.

@@ -201,6 +201,16 @@ def directory_notes(label: str, name: str, directory: str) -> list[str]:
     return []
 
 
+def label_notes(runs: Sequence[Run]) -> list[str]:
+    """Says which optimizers the users' own names stand for.
+
+    Args:
+        runs: in the report.
+    """
+    named = (run for run in runs if run.config["label"] is not None)
+    return list(dict.fromkeys(f"{run.label} is {run.config['optimizer']}." for run in named))
+
+
 def training_notes(runs: Sequence[Run]) -> list[str]:
     """Says on which tasks the weights of learned optimizers were meta-trained, where they say it.
 

@@ -73,7 +73,8 @@ def test_comparison_writes_what_it_documents(comparison: Path) -> None:
     # In Cart-pole an episode's return is its length.
     for row in metrics:
         assert row["episode_return"] == row["episode_length"]
-    names = {"summary.csv", "summary.md", "curves.png", "curves.svg", "CartPole-v1"}
+    names = {"summary.csv", "summary.md", "summary.tex", "CartPole-v1"}
+    names |= {"curves.png", "curves.svg", "curves.pdf"}
     assert {path.name for path in comparison.iterdir()} == names
 
 

@@ -34,7 +34,7 @@ def test_evolution_and_imitation_are_reported(
     imitated = [100.0, 10.0, 1.0, 0.5]
     write_meta_run(runs / "imitation", imitated, [NONE], method="imitation", seed=3)
     report([runs])
-    names = [f"meta_training.{kind}" for kind in ("csv", "md", "png", "svg")]
+    names = [f"meta_training.{kind}" for kind in ("csv", "md", "png", "svg", "pdf")]
     assert written(runs) >= set(names)
     es, imitation = table(runs)
     assert es["tasks"] == "Catch-bsuite; CartPole-v1"

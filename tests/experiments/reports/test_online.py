@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 from written_runs import HEADER, flat, load, write_run
 
-from experiments.reports import aggregate, online, statistics, summary, tables
+from experiments.reports import aggregate, latex, online, statistics, summary, tables
 from experiments.runs import reading
 
 
@@ -111,7 +111,7 @@ def test_seed_without_any_episode_leaves_the_returns_unknown(tmp_path: Path) -> 
     assert np.isnan([row.final_return_mean, row.final_return_iqm, row.auc_return_mean]).all()
     assert "adam on Breakout-MinAtar has seeds that completed no episode" in summary.notes(rows)[0]
     names = {path.name for path in online.write_report([load(directory)], tmp_path / "out")}
-    assert names == {"summary.csv", "summary.md"}
+    assert names == {"summary.csv", "summary.md", "summary.tex"}
 
 
 def test_row_matches_the_statistics(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_run_with_nothing_logged_is_reported(tmp_path: Path, content: str) -> No
     rows = summary.summarise(runs)
     assert (rows[0].points, rows[0].steps_per_seed, rows[0].finished) == (0, 0, False)
     assert "adam on Breakout-MinAtar is unfinished: nothing is logged yet." in summary.notes(rows)
-    assert len(online.write_report(runs, tmp_path / "out")) == 4
+    assert len(online.write_report(runs, tmp_path / "out")) == 6
     assert "0/?" in printed(rows)
 
 
@@ -402,6 +402,9 @@ def test_arms_are_called_by_their_labels(tmp_path: Path) -> None:
     assert names == ["as usual", "no clip", "adam"]
     assert "no clip" in (tmp_path / "out" / "curves.svg").read_text()
     assert "no clip" in plain(summary.summarise(runs))
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "* as usual is adam.\n* no clip is adam.\n" in text
+    assert r"\texttt{no clip} & 0.01 & 4 &" in (tmp_path / "out" / "summary.tex").read_text()
 
 
 def test_actions_of_the_evaluation_are_said(tmp_path: Path) -> None:
@@ -492,8 +495,9 @@ def cells_in_a_row(text: str, name: str) -> int:
 def test_report_files(suite: list[reading.Run], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     written = online.write_report(suite, out)
-    names = ["aggregate.csv", "curves.png", "curves.svg", "profiles.png", "profiles.svg"]
-    assert sorted(path.name for path in written) == [*names, "summary.csv", "summary.md"]
+    names = {f"{stem}.{kind}" for stem in ("curves", "profiles") for kind in ("png", "svg", "pdf")}
+    names |= {"aggregate.csv", "summary.csv", "summary.md", "summary.tex"}
+    assert {path.name for path in written} == names
     assert sorted(out.iterdir()) == sorted(written)  # no temporary file is left
     for name in ("curves", "profiles"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -569,6 +573,34 @@ def test_markdown(suite: list[reading.Run], tmp_path: Path) -> None:
     assert "* Versions: jax 1.2.3.\n* Revision: abc1234.\n" in text
     for rule in summary.RULES:
         assert f"* {rule}\n" in text
+
+
+def test_latex(suite: list[reading.Run], tmp_path: Path) -> None:
+    online.write_report(suite, tmp_path)
+    text = (tmp_path / "summary.tex").read_text()
+    tabulars = re.findall(
+        r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL
+    )
+    assert len(tabulars) == 4  # three tasks and the aggregate
+    for columns, body in tabulars:
+        rules = re.findall(r"\\(\w+rule)", body)
+        assert rules == ["toprule", "midrule", "bottomrule"]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {line.count(" & ") for line in rows} == {len(columns) - 1}
+    breakout = tabulars[0][1]
+    heading = (
+        r"Optimizer & LR & Seeds & Final IQM & IQM 95\% & P(better) & P 95\% & AUC & Sampled eval."
+    )
+    assert heading in breakout
+    assert r"\texttt{adam:learning\_rate=0.01} & 0.01 & 4 & 55.00 & [" in breakout
+    assert "Catch, 10,000,000 steps per seed" in text
+    assert text.count(r"\textbf{") == 1  # the aggregate's
+    assert r"\textbf{1.22}" in tabulars[-1][1]
+    assert r"\includegraphics[width=\linewidth]{curves.pdf}" in text
+    assert "nothing is smoothed" in text
+    marked = text.replace(latex.HEAD, "").replace(" & ", " ")
+    assert not re.search(r"(?<!\\)[_#&%$]", marked)
+    assert text.count("{") == text.count("}")
 
 
 def test_differing_provenance_is_said(tmp_path: Path) -> None:
@@ -662,7 +694,7 @@ def test_thousands(value: float, text: str) -> None:
     assert tables.thousands(value) == text
 
 
-@pytest.mark.parametrize("module", [aggregate, reading, summary])
+@pytest.mark.parametrize("module", [aggregate, latex, reading, summary])
 def test_doctests(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0
