@@ -31,6 +31,7 @@ from experiments.command_line.meta_sweep import MetaSweep
 from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.offline import Offline
 from experiments.command_line.report import Report
+from experiments.command_line.rerun import Rerun
 from experiments.command_line.streams import STANDARD_OUTPUT, lasting_streams
 from experiments.command_line.sweep import Sweep
 from experiments.runs.stopping import Stopped, Terminated, listening
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
     "offline": Offline,
     "collect": Collect,
+    "rerun": Rerun,
     "list": List,
     "report": Report,
 }

@@ -187,6 +187,7 @@ class RunConfig:
             "normaliser": TASKS[name].normaliser(options),
             **({"evaluation_dynamics": dynamics} if environment.changes else {}),
             **({"weights_sha256": self.weights} if self.weights else {}),
+            **({"prolonged_at": list(self.prolonged_at)} if self.prolonged_at else {}),
         }
 
     @property

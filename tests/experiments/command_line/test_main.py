@@ -486,11 +486,11 @@ def test_help_is_wrapped_by_the_terminal_alone(
     [
         ("",
          "a command is needed: compare, train, sweep, meta-train, meta-sweep, convert, offline, "
-         "collect, list, report."),
+         "collect, rerun, list, report."),
         ("comprae", "unknown command 'comprae'; the nearest is 'compare'."),
         ("--foo",
          "unknown option '--foo'; the commands are compare, train, sweep, meta-train, meta-sweep, "
-         "convert, offline, collect, list, report."),
+         "convert, offline, collect, rerun, list, report."),
         ("--steps 5 compare", "--steps must come after compare."),
         ("list", "list needs one of envs, optimizers, presets."),
         ("list env", "unknown list 'env'; the nearest is 'envs'."),
@@ -511,6 +511,8 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("report", "at least one directory must be given."),
         ("report no/such", "DIR must be a directory; got 'no/such'."),
         ("list --what envs", "unknown option '--what'; the nearest is '--help'."),
+        ("rerun", "rerun needs DIR and --out."),
+        ("rerun no/such --out x", "DIR must be a directory; got 'no/such'."),
         ("compare --diagnostics-every 0",
          "--diagnostics-every must be a whole number, at least 1; got '0'."),
         ("compare --steps abc", "--steps must be a whole number, at least 1; got 'abc'."),
