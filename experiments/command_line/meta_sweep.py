@@ -14,6 +14,7 @@ from experiments.command_line.arguments import (
     other_seeds,
     seed_numbers,
 )
+from experiments.command_line.loggers import check_loggers
 from experiments.command_line.meta_train import MetaOptions
 from experiments.meta_training.request import MetaRequest
 from experiments.reports.files import check_free_for_meta_sweep
@@ -74,6 +75,7 @@ class MetaSweep(MetaOptions):
 
     def check(self) -> None:
         """See `Command`."""
+        check_loggers(self.log)
         paths = [path for those in self.paths().values() for path in those]
         check_free(paths, resume=self.resume, overwrite=self.overwrite)
         check_free_for_meta_sweep(self.out, paths, self.overwrite)

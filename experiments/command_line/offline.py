@@ -22,6 +22,7 @@ from experiments.command_line.arguments import (
     seed_numbers,
 )
 from experiments.command_line.collect import collect_planned
+from experiments.command_line.neighbours import runs_beside, say_beside
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
 from experiments.offline.references import D4RL_RETURNS
 from experiments.reports.files import check_free_for_report
@@ -252,7 +253,10 @@ class Offline(Command):
                     )
         from experiments.reports.report import report  # draws, for which nobody waits before
 
-        report(list(runs), command.out, overwrite=self.overwrite)
+        out = Path(str(command.out))
+        others = runs_beside(out, runs, offline=True)
+        report([*runs, *others], out, overwrite=self.overwrite)
+        say_beside(out, others)
 
     def run_of(self, optimizer: str) -> OfflineRun:
         """The run of one critic optimizer, of a command that is filled in.

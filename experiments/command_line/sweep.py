@@ -176,6 +176,7 @@ class Sweep(Command):
             evaluate_first=False,
             diagnostics_every=None,
             normalisers=(),
+            log=(),
             resume=self.resume,
             overwrite=self.overwrite,
             cache=self.cache,

@@ -126,8 +126,11 @@ def test_optimizers_can_be_added_to_a_comparison(
     assert [row["optimizer"] for row in read(out / "summary.csv")] == [
         "adam",
         "adam:learning_rate=0.5",
+        "sgd:learning_rate=1e30",
     ]
     printed = capsys.readouterr()
+    others = f"{Path('CartPole-v1') / 'sgd-learning_rate=1e30'}"
+    assert f"The report also holds runs that were in {out} before: {others}.\n" in printed.out
     assert "adam:learning_rate=0.5: done, 3,648 of 3,648 steps" in printed.err
     assert f"Written: {out}/summary.csv" in printed.out
 
@@ -508,11 +511,11 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("compare --preset quick", "unknown preset 'quick'; the nearest is 'quickstart'."),
         ("compare --preset ant --resume --overwrite",
          "--resume and --overwrite cannot be used together."),
+        ("rerun", "rerun needs DIR and --out."),
+        ("rerun no/such --out x", "DIR must be a directory; got 'no/such'."),
         ("report", "at least one directory must be given."),
         ("report no/such", "DIR must be a directory; got 'no/such'."),
         ("list --what envs", "unknown option '--what'; the nearest is '--help'."),
-        ("rerun", "rerun needs DIR and --out."),
-        ("rerun no/such --out x", "DIR must be a directory; got 'no/such'."),
         ("compare --diagnostics-every 0",
          "--diagnostics-every must be a whole number, at least 1; got '0'."),
         ("compare --steps abc", "--steps must be a whole number, at least 1; got 'abc'."),
