@@ -301,6 +301,8 @@ def _one_line(box: str, command: str, arguments: Sequence[str]) -> str:
             return f"list needs one of {', '.join(LISTS)}."
         if command == "convert":
             return "convert needs WEIGHTS.npy and OUT.safetensors."
+        if command == "rerun":
+            return "rerun needs DIR and --out."
         missing = [option for option in _required(command) if option in text.split()]
         if missing:
             return f"{command} needs {joined(missing)}."

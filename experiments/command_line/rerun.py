@@ -96,7 +96,7 @@ class Rerun(Command):
             print(f"note: not as it was then: {'; '.join(said)}.", file=sys.stderr)
         if self.cache:
             keep_compiled_programs()
-        train_in_turn(runs, **how)
+        train_in_turn(runs, resume=self.resume, overwrite=self.overwrite)
         from experiments.reports.report import report  # draws, for which nobody waits before
 
         report(list(runs), self.out, overwrite=self.overwrite)

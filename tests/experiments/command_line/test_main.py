@@ -101,8 +101,9 @@ def test_finished_runs_are_only_reported_again(
 ) -> None:
     out = tmp_path / "runs"
     shutil.copytree(comparison, out)
-    for file in ("summary.csv", "summary.md", "curves.png", "curves.svg"):
-        (out / file).unlink()
+    for file in out.iterdir():
+        if file.is_file():
+            file.unlink()
     before = contents(out)
     monkeypatch.setattr(training, "compiled", None)
     both = COMPARE.replace("adam", "adam sgd:learning_rate=1e30")
