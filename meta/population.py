@@ -85,7 +85,8 @@ def compile_all(
 ) -> list[jax.stages.Compiled]:
     """Compiles programs in parallel, as many at a time as there are cores.
 
-    Where it takes long, this module's logger says so every few seconds, at level INFO.
+    Where it takes long, this module's logger says so, at level INFO: every ten seconds, but not
+    while a program is lowered.
 
     Args:
         lowered: the programs. Each is compiled while the next one is lowered.
