@@ -20,7 +20,10 @@ class TensorBoard:
         if not done:
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        # Names of files count in seconds; what is begun in the same one must not be overwritten.
+        self._writer = SummaryWriter(
+            str(folder), purge_step=done + 1 if done else None, filename_suffix=f".{done}"
+        )
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """See `Logger`."""
