@@ -431,17 +431,18 @@ def pipeline(
     def programs(state: PipelineState) -> list[jax.stages.Compiled]:
         """The tasks' windows, compiled once: both to report their memory and to run."""
         if not compiled:
-            lowered = [
+            lowered = (
                 player.lower(state.meta_params, state.key, state.iteration, lives)
                 for player, lives in zip(players, state.lives, strict=True)
-            ]
-            compiled.extend(compile_all(lowered))
+            )
+            compiled.extend(compile_all(lowered, "a meta-iteration"))
         return compiled
 
     def grown(state: PipelineState, beginning: Sequence[int]) -> list[Any]:
         """Lives of the ages that the first iteration of some tasks needs."""
         pairs = [(growers[task], state.lives[task]) for task in beginning]
-        ready = compile_all([grow.lower(state.meta_params, lives) for grow, lives in pairs])
+        lowered = (grow.lower(state.meta_params, lives) for grow, lives in pairs)
+        ready = compile_all(lowered, "lives of all ages")
         return [
             grow(state.meta_params, lives) for grow, (_, lives) in zip(ready, pairs, strict=True)
         ]

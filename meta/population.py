@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -17,6 +19,8 @@ from meta.task import Lifetimes
 from meta.trainer import MetaParams
 
 MEMBERS = "members"  # the axis of the mesh
+_SECONDS_OF_SILENCE = 10.0  # while programs are compiled
+_log = logging.getLogger(__name__)
 
 
 def population_mesh(members: Sequence[int]) -> Mesh:
@@ -76,11 +80,17 @@ def gathered(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def compile_all(lowered: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
+def compile_all(
+    lowered: Iterable[jax.stages.Lowered], what: str = "programs"
+) -> list[jax.stages.Compiled]:
     """Compiles programs in parallel, as many at a time as there are cores.
 
+    Where it takes long, this module's logger says so, at level INFO: every ten seconds, but not
+    while a program is lowered.
+
     Args:
-        lowered: the programs.
+        lowered: the programs. Each is compiled while the next one is lowered.
+        what: they are, for the logger.
 
     Returns:
         The compiled programs, in the same order.
@@ -94,8 +104,17 @@ def compile_all(lowered: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compil
         >>> int(double(5)), int(square(5))
         (10, 25)
     """
+    start = last = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda program: program.compile(), lowered))
+        compiling = []
+        for program in lowered:
+            compiling.append(pool.submit(program.compile))
+            if (now := time.monotonic()) - last >= _SECONDS_OF_SILENCE:
+                _log.info("%s, %.0f s", what, now - start)
+                last = now
+        while wait(compiling, timeout=_SECONDS_OF_SILENCE).not_done:
+            _log.info("%s, %.0f s", what, time.monotonic() - start)
+        return [program.result() for program in compiling]
 
 
 def evaluation(
@@ -153,11 +172,11 @@ def evaluation(
         meta_params = jax.device_get(meta_params)  # they may be on other devices
         keys = jax.random.split(key, (len(lifetimes), seeds))
         if not programs:
-            lowered = [
+            lowered = (
                 program(lives).lower(meta_params, keys[task])
                 for task, lives in enumerate(lifetimes)
-            ]
-            programs.extend(compile_all(lowered))
+            )
+            programs.extend(compile_all(lowered, "an evaluation"))
         fitness = [play(meta_params, keys[task]) for task, play in enumerate(programs)]
         return np.stack([gathered(x) for x in fitness])
 

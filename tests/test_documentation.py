@@ -50,6 +50,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metadata = {"architecture": architecture, "training_tasks": "none"}
         optim.save_meta_params(path, architecture.init(jax.random.key(0)), metadata)
     np.save("breakout_OPEN.npy", np.zeros(1211, np.float32))
+    run = Path("runs/mine/Breakout-MinAtar/adam")
+    run.mkdir(parents=True)
+    for name in ("config.json", "metrics.csv"):
+        (run / name).touch()
     return tmp_path
 
 

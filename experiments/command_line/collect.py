@@ -11,7 +11,7 @@ from experiments.command_line.arguments import FLAG, Command, count, option
 from experiments.offline.presets import CollectionPlan, default_name
 
 if TYPE_CHECKING:
-    from experiments.offline.collection import Collection
+    from experiments.offline.collection import Collected, Collection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +114,20 @@ def collect_shown(collection: Collection, root: Path | None, overwrite: bool) ->
             f"episodes, mean return {one.mean_return:.4g}"
         )
     if short := [one for one in written if one.mean_return < one.promised_return]:
-        found = "; ".join(
-            f"{one.dataset_id} has a mean return of {one.mean_return:.4g}, but its name promises "
-            f"at least {one.promised_return:.4g}"
-            for one in short
-        )
+        found = "; ".join(map(_shortfall, short))
         line = (
             f"Note: {found}. Snapshots are chosen by their mean actions, but the data also contain "
             "the policy's noise. More --steps or a small --noise may help."
         )
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _shortfall(one: Collected) -> str:
+    """In what a data set is less than its name promises."""
+    found = (
+        f"{one.dataset_id} has a mean return of {one.mean_return:.4g}, but its name promises at "
+        f"least {one.promised_return:.4g}"
+    )
+    if one.mean_return < one.random_return:
+        found += f": it is worse than random actions, which have {one.random_return:.4g}"
+    return found

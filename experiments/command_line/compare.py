@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,8 @@ from experiments.command_line.arguments import (
     option,
     seed_numbers,
 )
+from experiments.command_line.loggers import Loggers, both, check_loggers
+from experiments.command_line.neighbours import runs_beside, say_beside
 from experiments.online.presets import PRESETS, Arm
 from experiments.reports.files import check_free_for_report
 from experiments.runs.directory import RunDirectory, check_free, clear
@@ -31,8 +33,8 @@ class Compare(Command):
     """Train agents under several optimizers and compare them.
 
     Every optimizer is run on every environment, with all seeds in parallel. At the end, a table is
-    printed and written to summary.csv and summary.md, and learning curves to curves.png and
-    curves.svg.
+    printed and written to summary.csv, summary.md and summary.tex, and learning curves to
+    curves.png, curves.svg and curves.pdf.
 
     Example: rl-optim compare --envs Breakout-MinAtar --optimizers adam adamo --out runs/breakout
     """
@@ -76,7 +78,10 @@ class Compare(Command):
         int | None, count("--diagnostics-every"), option("ITERATIONS", "never")
     ] = None
     """Log measures of the networks' plasticity (agents.diagnostics) every ITERATIONS rollouts, and
-    draw them in plasticity.png and plasticity.svg."""
+    draw them in plasticity.png, .svg and .pdf."""
+    log: Annotated[tuple[str, ...], option("LOGGER", "none")] = ()
+    """Log to tensorboard or wandb as well (extras of these names). WANDB_MODE=offline sends
+    nothing."""
     resume: Annotated[bool, FLAG] = False
     """Continue interrupted runs; finished runs are left as they are."""
     overwrite: Annotated[bool, FLAG] = False
@@ -111,6 +116,7 @@ class Compare(Command):
             evaluate_first=self.evaluate_first,
             diagnostics_every=self.diagnostics_every,
             normalisers=self.normalisers,
+            log=self.log,
             resume=self.resume,
             overwrite=self.overwrite,
             cache=self.cache,
@@ -164,7 +170,10 @@ class Train(Command):
         int | None, count("--diagnostics-every"), option("ITERATIONS", "never")
     ] = None
     """Log measures of the networks' plasticity (agents.diagnostics) every ITERATIONS rollouts, and
-    draw them in plasticity.png and plasticity.svg."""
+    draw them in plasticity.png, .svg and .pdf."""
+    log: Annotated[tuple[str, ...], option("LOGGER", "none")] = ()
+    """Log to tensorboard or wandb as well (extras of these names). WANDB_MODE=offline sends
+    nothing."""
     resume: Annotated[bool, FLAG] = False
     """Continue an interrupted run."""
     overwrite: Annotated[bool, FLAG] = False
@@ -184,6 +193,7 @@ class Train(Command):
             evaluate_first=self.evaluate_first,
             diagnostics_every=self.diagnostics_every,
             normalisers=(),
+            log=self.log,
             resume=self.resume,
             overwrite=self.overwrite,
             cache=self.cache,
@@ -215,6 +225,7 @@ class Plan:
         evaluation_actions: sampled or greedy.
         diagnostics_every: iterations between two diagnoses, or None.
         normalisers: `TASK=RETURN` each, or `min-max` alone.
+        log: loggers beside the run directories, see `loggers`.
         resume: whether runs that have begun are continued.
         overwrite: whether runs that are there are replaced.
         cache: whether compiled programs are kept in the user's cache folder.
@@ -229,6 +240,7 @@ class Plan:
     evaluate_first: bool
     diagnostics_every: int | None
     normalisers: tuple[str, ...]
+    log: tuple[str, ...]
     resume: bool
     overwrite: bool
     cache: bool
@@ -239,6 +251,7 @@ class Plan:
         Raises:
             ValueError: if one cannot be used.
         """
+        check_loggers(self.log)
         check_free(self.runs, resume=self.resume, overwrite=self.overwrite)
         check_free_for_report(self.out, self.runs, self.overwrite)
 
@@ -264,10 +277,12 @@ class Plan:
             RunDirectory.check(path, run.config(), **how)
         if self.cache:
             keep_compiled_programs()
-        train_in_turn(runs, **how)
+        train_in_turn(runs, log=self.log, **how)
         from experiments.reports.report import report  # draws, for which nobody waits before
 
-        report(list(runs), self.out, normalisers=normalisers, overwrite=self.overwrite)
+        others = runs_beside(self.out, runs, offline=False)
+        report([*runs, *others], self.out, normalisers=normalisers, overwrite=self.overwrite)
+        say_beside(self.out, others)
 
     def configs(self) -> dict[Path, RunConfig]:
         """The runs in full, by run directory.
@@ -298,13 +313,16 @@ class Plan:
         return configs
 
 
-def train_in_turn(runs: Mapping[Path, RunConfig], *, resume: bool, overwrite: bool) -> None:
+def train_in_turn(
+    runs: Mapping[Path, RunConfig], *, resume: bool, overwrite: bool, log: Sequence[str] = ()
+) -> None:
     """Trains one run after the other, and shows how they get on.
 
     Args:
         runs: by run directory; where they are resumed, as they go on from what is there.
         resume: whether runs that have begun are continued.
         overwrite: whether runs that are there are replaced.
+        log: loggers beside the run directories, see `loggers`.
 
     Raises:
         ValueError: if a run cannot begin.
@@ -332,13 +350,17 @@ def train_in_turn(runs: Mapping[Path, RunConfig], *, resume: bool, overwrite: bo
     with Display(list(shown.values()), Console(file=sys.stderr)) as display:
         for path, run in runs.items():
             what = f"{run.name} on {run.environment}"
-            with memory_for(what, "num_envs or --seeds"), display.shown(shown[path]) as show:
+            with (
+                memory_for(what, "num_envs or --seeds"),
+                display.shown(shown[path]) as show,
+                Loggers(log, path, what, run.config()) as loggers,
+            ):
                 train(
                     run,
                     path,
                     resume=resume,
                     overwrite=overwrite,
-                    on_start=show.start,
-                    on_point=show.point,
+                    on_start=both(show.start, loggers.begin),
+                    on_point=both(show.point, loggers.point),
                     on_note=display.note,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from experiments.command_line.progress import Progress
 from experiments.runs.stopping import Stopped
 
 _SECONDS_BETWEEN_LINES = 15.0
+_COMPILING = logging.getLogger("meta.population")  # it says what takes long to be compiled
 
 
 class Callbacks(NamedTuple):
@@ -25,6 +27,18 @@ class Callbacks(NamedTuple):
 
     start: Callable[[int], None]  # with what had been done before
     point: Callable[[Any], None]  # with what is known after a logged point
+
+
+class _Compiling(logging.Handler):
+    """Hands on what is compiled."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        self._say(record.getMessage())
 
 
 class Display:
@@ -72,12 +86,29 @@ class Display:
             self.update(run)
 
         try:
-            yield Callbacks(start, point)
+            with self._hearing(run):
+                yield Callbacks(start, point)
         except Stopped:
             run.state = "stopped"
             self.update(run)
             raise
         run.state = "done"
+        self.update(run)
+
+    @contextlib.contextmanager
+    def _hearing(self, run: Progress) -> Iterator[None]:
+        """Shows as a run's state what is compiled for it, and since when."""
+        handler, level = _Compiling(lambda what: self._compiles(run, what)), _COMPILING.level
+        _COMPILING.addHandler(handler)
+        _COMPILING.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            _COMPILING.setLevel(level)
+            _COMPILING.removeHandler(handler)
+
+    def _compiles(self, run: Progress, what: str) -> None:
+        run.state = f"compiling {what}"
         self.update(run)
 
     def update(self, run: Progress) -> None:

@@ -31,6 +31,7 @@ from experiments.command_line.meta_sweep import MetaSweep
 from experiments.command_line.meta_train import MetaTrain
 from experiments.command_line.offline import Offline
 from experiments.command_line.report import Report
+from experiments.command_line.rerun import Rerun
 from experiments.command_line.streams import STANDARD_OUTPUT, lasting_streams
 from experiments.command_line.sweep import Sweep
 from experiments.runs.stopping import Stopped, Terminated, listening
@@ -48,6 +49,7 @@ COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
     "offline": Offline,
     "collect": Collect,
+    "rerun": Rerun,
     "list": List,
     "report": Report,
 }
@@ -319,6 +321,8 @@ def _one_line(box: str, command: str, arguments: Sequence[str]) -> str:
             return f"list needs one of {', '.join(LISTS)}."
         if command == "convert":
             return "convert needs WEIGHTS.npy and OUT.safetensors."
+        if command == "rerun":
+            return "rerun needs DIR and --out."
         missing = [option for option in _required(command) if option in text.split()]
         if missing:
             return f"{command} needs {joined(missing)}."

@@ -14,6 +14,7 @@ from experiments.command_line.arguments import (
     other_seeds,
     seed_numbers,
 )
+from experiments.command_line.loggers import check_loggers
 from experiments.command_line.meta_train import MetaOptions
 from experiments.meta_training.request import MetaRequest
 from experiments.reports.files import check_free_for_meta_sweep
@@ -31,7 +32,7 @@ class MetaSweep(MetaOptions):
     It takes the options of meta-train. Each setting and seed is a run directory of meta-train's. At
     the end, the share of settings within 10 % of the best is printed, by the last evaluation of the
     mean weights, and written with all scores to meta_sweep.csv and meta_sweep.md, and a heat map to
-    meta_sweep.png and meta_sweep.svg.
+    meta_sweep.png, .svg and .pdf.
 
     Example: rl-optim meta-sweep --optimizer optim4rl --method pipeline --preset catch --over
     meta_learning_rate=3e-4,1e-3,3e-3 reset_interval=8,32 --evaluation-steps 2560 --out runs/meta
@@ -74,6 +75,7 @@ class MetaSweep(MetaOptions):
 
     def check(self) -> None:
         """See `Command`."""
+        check_loggers(self.log)
         paths = [path for those in self.paths().values() for path in those]
         check_free(paths, resume=self.resume, overwrite=self.overwrite)
         check_free_for_meta_sweep(self.out, paths, self.overwrite)

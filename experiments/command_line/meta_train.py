@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from experiments.command_line.arguments import FLAG, LARGEST_SEED, Command, count, option
+from experiments.command_line.loggers import Loggers, both, check_loggers
 from experiments.meta_training.request import MetaRequest
 from experiments.runs.directory import check_free, clear
 from experiments.runs.stopping import Stopped
@@ -111,6 +112,9 @@ class MetaOptions(Command):
     for all tasks, or one per task."""
     set: Annotated[tuple[str, ...], option("KEY=VALUE", "the environments'")] = ()
     """Settings of the learner, e.g. num_envs=128 widths=256x256."""
+    log: Annotated[tuple[str, ...], option("LOGGER", "none")] = ()
+    """Log to tensorboard or wandb as well (extras of these names). WANDB_MODE=offline sends
+    nothing."""
     resume: Annotated[bool, FLAG] = False
     """Continue what was interrupted; what is finished is left as it is."""
     overwrite: Annotated[bool, FLAG] = False
@@ -165,14 +169,18 @@ class MetaOptions(Command):
                     continue
                 forget_if_many()
                 try:
-                    with memory_for(what, lower), display.shown(shown[path]) as show:
+                    with (
+                        memory_for(what, lower),
+                        display.shown(shown[path]) as show,
+                        Loggers(self.log, path, run.optimizer, run.config()) as loggers,
+                    ):
                         meta_train(
                             run,
                             path,
                             resume=self.resume,
                             overwrite=self.overwrite,
-                            on_start=show.start,
-                            on_generation=show.point,
+                            on_start=both(show.start, loggers.begin),
+                            on_generation=both(show.point, loggers.generation),
                             on_note=display.note,
                         )
                 except Stopped as reason:
@@ -203,6 +211,7 @@ class MetaTrain(MetaOptions, MetaRequest):
 
     def check(self) -> None:
         """See `Command`."""
+        check_loggers(self.log)
         check_free([self.out], resume=self.resume, overwrite=self.overwrite)
 
     def logs(self) -> list[Path]:

@@ -22,6 +22,7 @@ from experiments.command_line.arguments import (
     seed_numbers,
 )
 from experiments.command_line.collect import collect_planned
+from experiments.command_line.neighbours import runs_beside, say_beside
 from experiments.offline.presets import OFFLINE_PRESETS, OfflinePreset
 from experiments.offline.references import D4RL_RETURNS
 from experiments.reports.files import check_free_for_report
@@ -74,9 +75,9 @@ def _several(read: Callable[[Sequence[str]], Any]) -> PrimitiveConstructorSpec[A
 class Offline(Command):
     """Train offline learners on a data set under several critic optimizers and compare them.
 
-    At the end there is a table, also as summary.csv and summary.md, and figures: critic.png and
-    critic.svg show mean |Q|, with the line above which a critic has collapsed, and the critic's
-    loss; curves.png and curves.svg show returns, if the data set's environment can be made.
+    At the end there is a table, also as summary.csv, summary.md and summary.tex, and figures (.png,
+    .svg and .pdf): critic.png shows mean |Q|, with the line above which a critic has collapsed, and
+    the critic's loss; curves.png shows returns, if the data set's environment can be made.
 
     Example: rl-optim offline --algorithm td3_bc --dataset mujoco/hopper/medium-v0
     --critic-optimizer adam --critic-optimizer adamo:kappa=1,tau=0.05 --out runs/hopper
@@ -252,7 +253,10 @@ class Offline(Command):
                     )
         from experiments.reports.report import report  # draws, for which nobody waits before
 
-        report(list(runs), command.out, overwrite=self.overwrite)
+        out = Path(str(command.out))
+        others = runs_beside(out, runs, offline=True)
+        report([*runs, *others], out, overwrite=self.overwrite)
+        say_beside(out, others)
 
     def run_of(self, optimizer: str) -> OfflineRun:
         """The run of one critic optimizer, of a command that is filled in.

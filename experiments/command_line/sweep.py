@@ -36,7 +36,7 @@ class Sweep(Command):
     """Train agents at every combination of settings, and count how many do well.
 
     At the end, the share of settings within 10 % of the best is printed, and written with all
-    scores to sweep.csv and sweep.md, and a heat map to sweep.png and sweep.svg. Each setting is a
+    scores to sweep.csv and sweep.md, and a heat map to sweep.png, .svg and .pdf. Each setting is a
     run directory; the usual report on all of them is written too.
 
     Example: rl-optim sweep --env CartPole-v1 --optimizer adam --over learning_rate=1e-4,1e-3,1e-2
@@ -176,6 +176,7 @@ class Sweep(Command):
             evaluate_first=False,
             diagnostics_every=None,
             normalisers=(),
+            log=(),
             resume=self.resume,
             overwrite=self.overwrite,
             cache=self.cache,

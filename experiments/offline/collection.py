@@ -146,6 +146,7 @@ class Collected(NamedTuple):
     episodes: int  # that ended
     mean_return: float  # of those; NaN if there are none
     promised_return: float  # the least that the kind's name promises; -inf if nothing
+    random_return: float  # of random actions, the mean over whole episodes
 
 
 class _Snapshot(NamedTuple):
@@ -255,9 +256,8 @@ def collect(
         mean = float(np.mean(returns)) if returns else math.nan
         transitions = sum(len(e["rewards"]) for e in episodes)
         least = promised.get(kind, -math.inf)
-        written.append(
-            Collected(collection.dataset_id(kind), transitions, len(returns), mean, least)
-        )
+        name = collection.dataset_id(kind)
+        written.append(Collected(name, transitions, len(returns), mean, least, references[0]))
         if kind == "medium":
             promised["expert"] = max(least, mean) if returns else least
     return written

@@ -219,6 +219,7 @@ class RunConfig:
                 f"{name}_weights_sha256".removeprefix("_"): weights_files.sha256(content)
                 for name, content in self.weights.items()
             },
+            **({"prolonged_at": list(self.prolonged_at)} if self.prolonged_at else {}),
         }
 
     @functools.cached_property

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.reports import figures
+from experiments.reports import meta_figures
 from experiments.runs.reading import directories_with
 
 NAME = "returns_by_age.csv"
 
 
-def age_panels(directories: Sequence[Path]) -> list[figures.AgePanel]:
+def age_panels(directories: Sequence[Path]) -> list[meta_figures.AgePanel]:
     """What agents of each age reached in every pipeline training at or below the directories.
 
     Args:
@@ -47,5 +47,5 @@ def age_panels(directories: Sequence[Path]) -> list[figures.AgePanel]:
         for (_, environment), parts in tasks.items():
             ages = np.array([age for age, _ in next(iter(parts.values()))])
             returns = {part: np.array([y for _, y in points]) for part, points in parts.items()}
-            panels.append(figures.AgePanel(f"{optimizer} on {environment}", ages, returns))
+            panels.append(meta_figures.AgePanel(f"{optimizer} on {environment}", ages, returns))
     return panels

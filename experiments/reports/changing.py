@@ -64,6 +64,10 @@ CAUTIONS = (
     "Largest drop and recovery measure a run by its own best: what never learned has nothing to "
     "lose, and every change costs something. Phase ends and gap say what a run is worth.",
 )
+CAPTION = (
+    "IQM over seeds with 95% bootstrap bands; nothing is smoothed. Changes are vertical lines, "
+    "tasks without them dashed; on the right the ends of phases."
+)
 _Table = tuple[str, list[dict[str, str]]]  # title, and cells by column
 _SHOWN_BESIDE = 4  # columns on the console, beside the optimizer
 
@@ -108,19 +112,27 @@ def markdown(runs: Sequence[Run], files: Iterable[str]) -> list[str]:
         runs: as `load_runs` gives them.
         files: names of the files written.
     """
-    found = [_table(group) for group in changing_tasks(runs)]
+    found = flat_tables(runs)
     if not found:
         return []
     sections = ["## Tasks that change"]
     for title, lines in found:
-        flat = [{column: cell.replace("\n", " ") for column, cell in c.items()} for c in lines]
-        sections += [f"### {title}", tables.markdown_table([(cells, False) for cells in flat])]
+        sections += [f"### {title}", tables.markdown_table([(cells, False) for cells in lines])]
     if "phases.png" in files:
-        sections.append(
-            "![IQM over seeds with 95% bootstrap bands; changes are vertical lines, tasks without "
-            "them dashed; on the right the ends of phases](phases.png)"
-        )
+        sections += ["![Returns and ends of phases](phases.png)", f"*{CAPTION}*"]
     return [*sections, "\n".join(f"* {words}" for words in _words(found))]
+
+
+def flat_tables(runs: Sequence[Run]) -> list[_Table]:
+    """The tables, each cell in one line: a task's title, and for each run its cells by column.
+
+    Args:
+        runs: as `load_runs` gives them.
+    """
+    return [
+        (title, [{column: cell.replace("\n", " ") for column, cell in c.items()} for c in lines])
+        for title, lines in map(_table, changing_tasks(runs))
+    ]
 
 
 def print_tables(runs: Sequence[Run], console: Console) -> None:

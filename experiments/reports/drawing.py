@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -25,15 +25,54 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: searchable, editable, in the reader's font
     "svg.hashsalt": "rl-optim",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the other kind
 }
+# Okabe and Ito's colours, told apart by colour-blind readers; their yellow is lost on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES: tuple[Any, ...] = ("-", (0, (3, 2)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+_MARKERS = "osD^vPX"  # one for each colour, for those who print in grey
+_APART = 0.16  # of the axes' diagonal, from one marker to the next
+_FEW = 12  # points of a line, each of which has a marker
+
 COLUMNS = 3
 _PANEL = (3.1, 2.4)  # inches
 _WIDE_PANEL = (4.7, 2.4)
 TITLE_WIDTH = 30  # characters
 
 
+def styles_of(
+    labels: Iterable[str], line_styles: Sequence[Any] = LINE_STYLES
+) -> dict[str, dict[str, Any]]:
+    """Gives each label a colour with a marker, and a new line style each time these run out.
+
+    Markers are few, and those of different labels stand at different places.
+
+    Examples:
+        >>> [(style["color"], style["marker"]) for style in styles_of(["adam", "lion"]).values()]
+        [('#0072B2', 'o'), ('#D55E00', 's')]
+    """
+    found = {}
+    for index, label in enumerate(dict.fromkeys(labels)):
+        place = index % len(COLOURS)
+        found[label] = {
+            "color": COLOURS[place],
+            "marker": _MARKERS[place],
+            "markersize": 4.0,
+            "markevery": (_APART * place / len(COLOURS), _APART),
+            "linestyle": line_styles[index // len(COLOURS) % len(line_styles)],
+        }
+    return found
+
+
+def style_for(style: Mapping[str, Any], points: int) -> dict[str, Any]:
+    """A style from `styles_of` for a line of so many points."""
+    return {**style, "markevery": None} if points <= _FEW else dict(style)
+
+
 def wrap_label(label: str, width: int = 30) -> str:
     """Breaks a long optimizer specification after its commas, slashes, colon and at sign.
+
+    So it does before brackets and before the task that it is on.
 
     Args:
         label: such as "adam:learning_rate=0.01,b2=0.99".
@@ -48,7 +87,7 @@ def wrap_label(label: str, width: int = 30) -> str:
           b2=0.99
     """
     lines = [""]
-    for part in re.split(r"(?<=[,:/@])|(?= \()", label):
+    for part in re.split(r"(?<=[,:/@])|(?= \(| on )", label):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("  ")
         lines[-1] += part

@@ -7,9 +7,9 @@ no window is ever opened, and the same numbers give the same bytes.
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,17 +21,16 @@ from numpy.typing import ArrayLike, NDArray
 from experiments.reports import statistics
 from experiments.reports.drawing import (
     COLUMNS,
+    LINE_STYLES,
     STYLE,
     TITLE_WIDTH,
     grid,
     keep_outer_labels,
     legend,
+    style_for,
+    styles_of,
     wrap_label,
 )
-
-# Okabe and Ito's colours, told apart by colour-blind readers; their yellow is lost on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINE_STYLES: tuple[Any, ...] = ("-", (0, (3, 2)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
 _UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 _DASHED: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0}
@@ -100,7 +99,7 @@ def learning_curves(panels: Sequence[Panel], repetitions: int = 500) -> Figure:
         )
     panels = [part for panel in panels for part in in_parts(panel)]
     is_compared = any(panel.stationary for panel in panels)
-    styles = _styles(
+    styles = styles_of(
         (c.label for panel in panels for c in (*panel.curves, *panel.stationary)),
         [LINE_STYLES[0], *LINE_STYLES[2:]] if is_compared else LINE_STYLES,  # not two dashed ones
     )
@@ -186,7 +185,7 @@ def measures(tasks: Mapping[str, Sequence[Panel]], repetitions: int = 500) -> Fi
     if not tasks or not all(tasks.values()):
         raise ValueError(f"tasks must each hold a panel, got {[len(p) for p in tasks.values()]}.")
     every = [panel for panels in tasks.values() for panel in panels]
-    styles = _styles(curve.label for panel in every for curve in panel.curves)
+    styles = styles_of(curve.label for panel in every for curve in panel.curves)
     rows = [math.ceil(len(panels) / _MEASURE_COLUMNS) for panels in tasks.values()]
     with matplotlib.rc_context(STYLE | {"axes.titlesize": 9.0}):
         width, height = _MEASURE_PANEL
@@ -237,11 +236,12 @@ def performance_profiles(
     if not scores:
         raise ValueError("scores must name at least one optimizer, got none.")
     arrays = {label: np.asarray(array, dtype=np.float64) for label, array in scores.items()}
-    lowest = min(0.0, *(array.min() for array in arrays.values()))
-    highest = max(1.0, *(array.max() for array in arrays.values()))
-    thresholds = np.linspace(lowest, highest + 0.05 * (highest - lowest), 201)
+    lowest = min(0.0, *(float(array.min()) for array in arrays.values()))
+    highest = max(float(array.max()) for array in arrays.values())
+    width = highest - lowest or 1.0  # where all score 0
+    thresholds = np.linspace(lowest, highest + 0.05 * width, 201)
     profile = partial(statistics.performance_profile, thresholds=thresholds)
-    styles = _styles(arrays)
+    styles = styles_of(arrays)
     with matplotlib.rc_context(STYLE):
         figure, (ax,) = grid(1)
         for label, array in arrays.items():
@@ -260,132 +260,30 @@ def performance_profiles(
     return figure
 
 
-@dataclasses.dataclass(frozen=True)
-class AgePanel:
-    """Returns of agents by age, on one task of one meta-training, in parts of it."""
-
-    title: str
-    ages: NDArray[np.float64]  # shape=(bins,), the middle of each
-    parts: Mapping[str, NDArray[np.float64]]  # shape=(bins,) by label, NaN where there is none
-
-
-def returns_by_age(panels: Sequence[AgePanel]) -> Figure:
-    """Draws return against age, a line for each part of the meta-training, the later the darker.
-
-    Args:
-        panels: one for each task of each meta-training, three to a row.
-
-    Returns:
-        The figure, for `render`.
-
-    Raises:
-        ValueError: there is no panel.
-
-    Examples:
-        >>> panel = AgePanel("Catch", np.array([4.0, 12.0]), {"0 to 99": np.array([-0.6, 0.2])})
-        >>> figure = returns_by_age([panel])
-        >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
-        [-0.6, 0.2]
-    """
-    if not panels:
-        raise ValueError("panels must be at least one, got none.")
-    shades = matplotlib.colormaps["viridis_r"]
-    with matplotlib.rc_context(STYLE):
-        figure, axes = grid(len(panels))
-        for panel, ax in zip(panels, axes, strict=True):
-            for i, (label, returns) in enumerate(panel.parts.items()):
-                colour = shades(0.15 + 0.85 * (i + 1) / len(panel.parts))
-                ax.plot(panel.ages, returns, color=colour, marker="o", markersize=3, label=label)
-            ax.set_title(wrap_label(panel.title), loc="left")
-            ax.set_xlim(left=0)
-            ax.set_xlabel("Age of the agent (iterations)")
-            ax.set_ylabel("Episode return")
-            ax.legend(title="meta-iterations", fontsize="small", title_fontsize="small")
-        keep_outer_labels(axes)
-    return figure
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientPanel:
-    """What the meta-gradients of one meta-training were worth, by one measure."""
-
-    title: str
-    measure: str
-    iterations: NDArray[np.float64]  # shape=(points,)
-    values: NDArray[np.float64]  # shape=(points,); gaps where they are not finite
-
-
-def meta_gradients(panels: Sequence[GradientPanel]) -> Figure:
-    """Draws a measure of the meta-gradient against meta-iterations.
-
-    Args:
-        panels: one for each measure of each meta-training, three to a row.
-
-    Returns:
-        The figure, for `render`.
-
-    Raises:
-        ValueError: there is no panel.
-
-    Examples:
-        >>> panel = GradientPanel("Catch", "Signal to noise", np.array([0.0]), np.array([2.0]))
-        >>> figure = meta_gradients([panel])
-        >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
-        [2.0]
-    """
-    if not panels:
-        raise ValueError("panels must be at least one, got none.")
-    with matplotlib.rc_context(STYLE):
-        figure, axes = grid(len(panels))
-        for panel, ax in zip(panels, axes, strict=True):
-            shown = np.where(np.isfinite(panel.values), panel.values, np.nan)
-            ax.plot(panel.iterations, shown, color=COLOURS[0], marker=".", markersize=3)
-            ax.axhline(0.0, color="#666666", linestyle="--", linewidth=1.0, zorder=1)
-            ax.set_title(wrap_label(panel.title), loc="left")
-            ax.set_xlim(left=0)
-            ax.set_xlabel("Meta-iteration")
-            ax.set_ylabel(panel.measure)
-        keep_outer_labels(axes)
-    return figure
-
-
-def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+def render(figure: Figure, kind: str) -> bytes:
     r"""Renders a figure, the same bytes each time.
 
     Args:
         figure: from this module.
-        kind: "png" (200 dots per inch) or "svg" (with text as text).
+        kind: "png" (300 dots per inch), "svg" (with text as text) or "pdf" (with its fonts).
 
     Returns:
         The image file's content, without a date in it.
 
     Raises:
-        ValueError: kind is neither.
+        ValueError: kind is none of these.
 
     Examples:
         >>> render(performance_profiles({"adam": [[0.5, 1.0]]}), "png")[:4]
         b'\x89PNG'
     """
-    if kind not in ("png", "svg"):
-        raise ValueError(f"kind must be 'png' or 'svg', got {kind!r}.")
+    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    if kind not in undated:
+        raise ValueError(f"kind must be 'png', 'svg' or 'pdf', got {kind!r}.")
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=300, metadata=undated[kind])
     return buffer.getvalue()
-
-
-def _styles(
-    labels: Iterable[str], line_styles: Sequence[Any] = LINE_STYLES
-) -> dict[str, dict[str, Any]]:
-    """Gives each label a colour, and a new line style each time the colours run out."""
-    return {
-        label: {
-            "color": COLOURS[index % len(COLOURS)],
-            "linestyle": line_styles[index // len(COLOURS) % len(line_styles)],
-        }
-        for index, label in enumerate(dict.fromkeys(labels))
-    }
 
 
 def _unit(panel: Panel) -> tuple[float, str]:
@@ -395,15 +293,15 @@ def _unit(panel: Panel) -> tuple[float, str]:
 
 def _draw_curve(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int) -> None:
     scores = curve.returns[:, None]  # one task
-    marker = "o" if len(curve.steps) == 1 else None
-    ax.plot(curve.steps, statistics.iqm(scores), marker=marker, markersize=4, **style)
+    ax.plot(curve.steps, statistics.iqm(scores), **style_for(style, len(curve.steps)))
     if len(scores) > 1:
         low, high = statistics.stratified_bootstrap(scores, statistics.iqm, repetitions)
         ax.fill_between(curve.steps, low, high, alpha=0.18, lw=0, color=style["color"])
 
 
 def _draw_stationary(ax: Axes, curve: Curve, style: dict[str, Any]) -> None:
-    ax.plot(curve.steps, statistics.iqm(curve.returns[:, None]), **style | _DASHED)
+    shown = style_for(style, len(curve.steps)) | _DASHED
+    ax.plot(curve.steps, statistics.iqm(curve.returns[:, None]), **shown)
 
 
 def _draw_mean(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int) -> None:
@@ -417,10 +315,23 @@ def _draw_mean(ax: Axes, curve: Curve, style: dict[str, Any], repetitions: int) 
         mean[at] = statistics.mean(scores)
         low[at], high[at] = statistics.stratified_bootstrap(scores, statistics.mean, repetitions)
     steps = curve.steps[drawn]
-    marker = "o" if len(steps) == 1 else None
-    ax.plot(steps, mean[drawn], marker=marker, markersize=4, **style)
+    ax.plot(steps, mean[drawn], **style_for(style, len(steps)))
     if np.isfinite(low).any():
         ax.fill_between(steps, low[drawn], high[drawn], alpha=0.18, lw=0, color=style["color"])
+
+
+def spans_decades(curves: Sequence[Curve]) -> bool:
+    """Whether values reach over three powers of ten, so that a linear axis would hide most of them.
+
+    Examples:
+        >>> steps = np.array([1, 2])
+        >>> wide, narrow = np.array([[0.01, 20.0]]), np.array([[0.0, 20.0]])
+        >>> spans_decades([Curve("a", steps, wide)]), spans_decades([Curve("a", steps, narrow)])
+        (True, False)
+    """
+    values = np.concatenate([curve.returns.ravel() for curve in curves])
+    values = values[np.isfinite(values)]
+    return bool(values.size and values.min() > 0.0 and values.max() >= 1e3 * values.min())
 
 
 def _finish(ax: Axes, panel: Panel, unit: tuple[float, str]) -> None:

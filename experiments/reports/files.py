@@ -15,20 +15,25 @@ from typing import Any, TypeVar
 
 # Neither NumPy nor Matplotlib at import: a command asks before it loads anything.
 
+IMAGES = ("png", "svg", "pdf")  # kinds of files that each figure is written as
+
+
+def _images(*stems: str) -> tuple[str, ...]:
+    return tuple(f"{stem}.{kind}" for stem in stems for kind in IMAGES)
+
+
 SUMMARY = "summary.csv"
 _FILES = (
-    *(SUMMARY, "summary.md", "aggregate.csv", "curves.png", "curves.svg"),
-    *("critic.png", "critic.svg", "profiles.png", "profiles.svg"),
-    *("collapse.csv", "phases.csv", "phases.png", "phases.svg"),
-    *("plasticity.png", "plasticity.svg"),
+    *(SUMMARY, "summary.md", "summary.tex", "aggregate.csv", "collapse.csv", "phases.csv"),
+    *_images("curves", "critic", "profiles", "phases", "plasticity"),
 )
-_AGE_FILES = (
-    *("returns_by_age.png", "returns_by_age.svg", "meta_gradient.png", "meta_gradient.svg"),
-)
+_AGE_FILES = _images("returns_by_age", "meta_gradient")
 SWEEP = "sweep.csv"
-_SWEEP_FILES = (SWEEP, "sweep.md", "sweep.png", "sweep.svg")
+_SWEEP_FILES = (SWEEP, "sweep.md", *_images("sweep"))
+META_TRAINING = "meta_training.csv"
+_META_TRAINING_FILES = (META_TRAINING, "meta_training.md", *_images("meta_training"))
 META_SWEEP = "meta_sweep.csv"
-_META_SWEEP_FILES = (META_SWEEP, "meta_sweep.md", "meta_sweep.png", "meta_sweep.svg")
+_META_SWEEP_FILES = (META_SWEEP, "meta_sweep.md", *_images("meta_sweep"))
 _BETWEEN = "; "  # directories of a pooled run
 R = TypeVar("R")
 
@@ -58,6 +63,15 @@ def check_free_for_sweep(out: Path, directories: Iterable[Path], overwrite: bool
         ValueError: if a file is in the way; the sentence names it.
     """
     _check_free(out, _SWEEP_FILES, directories, overwrite)
+
+
+def check_free_for_meta_training(out: Path, directories: Iterable[Path], overwrite: bool) -> None:
+    """The same for the files on meta-training, whose `meta_training.csv` names its runs.
+
+    Raises:
+        ValueError: if a file is in the way; the sentence names it.
+    """
+    _check_free(out, _META_TRAINING_FILES, directories, overwrite)
 
 
 def check_free_for_meta_sweep(out: Path, directories: Iterable[Path], overwrite: bool) -> None:

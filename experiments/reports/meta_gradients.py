@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.reports import figures
+from experiments.reports import meta_figures
 
 METRICS = "meta_metrics.csv"
 _POINTS = 100  # at most, each the median of a stretch of meta-iterations
@@ -21,7 +21,7 @@ _COLUMNS = {
 }
 
 
-def gradient_panels(trainings: Sequence[Path]) -> list[figures.GradientPanel]:
+def gradient_panels(trainings: Sequence[Path]) -> list[meta_figures.GradientPanel]:
     """How much of the meta-gradient was signal, and how far tasks agreed, as training went on.
 
     Args:
@@ -49,7 +49,7 @@ def gradient_panels(trainings: Sequence[Path]) -> list[figures.GradientPanel]:
             for column, name in _COLUMNS.items():
                 if rows and column in rows[0]:
                     values = np.array([float(row[column]) for row in rows])
-                    panels.append(figures.GradientPanel(title, name, *_medians(values)))
+                    panels.append(meta_figures.GradientPanel(title, name, *_medians(values)))
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{path} or its config.json is damaged.") from None
     return panels

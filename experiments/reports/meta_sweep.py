@@ -171,7 +171,7 @@ def print_sweep(found: MetaSweep, console: Console) -> None:
 
 
 def write_sweep(found: MetaSweep, out: Path, again: str | None) -> list[Path]:
-    """Writes `meta_sweep.csv`, `meta_sweep.md`, `meta_sweep.png` and `meta_sweep.svg`.
+    """Writes `meta_sweep.csv`, `meta_sweep.md` and the figure `meta_sweep` (.png, .svg, .pdf).
 
     Args:
         found: what was found.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import figures, files, statistics, tables
+from experiments.reports import figures, files, latex, statistics, tables
 from experiments.reports.summary import (
     by_task,
     directory_notes,
@@ -23,6 +23,12 @@ from experiments.reports.summary import (
 )
 from experiments.runs.reading import Run, read_metric
 
+_CAPTIONS = {  # by the figure's name
+    "critic": "Critics: mean |Q| with the collapse line, and critic loss, IQM over seeds with 95% "
+    "bootstrap bands. A point is the mean over the batches of a stretch; nothing is smoothed.",
+    "curves": "Returns: IQM over seeds with 95% bootstrap bands. A point is an evaluation; nothing "
+    "is smoothed.",
+}
 OFFLINE_RULES = (
     "Steps are updates of the critic. Mean |Q| and critic loss of a point are means over the "
     "batches of its stretch and over both critics; the tables have those of the last point.",
@@ -222,9 +228,9 @@ def write_report(
         overwrite: replace whatever is there, see `check_free_for_report`.
 
     Returns:
-        The files written: `summary.csv`, `summary.md`, `critic.png` and `critic.svg` unless nothing
-        is logged yet, `curves.png` and `curves.svg` if there are returns. The same runs give the
-        same bytes.
+        The files written: `summary.csv`, `summary.md`, `summary.tex`, the figure `critic` unless
+        nothing is logged yet, and `curves` if there are returns, each as `.png`, `.svg` and `.pdf`.
+        The same runs give the same bytes.
 
     Raises:
         ValueError: a file is in the way.
@@ -238,17 +244,21 @@ def write_report(
     if panels := _return_panels(runs):
         contents |= tables.image_files("curves", figures.learning_curves(panels))
     sections = ["# Comparison of critic optimizers on data sets"]
+    parts = []
+    hidden = {"Critic loss", "Wall s", "Steps/s", "First at", "Div."}
     for title, group in _groups(rows):
-        sections.append(f"## {title}")
-        sections.append(tables.markdown_table(_lines(group)))
-    if "critic.png" in contents:
-        sections.append("![Mean |Q| with the collapse line, and critic loss](critic.png)")
-    if "curves.png" in contents:
-        sections.append("![Returns, IQM over seeds with 95% bootstrap bands](curves.png)")
+        sections += [f"## {title}", tables.markdown_table(_lines(group))]
+        caption = f"{title}: IQM over seeds with 95% bootstrap intervals."
+        parts.append(latex.table(caption, _lines(group), hidden))
+    for stem, caption in _CAPTIONS.items():
+        if f"{stem}.png" in contents:
+            sections += [f"![{caption.partition(':')[0]}]({stem}.png)", f"*{caption}*"]
+            parts.append(latex.figure(f"{stem}.pdf", caption))
     sentences = [*offline_remarks(runs, rows), *provenance(runs)]
     sections.append("## Notes\n\n" + "\n".join(f"* {sentence}" for sentence in sentences))
     sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in OFFLINE_RULES))
     contents["summary.md"] = ("\n\n".join(sections) + "\n").encode()
+    contents["summary.tex"] = latex.document(parts)
 
     return tables.write_files(out, contents)
 

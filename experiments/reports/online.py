@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from experiments.reports import changing, figures, files, plasticity, tables
+from experiments.reports import changing, figures, files, latex, plasticity, tables
 from experiments.reports.aggregate import AggregateRow, Normalisers, aggregate, normalised_scores
 from experiments.reports.collapse import collapse_notes
 from experiments.reports.phases import has_phases
@@ -23,14 +23,23 @@ from experiments.reports.summary import (
     Row,
     by_task,
     by_title,
+    label_notes,
     notes,
     provenance,
     setting_notes,
     summarise,
     title_of,
+    training_notes,
 )
 from experiments.runs.reading import Run
 
+CURVES_CAPTION = (
+    "Training returns: the IQM over seeds with 95% bootstrap bands. A point is the mean over the "
+    "episodes of a stretch; nothing is smoothed."
+)
+_PROFILES_CAPTION = (
+    "Performance profiles: the share of all seeds and tasks that score above \u03c4."
+)
 # The steps after which the published returns were reached: on MinAtar, and on Brax.
 _PUBLISHED_STEPS = {False: 10_000_000, True: 50_000_000}
 R = TypeVar("R")
@@ -70,16 +79,22 @@ def print_rows(
         steps = {row.planned_steps_per_seed for row in group}
         if len(steps) == 1:
             title += f", {steps.pop():,} steps"
-        hidden = {"Final mean", "AUC 95%", "Wall s"}
-        if not any(row.diverged_seeds for row in group):
-            hidden.add("Div.")
-        if all(row.finished for row in group):
-            hidden.add("Points")
+        hidden = _hidden(group) | {"P(better)", "P 95%"}
         tables.print_table(console, title, _lines(group), hidden)
     if aggregates:
         title = f"{len(aggregates[0].environments)} tasks, returns normalised"
         tables.print_table(console, title, _aggregate_lines(aggregates), {"Gap 95%"})
     _print_sentences(sentences, console)
+
+
+def _hidden(group: Sequence[Row]) -> set[str]:
+    """Columns that a table leaves out which is to be narrow."""
+    hidden = {"Final mean", "AUC 95%", "Wall s"}
+    if not any(row.diverged_seeds for row in group):
+        hidden.add("Div.")
+    if all(row.finished for row in group):
+        hidden.add("Points")
+    return hidden
 
 
 def _print_sentences(sentences: Iterable[str], console: Console) -> None:
@@ -104,6 +119,8 @@ def remarks(
         *collapse_notes([run for run in runs if not has_phases(run)]),  # others have a table
         *changing.notes(runs),
         *differences,
+        *label_notes(runs),
+        *training_notes(runs),
         *normalised_scores(runs, normalisers).notes,
     ]
 
@@ -123,11 +140,11 @@ def write_report(
         overwrite: replace whatever is there, see `check_free_for_report`.
 
     Returns:
-        The files written: `summary.csv`, `summary.md`; `curves.png` and `curves.svg` unless no
-        run has returns yet; `aggregate.csv`, `profiles.png` and `profiles.svg` where `aggregate`
-        has rows; `collapse.csv`, `phases.csv`, `phases.png` and `phases.svg` of tasks that change;
-        `plasticity.png` and `plasticity.svg` where a run was diagnosed. The same runs give the same
-        bytes.
+        The files written: `summary.csv`, `summary.md`, `summary.tex`; the figure `curves` unless no
+        run has returns yet; `aggregate.csv` and the figure `profiles` where `aggregate` has rows;
+        `collapse.csv`, `phases.csv` and the figure `phases` of tasks that change; the figure
+        `plasticity` where a run was diagnosed. Each figure is a `.png`, a `.svg` and a `.pdf`. The
+        same runs give the same bytes.
 
     Raises:
         ValueError: there are no runs, or a file is in the way.
@@ -153,7 +170,7 @@ def write_report(
     changes = changing.markdown(runs, contents)
     text = _markdown(rows, aggregates, scaling, sentences, contents, changes)
     contents["summary.md"] = text.encode()
-
+    contents["summary.tex"] = latex.document(_latex(runs, rows, aggregates, scaling, contents))
     return tables.write_files(out, contents)
 
 
@@ -199,6 +216,10 @@ def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
         "Final mean": number(row.final_return_mean),
         "Final IQM": number(row.final_return_iqm),
         "IQM 95%": tables.interval(row.final_return_iqm_low, row.final_return_iqm_high, places),
+        "P(better)": tables.number(row.improvement_probability, 2),
+        "P 95%": tables.interval(
+            row.improvement_probability_low, row.improvement_probability_high, 2
+        ),
         "AUC": number(row.auc_return_mean),
         "AUC 95%": tables.interval(row.auc_return_mean_low, row.auc_return_mean_high, places),
         evaluation: number(row.evaluation_return_mean),
@@ -208,6 +229,8 @@ def _cells(row: Row, group: Sequence[Row]) -> dict[str, str]:
     }
     if all(math.isnan(r.first_evaluation_return_mean) for r in group):
         del cells["First eval."]
+    if all(r.improvement_over is None for r in group):
+        del cells["P(better)"], cells["P 95%"]
     return cells
 
 
@@ -264,18 +287,19 @@ def _markdown(
     sections = ["# Comparison of optimizers"]
     for title, group in by_title(rows):
         steps = sorted({row.planned_steps_per_seed for row in group})
-        sections.append(f"## {title}\n\n{' or '.join(f'{n:,}' for n in steps)} steps per seed.")
+        text = f"{' or '.join(f'{n:,}' for n in steps)} steps per seed."
+        if len(group) > 1:
+            text += f" P(better): over `{group[0].optimizer}`."
+        sections.append(f"## {title}\n\n{text}")
         sections.append(tables.markdown_table(_lines(group)))
     if "curves.png" in images:
-        sections.append("![IQM over seeds with 95% bootstrap bands](curves.png)")
+        sections += ["![Learning curves](curves.png)", f"*{CURVES_CAPTION}*"]
     if aggregates:
-        sections.append(
-            f"## {len(aggregates[0].environments)} tasks together\n\n"
-            f"{scaling} Gap: optimality gap, the mean amount by which runs miss a score of 1. "
-            f"P(better): probability of improvement over `{aggregates[0].improvement_over}`."
-        )
+        title = f"## {len(aggregates[0].environments)} tasks together"
+        over = f"`{aggregates[0].improvement_over}`"
+        sections.append(f"{title}\n\n{_about_aggregate(scaling, over)}")
         sections.append(tables.markdown_table(_aggregate_lines(aggregates)))
-        sections.append("![Performance profiles](profiles.png)")
+        sections += ["![Performance profiles](profiles.png)", f"*{_PROFILES_CAPTION}*"]
     sections += changes
     if "plasticity.png" in images:
         sections.append("![Measures of plasticity](plasticity.png)")
@@ -284,3 +308,46 @@ def _markdown(
     rules = (*RULES, plasticity.RULE) if "plasticity.png" in images else RULES
     sections.append("## Rules\n\n" + "\n".join(f"* {rule}" for rule in rules))
     return "\n\n".join(sections) + "\n"
+
+
+def _about_aggregate(scaling: str, over: str) -> str:
+    return (
+        f"{scaling} Gap: optimality gap, the mean amount by which runs miss a score of 1. "
+        f"P(better): probability of improvement over {over}."
+    )
+
+
+def _latex(
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    aggregates: Sequence[AggregateRow],
+    scaling: str,
+    images: Iterable[str],
+) -> list[str]:
+    """Tables and figures in LaTeX, without what is of no use in a paper."""
+    parts = []
+    for title, group in by_title(rows):
+        steps = sorted({row.planned_steps_per_seed for row in group})
+        caption = (
+            f"{title}, {' or '.join(f'{n:,}' for n in steps)} steps per seed: final returns, IQM "
+            "over seeds with 95% bootstrap intervals; AUC: mean return over all steps."
+        )
+        if len(group) > 1:
+            caption += (
+                f" P(better): probability of improvement over {group[0].optimizer}. Bold: the best "
+                "IQM, if its interval lies above the second best."
+            )
+        parts.append(latex.table(caption, _lines(group), _hidden(group) | {"Steps/s"}))
+    if aggregates:
+        caption = _about_aggregate(scaling, aggregates[0].improvement_over)
+        parts.append(latex.table(caption, _aggregate_lines(aggregates)))
+    for title, lines in changing.flat_tables(runs):
+        parts.append(latex.table(f"{title}.", [(cells, False) for cells in lines]))
+    for stem, caption in {
+        "curves": CURVES_CAPTION,
+        "profiles": _PROFILES_CAPTION.replace("\u03c4", "a threshold"),
+        "phases": changing.CAPTION,
+    }.items():
+        if f"{stem}.pdf" in images:
+            parts.append(latex.figure(f"{stem}.pdf", caption))
+    return parts

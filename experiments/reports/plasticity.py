@@ -62,6 +62,7 @@ def panels_by_task(runs: Sequence[Run]) -> dict[str, list[figures.Panel]]:
                 if known.any():
                     curves.append(figures.Curve(run.label, run.steps[known], values[:, known]))
             if curves:
-                panel = figures.Panel(title, curves, y_label="")
+                wide = figures.spans_decades(curves)
+                panel = figures.Panel(title, curves, y_label="", logarithmic=wide)
                 found.setdefault(title_of(*task), []).append(panel)
     return found

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.reports import ages, figures, files, meta_gradients, offline, online, tables
+from experiments.reports import (
+    ages,
+    files,
+    meta_figures,
+    meta_gradients,
+    meta_training,
+    offline,
+    online,
+    tables,
+)
 from experiments.reports.aggregate import Normalisers
 from experiments.runs.reading import directories_with, is_offline, load_runs
 
@@ -21,8 +30,9 @@ def report(
 ) -> None:
     """Prints the table, writes tables and figures, and says where.
 
-    Of pipeline training, there is a figure of return against age, `returns_by_age.png` and `.svg`,
-    and one of what the meta-gradient was worth, `meta_gradient.png` and `.svg`.
+    Of meta-training, there are `meta_training.csv` and `.md` with a row for each, and its curves,
+    `meta_training.png`, `.svg` and `.pdf`; of pipeline training also a figure of return against
+    age, `returns_by_age.png`, and one of what the meta-gradient was worth, `meta_gradient.png`.
 
     Args:
         directories: where run directories are looked for, at any depth, through links as well.
@@ -40,15 +50,9 @@ def report(
         raise ValueError("at least one directory must be given.")
     out_dir = out or directories[0]
     console = Console()
-    if trainings := directories_with(directories, ages.NAME):
-        files.check_free_for_ages(out_dir, trainings, overwrite)
-        panels = ages.age_panels(trainings)
-        images = tables.image_files("returns_by_age", figures.returns_by_age(panels))
-        if gradients := meta_gradients.gradient_panels(trainings):
-            images |= tables.image_files("meta_gradient", figures.meta_gradients(gradients))
-        _say_written(console, tables.write_files(out_dir, images))
-        if not directories_with(directories, "config.json", "metrics.csv"):
-            return  # there is nothing but meta-training
+    meta_trained = _report_meta_training(directories, out_dir, console, overwrite)
+    if meta_trained and not directories_with(directories, "config.json", "metrics.csv"):
+        return  # there is nothing but meta-training
     runs = load_runs(directories)
     kinds = {is_offline(run) for run in runs}
     if len(kinds) > 1:
@@ -66,6 +70,36 @@ def report(
         written = online.write_report(runs, out_dir, normalisers, overwrite)
         online.print_report(runs, console, normalisers)
     _say_written(console, written)
+
+
+def _report_meta_training(
+    directories: Sequence[Path], out_dir: Path, console: Console, overwrite: bool
+) -> bool:
+    """Reports what there is of meta-training; says whether there is any.
+
+    Raises:
+        ValueError: see `report`.
+    """
+    trainings = meta_training.load_trainings(directories)
+    aged = directories_with(directories, ages.NAME)
+    if trainings:
+        paths = [training.path for training in trainings]
+        files.check_free_for_meta_training(out_dir, paths, overwrite)
+    if aged:
+        files.check_free_for_ages(out_dir, aged, overwrite)
+    contents = meta_training.contents(trainings, out_dir) if trainings else {}
+    if aged:
+        returns = meta_figures.returns_by_age(ages.age_panels(aged))
+        contents |= tables.image_files("returns_by_age", returns)
+        if gradients := meta_gradients.gradient_panels(aged):
+            worth = meta_figures.meta_gradients(gradients)
+            contents |= tables.image_files("meta_gradient", worth)
+    if contents:
+        written = tables.write_files(out_dir, contents)
+        if trainings:
+            meta_training.print_table(trainings, console)
+        _say_written(console, written)
+    return bool(contents)
 
 
 def _say_written(console: Console, paths: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from experiments.reports import files, statistics
 from experiments.runs.reading import CIRCUMSTANCES, Run
@@ -37,6 +38,9 @@ RULES = (
     "within each task. A single seed has no interval, nor has a run all of whose seeds diverged.",
     "Bold is the largest final IQM of a table, among finished runs, if its interval lies above the "
     "second largest. Otherwise nothing is bold.",
+    "P(better): the probability that a seed of the optimizer has a higher final return than one of "
+    "the first optimizer of the table, ties counting half; 0.5 is no difference. It is given "
+    "between finished runs of as many steps.",
     "Evaluation: the mean return over fresh episodes after training. 'Sampled' means that actions "
     "are drawn from the policy, as they are in training; 'greedy' that the most probable action is "
     "taken, which is the mean where actions are continuous.",
@@ -69,7 +73,13 @@ _OTHER_KEYS = (
 
 
 # Columns of summary.csv that are only there where one of the runs has a value.
-OPTIONAL = ("first_evaluation_return_mean",)
+OPTIONAL = (
+    "improvement_over",
+    "improvement_probability",
+    "improvement_probability_low",
+    "improvement_probability_high",
+    "first_evaluation_return_mean",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +108,10 @@ class Row:
     auc_return_mean: float
     auc_return_mean_low: float
     auc_return_mean_high: float
+    improvement_over: str | None  # the first of the table; None of that itself
+    improvement_probability: float
+    improvement_probability_low: float
+    improvement_probability_high: float
     evaluation_return_mean: float
     first_evaluation_return_mean: float  # of a changing task, in the dynamics it began with
     evaluation_actions: str
@@ -130,7 +144,7 @@ def summarise(runs: Sequence[Run]) -> list[Row]:
         >>> row.final_return_mean, row.auc_return_mean, row.steps_per_second
         (1.0, 0.75, 100.0)
     """
-    return [_row(run) for group in by_task(runs).values() for run in group]
+    return [_row(run, group[0]) for group in by_task(runs).values() for run in group]
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
@@ -186,6 +200,34 @@ def directory_notes(label: str, name: str, directory: str) -> list[str]:
     if re.search(r" \(\d+\)$", label):
         return [f"{name} is the run in {directory}."]
     return []
+
+
+def label_notes(runs: Sequence[Run]) -> list[str]:
+    """Says which optimizers the users' own names stand for.
+
+    Args:
+        runs: in the report.
+    """
+    named = (run for run in runs if run.config["label"] is not None)
+    return list(dict.fromkeys(f"{run.label} is {run.config['optimizer']}." for run in named))
+
+
+def training_notes(runs: Sequence[Run]) -> list[str]:
+    """Says on which tasks the weights of learned optimizers were meta-trained, where they say it.
+
+    Args:
+        runs: in the report.
+    """
+    found: dict[str, None] = {}
+    for run in runs:
+        try:
+            with safe_open(run.directories[0] / "weights.safetensors", framework="numpy") as file:
+                tasks = (file.metadata() or {}).get("training_tasks", "").split()
+        except (OSError, SafetensorError):
+            continue  # it is not learned, or the file is not there or damaged
+        if tasks:
+            found[f"{run.label} was meta-trained on {', '.join(tasks)}."] = None
+    return list(found)
 
 
 def setting_notes(title: str, runs: Sequence[Run]) -> list[str]:
@@ -267,11 +309,12 @@ def by_title(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return list(groups.items())
 
 
-def _row(run: Run) -> Row:
+def _row(run: Run, first: Run) -> Row:
     final, auc = run.final_returns(), run.mean_returns()
     bounded = not run.diverged.all()
     iqm, iqm_low, iqm_high = estimate((final,), statistics.iqm, bounded)
     auc_mean, auc_low, auc_high = estimate((auc,), statistics.mean, bounded)
+    better, better_low, better_high = _improvement(run, first)
     done = int(run.steps[-1]) if len(run.steps) else 0
     seeds = run.config["seeds"]
     return Row(
@@ -294,6 +337,10 @@ def _row(run: Run) -> Row:
         auc_return_mean=auc_mean,
         auc_return_mean_low=auc_low,
         auc_return_mean_high=auc_high,
+        improvement_over=None if run is first else first.label,
+        improvement_probability=better,
+        improvement_probability_low=better_low,
+        improvement_probability_high=better_high,
         evaluation_return_mean=float(run.evaluation_returns().mean()),
         first_evaluation_return_mean=float(run.first_evaluation_returns().mean()),
         evaluation_actions=run.config["evaluation_actions"],
@@ -301,6 +348,16 @@ def _row(run: Run) -> Row:
         steps_per_second=len(seeds) * done / run.seconds if run.seconds else math.nan,
         run_directory=files.names_of(run.directories),
     )
+
+
+def _improvement(run: Run, first: Run) -> tuple[float, float, float]:
+    """Probability that a run beats the first one of its table, with the ends of its interval."""
+    equal = run.config["steps"] == first.config["steps"]
+    if run is first or not (equal and run.finished and first.finished):
+        return math.nan, math.nan, math.nan
+    scores = run.final_returns(), first.final_returns()
+    bounded = not (run.diverged.all() or first.diverged.all())
+    return estimate(scores, statistics.probability_of_improvement, bounded)
 
 
 def estimate(

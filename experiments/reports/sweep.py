@@ -242,7 +242,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
 
 
 def write_sweep(sweep: Sweep, out: Path, again: str | None) -> list[Path]:
-    """Writes `sweep.csv`, `sweep.md`, `sweep.png` and `sweep.svg`.
+    """Writes `sweep.csv`, `sweep.md` and the figure `sweep` (.png, .svg, .pdf).
 
     Args:
         sweep: what was found.

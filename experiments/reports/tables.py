@@ -18,6 +18,7 @@ from rich.text import Text
 
 from experiments.reports import figures
 from experiments.reports.drawing import wrap_label
+from experiments.reports.files import IMAGES
 from experiments.runs.files import write_atomically
 
 NONE = "\N{EN DASH}"  # what a cell says where nothing is known
@@ -112,11 +113,8 @@ def csv_bytes(rows: Sequence[Any], optional: Collection[str] = ()) -> bytes:
 
 
 def image_files(stem: str, figure: figures.Figure) -> dict[str, bytes]:
-    """A figure as `STEM.png` and `STEM.svg`, by name."""
-    return {
-        f"{stem}.png": figures.render(figure, "png"),
-        f"{stem}.svg": figures.render(figure, "svg"),
-    }
+    """A figure as `STEM.png`, `STEM.svg` and `STEM.pdf`, by name."""
+    return {f"{stem}.{kind}": figures.render(figure, kind) for kind in IMAGES}
 
 
 def decimals_for(values: Iterable[float]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,34 @@ def circumstances() -> dict[str, Any]:
             "devices": [devices[0].device_kind, len(devices)],
         },
     }
+
+
+def changes(found: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when a run was started, as `NAME OLD then, NEW now`.
+
+    Args:
+        found: what its `config.json` says.
+    """
+    now = circumstances()
+    told = []
+    for kind in ("versions", "machine"):
+        old = found.get(kind)
+        old = old if isinstance(old, Mapping) else {}
+        told += [
+            f"{name} {_words(old.get(name))} then, {_words(value)} now"
+            for name, value in now[kind].items()
+            if old.get(name) != value
+        ]
+    revisions = found.get("git_revision"), now["git_revision"]
+    if revisions[0] != revisions[1]:
+        told.append("revision {} then, {} now".format(*map(_words, revisions)))
+    return told
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(str, reversed(value)))  # devices: how many of a kind
+    return "not recorded" if value is None else str(value)
 
 
 def numerics() -> dict[str, Any]:

@@ -43,11 +43,25 @@ def check_same(path: Path, given: Mapping[str, Any], found: Mapping[str, Any]) -
         ValueError: if it is another run, or shorter than what is there, or longer and must not be.
     """
     try:
-        difference = _difference(_flat(given), _flat(found))
+        other = difference(given, found, "you asked for")
     except (AttributeError, KeyError, TypeError, ValueError):
         raise damaged(path) from None
-    if difference:
-        raise ValueError(f"cannot resume {path}: it was run with {difference}.")
+    if other:
+        raise ValueError(f"cannot resume {path}: it was run with {other}.")
+
+
+def difference(given: Mapping[str, Any], found: Mapping[str, Any], asked: str) -> str | None:
+    """The first thing that is not the same, as `KEY OLD, ASKED NEW`; None if it is the same run.
+
+    Args:
+        given: the configuration that is asked for.
+        found: what a `config.json` says.
+        asked: what is said before what is given.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: if what was found is damaged.
+    """
+    return _difference(_flat(given), _flat(found), asked)
 
 
 def is_longer(given: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
@@ -101,8 +115,8 @@ def damaged(path: Path) -> ValueError:
     )
 
 
-def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """The first thing that is not the same, as `KEY OLD, you asked for NEW`."""
+def _difference(given: Mapping[str, Any], found: Mapping[str, Any], asked: str) -> str | None:
+    """See `difference`; the configurations are flat."""
     total = next((key for key in _TOTALS if key in given), None)
     same_length = total is None or given[total] == found.get(total)
     for key in dict.fromkeys([*given, *found]):
@@ -120,14 +134,14 @@ def _difference(given: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         if any(name in given and name in found for name in _digests(key)):
             new, old = _without_path(str(new)), _without_path(str(old))
         if new != old:
-            return _words(key, found.get(key, default), given.get(key, default))
+            return _words(key, found.get(key, default), given.get(key, default), asked)
     if total is None or same_length:
         return None
-    difference = _words(total, found[total], given[total])
+    words = _words(total, found[total], given[total], asked)
     if found[total] > given[total]:
-        return difference
+        return words
     reason = _why_not_longer(found, is_meta=total == "generations")
-    return reason and f"{difference}, and it cannot be prolonged: {reason}"
+    return reason and f"{words}, and it cannot be prolonged: {reason}"
 
 
 def _default(key: str) -> Any:
@@ -136,8 +150,8 @@ def _default(key: str) -> Any:
     return LATER.get(name) if "settings" in above else _META_LATER.get(key)
 
 
-def _words(key: str, old: Any, new: Any) -> str:
-    return f"{key} {describe(key, old)}, you asked for {describe(key, new)}"
+def _words(key: str, old: Any, new: Any, asked: str) -> str:
+    return f"{key} {describe(key, old)}, {asked} {describe(key, new)}"
 
 
 def _digests(key: str) -> tuple[str, ...]:

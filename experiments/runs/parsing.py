@@ -24,6 +24,20 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config["environment_options"].items() if k != "backend"}
 
 
+def environment_text(name: str, options: Mapping[str, Any]) -> str:
+    """An environment as on the command line, `NAME[:key=value,...]`.
+
+    Examples:
+        >>> environment_text("CartPole-v1", {"gravity": 5, "easy": True})
+        'CartPole-v1:easy=true,gravity=5'
+    """
+    texts = (
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in sorted(options.items())
+    )
+    return name + (":" if options else "") + ",".join(texts)
+
+
 def is_restarted(config: Mapping[str, Any]) -> bool:
     """Whether the agents of a run start afresh in each phase of a changing task."""
     settings = config.get("settings")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.runs import parsing
-from experiments.runs.parsing import is_restarted, options_of
+from experiments.runs.parsing import environment_text, is_restarted, options_of
 
 FORMAT = parsing.FORMAT  # of the run directory, as config.json states it
 CIRCUMSTANCES = ("versions", "git_revision", "machine")  # keys of config.json: not what was asked
@@ -56,12 +56,7 @@ class Run:
 
         The options are written as on the command line, e.g. `CartPole-v1:gravity=5`.
         """
-        options = options_of(self.config)
-        texts = (
-            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-            for key, value in sorted(options.items())
-        )
-        environment = self.config["environment"] + (":" if options else "") + ",".join(texts)
+        environment = environment_text(self.config["environment"], options_of(self.config))
         return environment, self.config["backend"]
 
     @property
@@ -213,7 +208,8 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     found = directories_with(tops, "config.json", "metrics.csv")
     if not found:
         raise ValueError(
-            "paths must hold run directories (with config.json and metrics.csv), found none below "
+            "paths must hold run directories (with config.json and metrics.csv, of meta-training "
+            "meta_metrics.csv), found none below "
             f"{', '.join(repr(str(top)) for top in tops) or 'no path at all'}."
         )
     runs = _pooled(map(_read_run, found))

@@ -102,3 +102,46 @@ def write_offline_run(
     lines = [f"{head},mean_abs_q,critic_loss", *(f"{line},{mean_abs_q},0.5" for line in lines)]
     metrics.write_text("".join(f"{line}\n" for line in lines))
     return directory
+
+
+def write_meta_run(
+    directory: Path,
+    objective: Sequence[float | str],
+    evaluations: Sequence[Sequence[float | str]],
+    *,
+    method: str = "es",
+    tasks: Sequence[str] = ("Catch-bsuite",),
+    **config: Any,
+) -> Path:
+    """Writes a meta-training; `evaluations[task][generation]` may be empty texts.
+
+    With `es` the worst member's fitness is 1 below the mean, and the best one's 2 above.
+    """
+    settings = {
+        "format": 2,
+        "method": method,
+        "optimizer": "optim4rl",
+        "tasks": {str(i): {"environment": task} for i, task in enumerate(tasks)},
+        "generations": len(objective),
+        "curriculum": None,
+        "seed": 0,
+    } | config
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(settings))
+    names = [
+        "generation",
+        "env_steps",
+        "meta_loss",
+        *(f"evaluation_{i}" for i in range(len(tasks))),
+    ]
+    if method == "es":
+        names[2:3] = ["fitness_mean", "fitness_best", "fitness_worst"]
+    lines = [",".join(names)]
+    for i, value in enumerate(objective):
+        ends = [float(value) + 2.0, float(value) - 1.0] if method == "es" else []
+        row = [i, 100 * (i + 1), value, *ends, *(task[i] for task in evaluations)]
+        lines.append(",".join(map(str, row)))
+    (directory / "meta_metrics.csv").write_text("\n".join([*lines, ""]))
+    times = "".join(f"{i},{2.0 * (i + 1)}\n" for i in range(len(objective)))
+    (directory / "timing.csv").write_text(f"point,seconds\n{times}")
+    return directory

@@ -1,7 +1,9 @@
 """The live display: on a terminal, elsewhere, and after a resumption."""
 
 import io
+import logging
 import math
+import time
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,25 @@ from experiments.command_line import display as module
 from experiments.command_line.display import Display
 from experiments.command_line.progress import EvolutionProgress, TrainingProgress
 from experiments.runs.training import Point
+from meta import population
+
+
+class SlowProgram:
+    """Takes its time to be compiled; it is its own result."""
+
+    def compile(self) -> "SlowProgram":
+        time.sleep(0.3)
+        return self
+
+
+class Ticking:
+    """A clock that shows 7 seconds more each time one looks."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 7.0
+        return self.now
 
 
 class Clock:
@@ -179,3 +200,25 @@ def test_time_left_does_not_count_what_was_done_before(clock: Clock) -> None:
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
     assert module._duration(seconds) == text
+
+
+def test_what_takes_long_to_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population, "_SECONDS_OF_SILENCE", 0.1)
+    monkeypatch.setattr(population, "time", Ticking())
+    target, programs = console(), [SlowProgram(), SlowProgram()]
+    run = EvolutionProgress(optimizer="open", strategy="snes", steps=10)
+    level = logging.getLogger("meta.population").level
+    with Display([run], target) as display, display.shown(run) as show:
+        show.start(0)
+        assert population.compile_all(iter(programs), "a meta-iteration") == programs
+        assert population.compile_all(iter([]), "nothing") == []
+    population.compile_all([SlowProgram()], "something else")  # nobody listens any more
+    states = [line.split(": ")[1].split(", generation")[0] for line in printed(target).splitlines()]
+    assert states[0] == "compiling"
+    compiling = states[1:-1]
+    assert len(compiling) >= 3
+    assert compiling == [
+        f"compiling a meta-iteration, {7 * (i + 1)} s" for i in range(len(compiling))
+    ]
+    assert states[-1] == "done"
+    assert logging.getLogger("meta.population").level == level

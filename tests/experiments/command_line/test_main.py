@@ -78,7 +78,8 @@ def test_comparison_writes_what_it_documents(comparison: Path) -> None:
     # In Cart-pole an episode's return is its length.
     for row in metrics:
         assert row["episode_return"] == row["episode_length"]
-    names = {"summary.csv", "summary.md", "curves.png", "curves.svg", "CartPole-v1"}
+    names = {"summary.csv", "summary.md", "summary.tex", "CartPole-v1"}
+    names |= {"curves.png", "curves.svg", "curves.pdf"}
     assert {path.name for path in comparison.iterdir()} == names
 
 
@@ -105,8 +106,9 @@ def test_finished_runs_are_only_reported_again(
 ) -> None:
     out = tmp_path / "runs"
     shutil.copytree(comparison, out)
-    for file in ("summary.csv", "summary.md", "curves.png", "curves.svg"):
-        (out / file).unlink()
+    for file in out.iterdir():
+        if file.is_file():
+            file.unlink()
     before = contents(out)
     monkeypatch.setattr(training, "compiled", None)
     both = COMPARE.replace("adam", "adam sgd:learning_rate=1e30")
@@ -130,8 +132,11 @@ def test_optimizers_can_be_added_to_a_comparison(
     assert [row["optimizer"] for row in read(out / "summary.csv")] == [
         "adam",
         "adam:learning_rate=0.5",
+        "sgd:learning_rate=1e30",
     ]
     printed = capsys.readouterr()
+    others = f"{Path('CartPole-v1') / 'sgd-learning_rate=1e30'}"
+    assert f"The report also holds runs that were in {out} before: {others}.\n" in printed.out
     assert "adam:learning_rate=0.5: done, 3,648 of 3,648 steps" in printed.err
     assert f"Written: {out}/summary.csv" in printed.out
 
@@ -499,11 +504,11 @@ def test_help_is_wrapped_by_the_terminal_alone(
     [
         ("",
          "a command is needed: compare, train, sweep, meta-train, meta-sweep, convert, offline, "
-         "collect, list, report."),
+         "collect, rerun, list, report."),
         ("comprae", "unknown command 'comprae'; the nearest is 'compare'."),
         ("--foo",
          "unknown option '--foo'; the commands are compare, train, sweep, meta-train, meta-sweep, "
-         "convert, offline, collect, list, report."),
+         "convert, offline, collect, rerun, list, report."),
         ("--steps 5 compare", "--steps must come after compare."),
         ("list", "list needs one of envs, optimizers, options, presets, settings."),
         ("list env", "unknown list 'env'; the nearest is 'envs'."),
@@ -529,6 +534,8 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("compare --preset quick", "unknown preset 'quick'; the nearest is 'quickstart'."),
         ("compare --preset ant --resume --overwrite",
          "--resume and --overwrite cannot be used together."),
+        ("rerun", "rerun needs DIR and --out."),
+        ("rerun no/such --out x", "DIR must be a directory; got 'no/such'."),
         ("report", "at least one directory must be given."),
         ("report no/such", "DIR must be a directory; got 'no/such'."),
         ("list --what envs", "unknown option '--what'; the nearest is '--help'."),

@@ -122,7 +122,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sweep_writes_what_it_documents(swept: Path) -> None:
-    files = {f"meta_sweep.{end}" for end in ("csv", "md", "png", "svg")}
+    files = {f"meta_sweep.{end}" for end in ("csv", "md", "png", "svg", "pdf")}
     assert {path.name for path in swept.iterdir()} == {*SETTINGS, *files}
     rows = read(swept / "meta_sweep.csv")
     folders = [[f"{name}/seed-{seed}" for seed in (0, 1)] for name in SETTINGS]

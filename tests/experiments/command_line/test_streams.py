@@ -56,7 +56,8 @@ def test_a_reader_who_leaves_is_no_fault(
     arguments = arguments.format(comparison=comparison, out=tmp_path)
     assert run(arguments, no_reader()) == (0, "")
     if "report" in arguments:
-        files = {"summary.csv", "summary.md", "curves.png", "curves.svg"}
+        files = {"summary.csv", "summary.md", "summary.tex"}
+        files |= {f"curves.{kind}" for kind in ("png", "svg", "pdf")}
         assert {path.name for path in tmp_path.iterdir()} == files
 
 

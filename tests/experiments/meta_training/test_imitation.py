@@ -13,6 +13,7 @@ from experiments.command_line.meta_train import MetaTrain
 from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
+from experiments.reports.report import report
 
 TASK = "--tasks CartPole-v1 --steps 64 --set num_envs=2 num_steps=8 minibatches=1 epochs=2 widths=4"
 IMITATION = (
@@ -50,6 +51,17 @@ def test_files(finished):
     metadata = optim.load_metadata(finished / "meta_params.safetensors")
     assert metadata["generations"] == "5"
     assert metadata["architecture"] == "linear_optim"
+
+
+def test_report(finished, tmp_path):
+    report([finished], tmp_path)
+    with (tmp_path / "meta_training.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with (finished / "meta_metrics.csv").open(newline="") as file:
+        logged = list(csv.DictReader(file))
+    assert (row["method"], row["generations"], row["tasks"]) == ("imitation", "5", "CartPole-v1")
+    assert row["last_objective"] == logged[-1]["meta_loss"]
+    assert row["last_evaluation"] == logged[-1]["evaluation"]
 
 
 def test_interrupted_run_ends_with_the_same_bits(run, finished, tmp_path):

@@ -34,6 +34,7 @@ from experiments.meta_training.architectures import LearnedOptimizer
 from experiments.meta_training.evolution import EvolutionRunConfig
 from experiments.meta_training.methods import meta_run
 from experiments.meta_training.training import Generation, meta_train
+from experiments.reports.report import report
 from experiments.runs.identity import check_same
 from experiments.runs.stopping import Stopped
 from meta.task import Lifetimes
@@ -153,6 +154,17 @@ def test_files(finished: Path) -> None:
             "origin": "rl-optim meta-train, method es, seed 5",
             "generations": "7",
         }
+
+
+def test_report(finished: Path, tmp_path: Path) -> None:
+    report([finished], tmp_path)
+    with (tmp_path / "meta_training.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    logged = rows(finished)
+    assert (row["method"], row["generations"], row["seed"]) == ("es", "7", "5")
+    assert row["last_objective"] == logged[-1]["fitness_mean"]
+    best = max(float(each["evaluation"]) for each in logged if each["evaluation"])
+    assert float(row["best_evaluation"]) == pytest.approx(best)
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,12 @@ def test_medium_snapshot(returns: list[float], position: int, promised: float) -
             (14.63, 50.0),
             [
                 "Note: a/medium-v0 has a mean return of 14.63, but its name promises at least "
-                "24.1. Snapshots are chosen by their mean actions, but the data also contain the "
-                "policy's noise. More --steps or a small --noise may help."
+                "24.1: it is worse than random actions, which have 18.3. Snapshots are chosen by "
+                "their mean actions, but the data also contain the policy's noise. More --steps or "
+                "a small --noise may help."
             ],
         ),
-        ((14.63, 3.0), ["14.63, but its name promises at least 24.1; a/expert-v0 has a mean ret"]),
+        ((20.0, 3.0), ["of 20, but its name promises at least 24.1; a/expert-v0 has a mean ret"]),
     ],
 )
 def test_data_that_are_worse_than_their_names(
@@ -143,7 +144,7 @@ def test_data_that_are_worse_than_their_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written = [
-        collection.Collected(f"a/{kind}-v0", 100, 5, mean, 24.1)
+        collection.Collected(f"a/{kind}-v0", 100, 5, mean, 24.1, 18.3)
         for kind, mean in zip(("medium", "expert"), means, strict=True)
     ]
     monkeypatch.setattr(collection, "collect", lambda *_, **__: written)

@@ -22,7 +22,7 @@ TASK = {
     "environment_options": {"flip": True, "phase": PHASE},
     "phase_steps": PHASE,
 }
-FILES = {"collapse.csv", "phases.csv", "phases.png", "phases.svg"}
+FILES = {"collapse.csv", "phases.csv", "phases.png", "phases.svg", "phases.pdf"}
 
 
 def phase(start: float, end: float, rise: int = 10) -> list[float]:

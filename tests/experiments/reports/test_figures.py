@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments.reports import drawing, figures, statistics
+from experiments.reports import drawing, figures, meta_figures, statistics
 from experiments.reports.meta_gradients import gradient_panels
 
 LABELS = [
@@ -186,6 +186,37 @@ def test_profiles_are_those_of_the_statistics() -> None:
     assert legend_labels(figure) == ["adam", "adamo"]
 
 
+@pytest.mark.parametrize(
+    ("scores", "ends"),
+    [([0.02, 0.2], (0.0, 0.21)), ([0.5, 2.0], (0.0, 2.1)), ([-1.0, 1.0], (-1.0, 1.1))],
+)
+def test_the_axis_of_profiles_is_as_long_as_the_scores(
+    scores: list[float], ends: tuple[float, float]
+) -> None:
+    (ax,) = figures.performance_profiles({"adam": np.array(scores)}).axes
+    assert ax.get_xlim() == pytest.approx(ends)
+
+
+def test_profiles_where_all_score_nothing() -> None:
+    (ax,) = figures.performance_profiles({"adam": np.zeros(3)}).axes
+    assert ax.get_xlim() == pytest.approx((0.0, 0.05))
+
+
+def test_lines_are_told_apart_in_grey() -> None:
+    """By a marker or a line style of their own, with no two markers at one place."""
+    (ax,) = figures.learning_curves([figures.Panel("A", [curve(label) for label in LABELS])]).axes
+    looks = [(line.get_marker(), line.get_linestyle()) for line in ax.get_lines()]
+    assert len(set(looks)) == len(LABELS)
+    long = [curve(label) for label in LABELS[:7]]
+    long = [dataclasses.replace(c, steps=np.arange(1, 61), returns=np.ones((1, 60))) for c in long]
+    (ax,) = figures.learning_curves([figures.Panel("A", long)]).axes
+    every = [line.get_markevery() for line in ax.get_lines()]
+    assert len({start for start, _ in every}) == 7
+    few = figures.Curve("adam", np.array([5]), np.ones((1, 1)))
+    (ax,) = figures.learning_curves([figures.Panel("A", [few])]).axes
+    assert ax.get_lines()[0].get_markevery() is None  # its one point is seen
+
+
 def test_profiles_of_many_optimizers_have_no_bands() -> None:
     scores = {label: np.random.default_rng(0).normal(size=(3, 2)) for label in LABELS}
     (ax,) = figures.performance_profiles(scores).axes
@@ -194,11 +225,14 @@ def test_profiles_of_many_optimizers_have_no_bands() -> None:
 
 
 def test_images_are_whole_and_the_same_each_time() -> None:
-    png, svg = (figures.render(figures.learning_curves(panels(2, 3)), k) for k in ("png", "svg"))
+    png, svg, pdf = (
+        figures.render(figures.learning_curves(panels(2, 3)), kind)
+        for kind in ("png", "svg", "pdf")
+    )
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
-    assert width > 1000
-    assert height > 300
+    inches = figures.learning_curves(panels(2, 3)).get_size_inches()
+    assert (width, height) == tuple(int(300 * inch) for inch in inches)
     text = svg.decode()
     assert text.rstrip().endswith("</svg>")
     for label in (*LABELS[:3], "Task 0", "Task 1", "Episode return"):
@@ -207,6 +241,10 @@ def test_images_are_whole_and_the_same_each_time() -> None:
     again = figures.learning_curves(panels(2, 3))
     assert figures.render(again, "svg") == svg
     assert figures.render(again, "png") == png
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
+    assert b"/Type3" not in pdf  # fonts that publishers refuse
+    assert figures.render(again, "pdf") == pdf
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -220,12 +258,12 @@ def test_bad_arguments_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="scores must name at least one optimizer"):
         figures.performance_profiles({})
-    with pytest.raises(ValueError, match="kind must be 'png' or 'svg', got 'pdf'"):
-        figures.render(Figure(), "pdf")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="kind must be 'png', 'svg' or 'pdf', got 'jpg'"):
+        figures.render(Figure(), "jpg")
 
 
 def test_doctests() -> None:
-    for module in (figures, drawing):
+    for module in (figures, meta_figures, drawing):
         results = doctest.testmod(module)
         assert results.attempted > 0
         assert results.failed == 0
@@ -251,7 +289,7 @@ def test_panels_of_meta_gradients_are_medians_of_stretches(tmp_path: Path) -> No
     assert signal.iterations.tolist() == [3 * i + 1 for i in range(100)]
     assert signal.values.tolist() == [2.0] * 50 + [math.inf] * 50
     assert np.isnan(cosine.values).all()
-    figure = figures.meta_gradients([signal, cosine])
+    figure = meta_figures.meta_gradients([signal, cosine])
     drawn = figure.axes[0].get_lines()[0].get_ydata()
     assert np.isfinite(drawn).tolist() == [True] * 50 + [False] * 50
     (tmp_path / "new" / "meta_metrics.csv").write_text("generation,gradient_snr\n0,x\n")

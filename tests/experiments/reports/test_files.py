@@ -80,6 +80,8 @@ def test_a_report_on_other_runs_stays(runs: Path, tmp_path: Path) -> None:
         ("summary.md", "# My notes"),
         ("curves.png", "mine"),
         ("curves.svg", "mine"),
+        ("curves.pdf", "mine"),
+        ("summary.tex", "mine"),
         ("profiles.png", "mine"),
         ("plasticity.png", "mine"),
         ("plasticity.svg", "mine"),

@@ -92,7 +92,7 @@ def vars_of(one: MetaSweep) -> dict[str, object]:
 def test_files_and_words(tmp_path: Path) -> None:
     one, out = found(tmp_path), tmp_path / "out"
     names = {path.name for path in meta_sweep.write_sweep(one, out, "rl-optim meta-train again")}
-    assert names == {f"meta_sweep.{end}" for end in ("csv", "md", "png", "svg")}
+    assert names == {f"meta_sweep.{end}" for end in ("csv", "md", "png", "svg", "pdf")}
     with (out / "meta_sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["within_10_percent"] for row in rows] == ["0", "0", "1", "1", "0", "0"]
@@ -151,5 +151,5 @@ def test_without_a_run_that_ended_well_there_is_no_best(tmp_path: Path) -> None:
     assert none.best is None
     assert not none.within.any()
     assert meta_sweep.notes(none) == ["No setting has a score: all runs diverged."]
-    assert len(meta_sweep.write_sweep(none, tmp_path / "out", None)) == 4
+    assert len(meta_sweep.write_sweep(none, tmp_path / "out", None)) == 5
     meta_sweep.print_sweep(none, Console(file=io.StringIO()))

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 from written_runs import HEADER, flat, load, write_run
 
-from experiments.reports import aggregate, online, statistics, summary, tables
+from experiments.reports import aggregate, latex, online, statistics, summary, tables
 from experiments.runs import reading
 
 
@@ -110,7 +111,7 @@ def test_seed_without_any_episode_leaves_the_returns_unknown(tmp_path: Path) -> 
     assert np.isnan([row.final_return_mean, row.final_return_iqm, row.auc_return_mean]).all()
     assert "adam on Breakout-MinAtar has seeds that completed no episode" in summary.notes(rows)[0]
     names = {path.name for path in online.write_report([load(directory)], tmp_path / "out")}
-    assert names == {"summary.csv", "summary.md"}
+    assert names == {"summary.csv", "summary.md", "summary.tex"}
 
 
 def test_row_matches_the_statistics(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_run_with_nothing_logged_is_reported(tmp_path: Path, content: str) -> No
     rows = summary.summarise(runs)
     assert (rows[0].points, rows[0].steps_per_seed, rows[0].finished) == (0, 0, False)
     assert "adam on Breakout-MinAtar is unfinished: nothing is logged yet." in summary.notes(rows)
-    assert len(online.write_report(runs, tmp_path / "out")) == 4
+    assert len(online.write_report(runs, tmp_path / "out")) == 6
     assert "0/?" in printed(rows)
 
 
@@ -365,6 +366,20 @@ def test_namesakes_are_told_apart_by_what_they_stand_for(tmp_path: Path) -> None
     ]
 
 
+def test_what_learned_optimizers_were_trained_on_is_said(tmp_path: Path) -> None:
+    for name, tasks in (("a", "Catch-bsuite ant:backend=spring"), ("b", ""), ("c", None)):
+        run = write_run(tmp_path / name, flat(1.0), optimizer=name)
+        if tasks is not None:
+            content = {"x": np.zeros(1, np.float32)}
+            save_file(content, run / "weights.safetensors", {"training_tasks": tasks})
+    damaged = write_run(tmp_path / "d", flat(1.0), optimizer="d") / "weights.safetensors"
+    damaged.write_text("no weights")
+    online.write_report(reading.load_runs([tmp_path]), tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    notes = re.findall(r"^\* (.* meta-trained .*)$", text, flags=re.MULTILINE)
+    assert notes == ["a was meta-trained on Catch-bsuite, ant:backend=spring."]
+
+
 def test_arms_are_called_by_their_labels(tmp_path: Path) -> None:
     """Everywhere; what they differ in is said; and each is pooled with its own."""
     for label, clip in (("as usual", 0.2), ("no clip", "inf")):
@@ -387,6 +402,9 @@ def test_arms_are_called_by_their_labels(tmp_path: Path) -> None:
     assert names == ["as usual", "no clip", "adam"]
     assert "no clip" in (tmp_path / "out" / "curves.svg").read_text()
     assert "no clip" in plain(summary.summarise(runs))
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "* as usual is adam.\n* no clip is adam.\n" in text
+    assert r"\texttt{no clip} & 0.01 & 4 &" in (tmp_path / "out" / "summary.tex").read_text()
 
 
 def test_actions_of_the_evaluation_are_said(tmp_path: Path) -> None:
@@ -438,14 +456,48 @@ def test_no_interval_where_all_seeds_diverged(tmp_path: Path) -> None:
     ]
 
 
+def test_probability_of_improvement_is_over_the_first_of_the_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", flat(1.0, 2.0, 3.0, 4.0), optimizer="first")
+    write_run(tmp_path / "b", flat(2.5, 2.5, 4.0, 9.0), optimizer="second")
+    write_run(tmp_path / "c", flat(9.0, 9.0), optimizer="unfinished", steps=1000, iterations=10)
+    write_run(tmp_path / "d", flat(9.0, 9.0, points=2), optimizer="shorter")
+    diverged = [[(5.0, 1, 0), (5.0, 1, 0), (5.0, 1, 0), ("nan", 1, 1)]] * 2
+    write_run(tmp_path / "e", diverged, optimizer="diverged")
+    write_run(tmp_path / "f", flat(1.0), optimizer="alone", environment="Catch")
+    runs = reading.load_runs([tmp_path])
+    first, second, unfinished, shorter, worst, alone = summary.summarise(runs)
+    assert (first.improvement_over, alone.improvement_over) == (None, None)
+    assert second.improvement_over == "first"
+    # Of 16 pairs: 2, 2, 3 and a half, 4.
+    assert second.improvement_probability == pytest.approx(11.5 / 16)
+    scores = runs[1].final_returns(), runs[0].final_returns()
+    low, high = statistics.stratified_bootstrap(scores, statistics.probability_of_improvement)
+    assert (second.improvement_probability_low, second.improvement_probability_high) == (low, high)
+    for row in (first, unfinished, shorter, alone):
+        assert np.isnan(row.improvement_probability)
+    assert worst.improvement_probability == 1.0  # the lowest that was logged is 5
+    assert np.isnan(worst.improvement_probability_low)
+    online.write_report(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    cells = next(line for line in text.splitlines() if line.startswith("| `second`")).split(" | ")
+    assert cells[8:10] == ["0.72", f"[{low:.2f}, {high:.2f}]"]
+    (row,) = [line for line in text.splitlines() if line.startswith("| `alone`")]
+    assert row.count("|") == cells_in_a_row(text, "`second`") - 2
+
+
+def cells_in_a_row(text: str, name: str) -> int:
+    return next(line.count("|") for line in text.splitlines() if line.startswith(f"| {name}"))
+
+
 # Reports
 
 
 def test_report_files(suite: list[reading.Run], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     written = online.write_report(suite, out)
-    names = ["aggregate.csv", "curves.png", "curves.svg", "profiles.png", "profiles.svg"]
-    assert sorted(path.name for path in written) == [*names, "summary.csv", "summary.md"]
+    names = {f"{stem}.{kind}" for stem in ("curves", "profiles") for kind in ("png", "svg", "pdf")}
+    names |= {"aggregate.csv", "summary.csv", "summary.md", "summary.tex"}
+    assert {path.name for path in written} == names
     assert sorted(out.iterdir()) == sorted(written)  # no temporary file is left
     for name in ("curves", "profiles"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -507,18 +559,48 @@ def test_csv(suite: list[reading.Run], tmp_path: Path) -> None:
 def test_markdown(suite: list[reading.Run], tmp_path: Path) -> None:
     online.write_report(suite, tmp_path)
     text = (tmp_path / "summary.md").read_text()
-    assert "## Breakout-MinAtar\n\n10,000,000 steps per seed." in text
+    over = "P(better): over `adam:learning_rate=0.01`."
+    assert f"## Breakout-MinAtar\n\n10,000,000 steps per seed. {over}\n" in text
+    assert "## Catch\n\n10,000,000 steps per seed.\n" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[:12] if "| `" in line}
     cells = [cell.strip() for cell in lines["`adamo`"].split("|")[2:-1]]
     assert cells[:6] == ["0.01", "4", "0", "4/4", "63.75", "62.50"]
     assert re.fullmatch(r"\[\d\d\.\d\d, \d\d\.\d\d\]", cells[6])
     assert cells[-2:] == ["40", "1M"]
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {tables[0].count("|"), tables[-1].count("|")}
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "probability of improvement over `adam:learning_rate=0.01`" in text
     assert "* Versions: jax 1.2.3.\n* Revision: abc1234.\n" in text
     for rule in summary.RULES:
         assert f"* {rule}\n" in text
+
+
+def test_latex(suite: list[reading.Run], tmp_path: Path) -> None:
+    online.write_report(suite, tmp_path)
+    text = (tmp_path / "summary.tex").read_text()
+    tabulars = re.findall(
+        r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL
+    )
+    assert len(tabulars) == 4  # three tasks and the aggregate
+    for columns, body in tabulars:
+        rules = re.findall(r"\\(\w+rule)", body)
+        assert rules == ["toprule", "midrule", "bottomrule"]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {line.count(" & ") for line in rows} == {len(columns) - 1}
+    breakout = tabulars[0][1]
+    heading = (
+        r"Optimizer & LR & Seeds & Final IQM & IQM 95\% & P(better) & P 95\% & AUC & Sampled eval."
+    )
+    assert heading in breakout
+    assert r"\texttt{adam:learning\_rate=0.01} & 0.01 & 4 & 55.00 & [" in breakout
+    assert "Catch, 10,000,000 steps per seed" in text
+    assert text.count(r"\textbf{") == 1  # the aggregate's
+    assert r"\textbf{1.22}" in tabulars[-1][1]
+    assert r"\includegraphics[width=\linewidth]{curves.pdf}" in text
+    assert "nothing is smoothed" in text
+    marked = text.replace(latex.HEAD, "").replace(" & ", " ")
+    assert not re.search(r"(?<!\\)[_#&%$]", marked)
+    assert text.count("{") == text.count("}")
 
 
 def test_differing_provenance_is_said(tmp_path: Path) -> None:
@@ -612,7 +694,7 @@ def test_thousands(value: float, text: str) -> None:
     assert tables.thousands(value) == text
 
 
-@pytest.mark.parametrize("module", [aggregate, reading, summary])
+@pytest.mark.parametrize("module", [aggregate, latex, reading, summary])
 def test_doctests(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from written_runs import flat, write_run
 
 from agents.diagnostics import MEASURES
-from experiments.reports import figures, online, plasticity, statistics
+from experiments.reports import drawing, figures, online, plasticity, statistics
 from experiments.runs import reading
 
 VALUES = {  # of two diagnosed points for each of three seeds
@@ -114,10 +114,25 @@ def test_curves_are_means_with_bands_over_the_seeds_that_have_values(tmp_path: P
         np.testing.assert_allclose((at_step.min(), at_step.max()), (bottom, top))
     for ax in figure.axes:
         assert [to_hex(line.get_color()) for line in ax.get_lines()] == [
-            colour.lower() for colour in figures.COLOURS[:2]
+            colour.lower() for colour in drawing.COLOURS[:2]
         ]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["adam", "adamo"]
+
+
+def test_what_spans_powers_of_ten_has_a_logarithmic_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_diagnosed(tmp_path / "run")
+    runs = reading.load_runs([tmp_path])
+    assert not any(
+        panel.logarithmic for panel in plasticity.panels_by_task(runs)["Breakout-MinAtar"]
+    )
+    wide = np.array([[np.nan, 1e-3, np.nan, 2.0]] * 3)
+    monkeypatch.setattr(plasticity, "read_metric", lambda run, column: wide)
+    panels = plasticity.panels_by_task(runs)
+    assert all(panel.logarithmic for panel in panels["Breakout-MinAtar"])
+    assert {ax.get_yscale() for ax in figures.measures(panels).axes} == {"log"}
 
 
 def test_nothing_is_clipped_or_overlaps(tmp_path: Path) -> None:
@@ -146,7 +161,11 @@ def test_report_has_the_figure_where_a_run_was_diagnosed(tmp_path: Path) -> None
         text = (tmp_path / f"out {kind}" / "summary.md").read_text()
         assert ("![Measures of plasticity](plasticity.png)" in text) == (kind == "with")
         assert (plasticity.RULE in text) == (kind == "with")
-    assert names["with"] - names["without"] == {"plasticity.png", "plasticity.svg"}
+    assert names["with"] - names["without"] == {
+        "plasticity.png",
+        "plasticity.svg",
+        "plasticity.pdf",
+    }
     out = tmp_path / "out with"
     assert (out / "plasticity.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     drawn = (out / "plasticity.svg").read_text()

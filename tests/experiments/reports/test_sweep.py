@@ -107,7 +107,7 @@ def test_files_and_words(tmp_path: Path) -> None:
     one = found(tmp_path, SCORES, GRID)
     out = tmp_path / "out"
     names = {path.name for path in sweep.write_sweep(one, out, "rl-optim train again")}
-    assert names == {"sweep.csv", "sweep.md", "sweep.png", "sweep.svg"}
+    assert names == {"sweep.csv", "sweep.md", "sweep.png", "sweep.svg", "sweep.pdf"}
     with (out / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [1.0, 4.0, 20.0, 18.5, 5.0, -5.0]
@@ -147,7 +147,7 @@ def test_without_a_score_there_is_no_best(tmp_path: Path) -> None:
     nothing = sweep.Sweep("adam on Catch", axes, tried, (300,))
     assert nothing.best is None
     assert "No setting has a score" in sweep.notes(nothing)[0]
-    assert len(sweep.write_sweep(nothing, tmp_path / "out", None)) == 4
+    assert len(sweep.write_sweep(nothing, tmp_path / "out", None)) == 5
 
 
 def scores_of(values: dict[str, list[str]], scores: list[float], best: int) -> heat_maps.GridScores:

@@ -65,6 +65,7 @@ def test_meta_training_is_found_through_links(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_file()} == {
         "returns_by_age.png",
         "returns_by_age.svg",
+        "returns_by_age.pdf",
     }
 
 
