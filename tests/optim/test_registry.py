@@ -301,7 +301,7 @@ def test_the_specs_learning_rate_comes_first():
         ),
         ("open@x:key=none", "key must be an integer, got none"),
         ("open@x:layer_proportion=1", "layer_proportion must be set in Python"),
-        ("open@x:learning_rate=0.1", "'open' has no option 'learning_rate'"),
+        ("open@x:learning_rate=0.1", "'open' sets its own steps and has no option 'learning_rate'"),
         ("open@x", "learning_rate must be None for 'open', which sets its own steps, got 0.001."),
         ("optim4rl@x", "got 0.001; it can be an option"),
         ("optim4rl@x:learning_rate=-1", r"learning_rate must be in \(0, inf\), got -1"),

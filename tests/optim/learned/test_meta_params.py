@@ -286,7 +286,11 @@ def test_options_of_a_text_are_read_by_load(path):
     ("text", "options", "message"),
     [
         ("{}", {"subtract_means": 1}, "no option 'subtract_means'; the nearest is 'subtract_mean'"),
-        ("open@{}", {"learning_rate": 1}, "'open' has no option 'learning_rate'; choose from "),
+        (
+            "open@{}",
+            {"learning_rate": 1},
+            "'open' sets its own steps and has no option 'learning_rate'",
+        ),
         ("open@{}", {"self": 1}, "'open' has no option 'self'; choose from "),
         ("open@{}", {"meta_params": 1}, "'open' has no option 'meta_params'; choose from "),
         ("open@{}:keys=1", {}, "'open' has no option 'keys'; the nearest is 'key'."),
