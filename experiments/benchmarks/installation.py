@@ -1,8 +1,8 @@
 """What an installation costs: the wheel's size, and seconds until Python or the command is there.
 
-    python -m experiments.benchmarks.installation --wheel dist/*.whl [--out installation.csv]
+    python -m experiments.benchmarks.installation --wheel WHEEL [--out installation.csv]
 
-`make wheel` makes the wheel. Each start is a new process, timed from outside. One start of each
+`make wheel` makes the wheel, in `dist/`. Each start is a new process, timed from outside. One start of each
 comes first, uncounted, after which files are in memory and compiled; then they take turns. Run it
 beside nothing else.
 """

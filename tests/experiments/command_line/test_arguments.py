@@ -228,7 +228,7 @@ def test_meta_train_has_what_a_request_has() -> None:
         for known in (MetaRequest, MetaTrain)
     )
     of_command = {"out": dataclasses.MISSING, "resume": False, "overwrite": False, "cache": True}
-    assert command == request | of_command
+    assert command == request | of_command | {"log": ()}
 
 
 # Devices

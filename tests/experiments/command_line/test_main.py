@@ -231,7 +231,9 @@ def test_reports_need_run_directories_alone(
     shutil.copytree(comparison / "CartPole-v1" / "adam", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     cli.main(["report", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    figures = {f"curves.{kind}" for kind in ("pdf", "png", "svg")}
+    tables = {f"summary.{kind}" for kind in ("csv", "md", "tex")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == figures | tables
     assert "CartPole-v1, 1,216 steps" in capsys.readouterr().out
 
 
@@ -527,7 +529,7 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("compare --num-envs 4",
          "unknown option '--num-envs'; it is a setting: --set num_envs=VALUE."),
         ("convert --devices 4", "unknown option '--devices'; choose from --architecture, "
-         "--gru-features, --help, --hidden-size, --overwrite, --training-tasks."),
+         "--gru-features, --help, --hidden-size, --licence, --origin, --overwrite, --training-tasks."),
         ("compare --cache", "unknown option '--cache'; the nearest is '--no-cache'."),
         ("compare --out", "--out needs a value."),
         ("compare --set a=1 --set b=2", "--set is given twice; give it once, with all its values."),
