@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.installation --wheel WHEEL [--out installation.csv]
 
-`make wheel` makes the wheel, in `dist/`. Each start is a new process, timed from outside. One start of each
-comes first, uncounted, after which files are in memory and compiled; then they take turns. Run it
-beside nothing else.
+`make wheel` makes the wheel, in `dist/`. Each start is a new process, timed from outside. One start
+of each comes first, uncounted, after which files are in memory and compiled; then they take turns.
+Run it beside nothing else.
 """
 
 from __future__ import annotations

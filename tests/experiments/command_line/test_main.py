@@ -529,7 +529,8 @@ def test_help_is_wrapped_by_the_terminal_alone(
         ("compare --num-envs 4",
          "unknown option '--num-envs'; it is a setting: --set num_envs=VALUE."),
         ("convert --devices 4", "unknown option '--devices'; choose from --architecture, "
-         "--gru-features, --help, --hidden-size, --licence, --origin, --overwrite, --training-tasks."),
+         "--gru-features, --help, --hidden-size, --licence, --origin, --overwrite, "
+         "--training-tasks."),
         ("compare --cache", "unknown option '--cache'; the nearest is '--no-cache'."),
         ("compare --out", "--out needs a value."),
         ("compare --set a=1 --set b=2", "--set is given twice; give it once, with all its values."),
