@@ -78,7 +78,9 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sweep_writes_what_it_documents(swept: Path) -> None:
     settings = [f"learning_rate={a},clip={b}" for a in ("1e-3", "1e-2", "1e30") for b in (0.1, 0.2)]
-    files = {f"{stem}.{end}" for stem in ("sweep", "summary") for end in ("csv", "md")}
+    files = {f"{stem}.{end}" for stem in ("sweep", "summary") for end in ("csv", "md")} | {
+        "summary.tex"
+    }
     files |= {f"{stem}.{end}" for stem in ("sweep", "curves") for end in ("png", "svg", "pdf")}
     assert {path.name for path in swept.iterdir()} == {*settings, *files}
     rows = read(swept / "sweep.csv")

@@ -56,7 +56,10 @@ def test_parse() -> None:
         ("big_dense_long:respawn_probability=2", "respawn_probability must be in [0, 1]; got 2."),
         ("big_dense_long:respawn=1", "'big_dense_long' has no option 'respawn'; the nearest is "),
         ("Asterix-MinAtar:ramping=1", "option 'ramping' of 'Asterix-MinAtar' must be true or "),
-        ("Acrobot-v1:available_torque=1", "'Acrobot-v1' has no option 'available_torque'; the "),
+        (
+            "Acrobot-v1:available_torque=1",
+            "'Acrobot-v1' has no option 'available_torque'; choose from ",
+        ),
     ],
 )
 def test_errors(text: str, message: str) -> None:
