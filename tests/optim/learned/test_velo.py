@@ -276,9 +276,7 @@ def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match=r"^num_updates must be the number of updates in .* VeLO"):
         one_update(optim.velo(meta), value=1.0)
     optimizer = optim.velo(meta, 10)
-    with pytest.raises(
-        ValueError, match=r"^params must be .* VeLO's update, got None; .*keep_params"
-    ):
+    with pytest.raises(ValueError, match=r"^params must be .* VeLO's update, got None; .*keep_"):
         optimizer.update(PARAMS, optimizer.init(PARAMS), value=1.0)
 
 
